@@ -1,0 +1,152 @@
+"""The recurrence in PyTorch operations: slow, plain, and right for every dtype and device.
+
+It is the oracle of the tests, and it computes what the native core does not: other dtypes and
+devices, and derivatives of derivatives. `layer` and `step` have the same signatures in `elman.ops`,
+which chooses between the two. Sizes are not checked here; `elman.shapes` has done it.
+
+Symbols: L time steps, N sequences in the batch, D directions, H_in and H_out features per step in
+and out, G gates.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from elman.cells import Cell
+
+__all__ = ["TorchMath", "layer", "step"]
+
+
+class TorchMath:
+    """The operations of a cell's step on tensors."""
+
+    sigmoid = staticmethod(torch.sigmoid)
+    tanh = staticmethod(torch.tanh)
+    relu = staticmethod(torch.relu)
+
+    @staticmethod
+    def split(x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Cut the last axis of x into equal parts."""
+        return x.chunk(parts, -1)
+
+
+MATH = TorchMath()
+
+
+def layer(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor | None],
+) -> tuple[Tensor, ...]:
+    """Run one layer, in all its directions, over a batch of sequences.
+
+    Args:
+        cell: What to compute at each step.
+        input: (L, N, H_in), or (rows, H_in) if batch_sizes is given.
+        batch_sizes: (L,) sequences still running at each step, never growing, as in
+            torch.nn.utils.rnn.PackedSequence; None if all have length L.
+        hx: The initial state, (D, N, H_out) per state of the cell, (D, N, hidden_size) for the
+            states after the first. Zeros if None.
+        weights: w_ih, w_hh, b_ih, b_hh, w_hr for each direction; the biases and the projection
+            w_hr may be None.
+
+    Returns:
+        The output, (L, N, D * H_out) or (rows, D * H_out), and the final states, shaped as hx,
+        each sequence's at its own last step. No two of them share memory.
+
+    Example:
+        >>> import torch
+        >>> from elman.cells import CELLS
+        >>> w_ih, w_hh = torch.ones(2, 3), torch.zeros(2, 2)
+        >>> weights = [w_ih, w_hh, None, None, None]
+        >>> output, h_n = layer(CELLS["rnn_relu"], torch.ones(4, 1, 3), None, None, weights)
+        >>> output.shape, h_n
+        (torch.Size([4, 1, 2]), tensor([[[3., 3.]]]))
+    """
+    if batch_sizes is None:
+        sizes = [input.shape[1]] * input.shape[0]
+        rows = input.flatten(0, 1)
+    else:
+        sizes = batch_sizes.tolist()
+        rows = input
+    runs = [
+        _direction(
+            cell,
+            rows,
+            sizes,
+            None if hx is None else [state[d] for state in hx],
+            weights[5 * d : 5 * d + 5],
+            reverse=d == 1,
+        )
+        for d in range(len(weights) // 5)
+    ]
+    outputs, states = zip(*runs, strict=True)
+    output = torch.cat(outputs, -1)
+    if batch_sizes is None:
+        output = output.unflatten(0, input.shape[:2])
+    return output, *(torch.stack(directions) for directions in zip(*states, strict=True))
+
+
+def step(
+    cell: Cell,
+    input: Tensor,
+    hx: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor | None],
+) -> tuple[Tensor, ...]:
+    """Run a cell over one time step.
+
+    Args:
+        cell: What to compute.
+        input: (N, H_in).
+        hx: (N, hidden_size) per state of the cell. Zeros if None.
+        weights: w_ih, w_hh, b_ih, b_hh; the biases may be None.
+
+    Returns:
+        The next states, shaped as hx.
+    """
+    w_ih, w_hh, b_ih, b_hh = weights
+    assert w_ih is not None
+    assert w_hh is not None
+    state = _zeros(cell, input, input.shape[0], w_hh) if hx is None else hx
+    return cell.step(MATH, linear(input, w_ih, b_ih), linear(state[0], w_hh, b_hh), state)
+
+
+# (rows, H_in), N per step, (N, .) per state -> (rows, H_out), (N, .) per state
+def _direction(
+    cell: Cell,
+    rows: Tensor,
+    sizes: Sequence[int],
+    hx: Sequence[Tensor] | None,
+    weights: Sequence[Tensor | None],
+    reverse: bool,
+) -> tuple[Tensor, Sequence[Tensor]]:
+    w_ih, w_hh, b_ih, b_hh, w_hr = weights
+    assert w_ih is not None
+    assert w_hh is not None
+    state = _zeros(cell, rows, sizes[0], w_hh) if hx is None else hx
+    gx = linear(rows, w_ih, b_ih).split(list(sizes))
+    outputs: list[Tensor] = []
+    for gx_t in reversed(gx) if reverse else gx:
+        # The first n sequences take this step. The others have ended, or, in reverse, have not
+        # begun: either way their state waits.
+        n = gx_t.shape[0]
+        before = [s[:n] for s in state]
+        after = cell.step(MATH, gx_t, linear(before[0], w_hh, b_hh), before)
+        if w_hr is not None:
+            after = (linear(after[0], w_hr), *after[1:])
+        outputs.append(after[0])
+        waits = n < state[0].shape[0]
+        state = (
+            [torch.cat((a, s[n:])) for a, s in zip(after, state, strict=True)] if waits else after
+        )
+    return torch.cat(outputs[::-1] if reverse else outputs), state
+
+
+# the state before the first step: (N, H_out), then (N, hidden_size) for each state after the first
+def _zeros(cell: Cell, like: Tensor, batch: int, w_hh: Tensor) -> tuple[Tensor, ...]:
+    widths = [w_hh.shape[1]] + [w_hh.shape[0] // len(cell.gates)] * (len(cell.states) - 1)
+    return tuple(like.new_zeros(batch, width) for width in widths)
