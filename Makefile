@@ -1,0 +1,58 @@
+# The commands of a developer. Each works on a fresh clone: the virtual environment and the native
+# core are made when first needed, and renewed when what they are made of has changed. Python files
+# are used in place (an editable install) and need no renewal.
+#
+# Needs python3, make and a C++20 compiler; all the rest comes from pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CORE := $(wildcard csrc/*.cpp csrc/*.hpp)
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint bench format clean
+
+# A minute of examples that need no data.
+demo: $(VENV)/core
+	$(BIN)/elman demo
+
+test: $(VENV)/core
+	$(BIN)/python -m pytest
+
+# The compiler's warnings are errors in every build made here, see $(VENV)/core.
+lint: $(VENV)/core
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CORE)
+
+format: $(VENV)/tools
+	$(BIN)/ruff check --quiet --fix
+	$(BIN)/ruff format --quiet
+	$(BIN)/clang-format -i $(CORE)
+
+# The whole grid against every peer, about an hour: runs/bench/results.json and table.md.
+bench: $(VENV)/core $(VENV)/peers
+	$(BIN)/python bench/run.py
+
+clean:
+	rm -rf $(VENV) build dist runs/bench .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# --group needs pip 25.1.
+$(VENV)/tools: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	$(PIP) install --constraint constraints.txt --group build --group test --group lint
+	touch $@
+
+# Without isolation the build tools stay where they are from one build to the next, so that only
+# what has changed is compiled again.
+$(VENV)/core: $(VENV)/tools CMakeLists.txt $(CORE)
+	$(PIP) install --constraint constraints.txt --no-build-isolation \
+	    --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON --editable .
+	touch $@
+
+$(VENV)/peers: $(VENV)/tools
+	$(PIP) install --constraint constraints.txt --group bench
+	touch $@
