@@ -1,0 +1,239 @@
+// Matrix products, the only place where floating-point sums are formed over more than a few terms.
+//
+// rows x depth times depth x cols, where the left operand is a list of row addresses, so that
+// packed sequences, split batches and initial states need no copy and no case of their own; the
+// right operand is packed into panels of a few vectors of columns: [panel][depth][vector][lane].
+//
+// Every output is summed in one order that depends on depth and cols alone: chains(cols) partial
+// sums over k = 0, 1, ... (chain k mod chains), added up in turn, then the initial value. It does
+// not depend on how many rows there are, which rows stand together, or which thread computes them.
+#pragma once
+
+#include "vec.hpp"
+
+namespace elman {
+namespace {
+
+ELMAN_INLINE long ceil_div(long a, long b) {
+  return (a + b - 1) / b;
+}
+ELMAN_INLINE long smaller(long a, long b) {
+  return a < b ? a : b;
+}
+ELMAN_INLINE long larger(long a, long b) {
+  return a > b ? a : b;
+}
+
+// Partial sums per output. A fused multiply-add takes about 4 cycles and two can start in each, so
+// a single row needs about 8 independent sums: few columns need several chains to have them.
+template <class T>
+ELMAN_INLINE int chains(long cols) {
+  const long vectors = ceil_div(cols, kLanes<T>);
+  return vectors >= 6 ? 1 : vectors >= 3 ? 2 : 4;
+}
+// Vectors of columns side by side in a panel, and rows that one tile computes together.
+constexpr int panel_vectors(int chains) {
+  return chains == 1 ? 4 : kAccumulators / (3 * chains);
+}
+constexpr int tile_rows(int chains) {
+  return kAccumulators / (panel_vectors(chains) * chains);
+}
+
+template <class T>
+struct Panels {
+  const T* data;
+  long depth, cols;
+};
+
+template <class T>
+ELMAN_INLINE long packed_size(long cols, long depth) {
+  return ceil_div(cols, kLanes<T>) * kLanes<T> * depth;
+}
+template <class T>
+ELMAN_INLINE long panel_cols(long cols) {
+  return panel_vectors(chains<T>(cols)) * kLanes<T>;
+}
+template <class T>
+ELMAN_INLINE long num_panels(long cols) {
+  return ceil_div(cols, panel_cols<T>(cols));
+}
+
+// One register tile: c[m][col ...] = initial[m][col ...] + a[m] . panel, for kRows rows and
+// kVectors vectors, in kPanels adjacent panels. `last` lanes of the last vector exist in c.
+template <class T, int kRows, int kVectors, int kChains, int kPanels = 1>
+__attribute__((noinline)) void tile(const T* const* a, long depth, const T* panel,
+                                    const T* const* initial, T* const* c, long col, int last) {
+  constexpr int V = kLanes<T>, N = kVectors * kPanels;
+  const T* row[kRows];
+  unroll<kRows>([&](auto m) __attribute__((always_inline)) { row[m] = a[m]; });
+  const T* weights[kPanels];
+  unroll<kPanels>([&](auto p) __attribute__((always_inline)) {
+    weights[p] = panel + p * depth * kVectors * V;
+  });
+
+  Vec<T> sum[kChains][kRows][N] = {};
+  auto step = [&](auto chain, long k) __attribute__((always_inline)) {
+    Vec<T> w[N];
+    unroll<N>([&](auto n) __attribute__((always_inline)) {
+      w[n] = load(weights[n / kVectors] + (k * kVectors + n % kVectors) * V);
+    });
+    unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+      const Vec<T> x = broadcast(row[m][k]);
+      unroll<N>([&](auto n) __attribute__((always_inline)) { sum[chain][m][n] += x * w[n]; });
+    });
+  };
+  constexpr int kUnroll = kChains < 2 ? 2 : kChains;
+  long k = 0;
+  for (; k + kUnroll <= depth; k += kUnroll) {
+    unroll<kUnroll>([&](auto u) __attribute__((always_inline)) {
+      step(std::integral_constant<int, u.value % kChains>{}, k + u);
+    });
+  }
+  unroll<kUnroll - 1>([&](auto u) __attribute__((always_inline)) {
+    if (k < depth)
+      step(std::integral_constant<int, u.value % kChains>{}, k++);
+  });
+
+  unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+    unroll<N>([&](auto n) __attribute__((always_inline)) {
+      Vec<T> v = sum[0][m][n];
+      unroll<kChains - 1>([&](auto u) __attribute__((always_inline)) { v += sum[u + 1][m][n]; });
+      const long at = col + n * V;
+      if (n.value == N - 1 && last < V) {
+        if (initial)
+          v += load_first(initial[m] + at, last);
+        store_first(c[m] + at, v, last);
+      } else {
+        if (initial)
+          v += load(initial[m] + at);
+        store(c[m] + at, v);
+      }
+    });
+  });
+}
+
+template <class T, int kVectors, int kChains>
+ELMAN_INLINE void tile_of_rows(int rows, const T* const* a, long depth, const T* panel,
+                               const T* const* initial, T* const* c, long col, int last) {
+  unroll<tile_rows(kChains)>([&](auto m) __attribute__((always_inline)) {
+    if (rows == m.value + 1)
+      tile<T, m.value + 1, kVectors, kChains>(a, depth, panel, initial, c, col, last);
+  });
+}
+
+template <class T, int kChains>
+void multiply_in_chains(long rows, const T* const* a, const Panels<T>& b, const T* const* initial,
+                        T* const* c, bool backwards) {
+  constexpr int V = kLanes<T>, P = panel_vectors(kChains);
+  const long panels = num_panels<T>(b.cols), vectors = ceil_div(b.cols, V);
+  // Rows are dealt out evenly: 16 rows in tiles of up to 6 are 6 + 5 + 5, never 6 + 6 + 3 + 1.
+  const long tiles = ceil_div(rows, tile_rows(kChains));
+  for (long i = 0; i < panels; i++) {
+    long p = backwards ? panels - 1 - i : i;
+    const int width = static_cast<int>(smaller(P, vectors - p * P));
+    const int last = static_cast<int>(smaller(V, b.cols - (p * P + width - 1) * V));
+    if constexpr (kChains == 1) {
+      // One row alone has too few sums for the pipeline: take two panels at a time.
+      const long other = backwards ? p - 1 : p + 1;
+      if (rows == 1 && i + 1 < panels && width == P && (other + 1) * P <= vectors) {
+        const long first = smaller(p, other), second = larger(p, other);
+        const int end = static_cast<int>(smaller(V, b.cols - (second * P + P - 1) * V));
+        tile<T, 1, P, 1, 2>(a, b.depth, b.data + first * P * V * b.depth, initial, c, first * P * V,
+                            end);
+        i++;
+        continue;
+      }
+    }
+    const T* panel = b.data + p * P * V * b.depth;
+    for (long r = 0, t = 0; t < tiles; t++) {
+      const int n = static_cast<int>((rows - r + tiles - t - 1) / (tiles - t));
+      unroll<P>([&](auto w) __attribute__((always_inline)) {
+        if (width == w.value + 1)
+          tile_of_rows<T, w.value + 1, kChains>(
+              n, a + r, b.depth, panel, initial ? initial + r : nullptr, c + r, p * P * V, last);
+      });
+      r += n;
+    }
+  }
+}
+
+// c[m] = initial[m] + a[m] . b for every row m; initial may be null (zeros) or c itself.
+// `backwards` walks the panels from the last: a caller that comes back with the same b alternates,
+// and finds in the cache what it used last.
+template <class T>
+void multiply(long rows, const T* const* a, const Panels<T>& b, const T* const* initial,
+              T* const* c, bool backwards = false) {
+  if (rows == 0 || b.cols == 0)
+    return;
+  switch (chains<T>(b.cols)) {
+  case 1:
+    return multiply_in_chains<T, 1>(rows, a, b, initial, c, backwards);
+  case 2:
+    return multiply_in_chains<T, 2>(rows, a, b, initial, c, backwards);
+  default:
+    return multiply_in_chains<T, 4>(rows, a, b, initial, c, backwards);
+  }
+}
+
+// dst[j][0 .. kLanes) = the first `rows` values of column j of src, then zeros, for j < cols;
+// rows and cols are at most kLanes.
+template <class T>
+ELMAN_INLINE void transpose_block(const T* const* src, long at, int rows, int cols, T* dst,
+                                  long dst_stride) {
+  constexpr int V = kLanes<T>;
+  Vec<T> r[V];
+  if (rows == V && cols == V) {
+    unroll<V>([&](auto i) __attribute__((always_inline)) { r[i] = load(src[i] + at); });
+    transpose<T>(r);
+    unroll<V>([&](auto j) __attribute__((always_inline)) { store(dst + j * dst_stride, r[j]); });
+    return;
+  }
+  unroll<V>([&](auto i) __attribute__((always_inline)) {
+    r[i] = i < rows ? load_first(src[i] + at, cols) : Vec<T>{};
+  });
+  transpose<T>(r);
+  unroll<V>([&](auto j) __attribute__((always_inline)) {
+    if (j < cols)
+      store(dst + j * dst_stride, r[j]);
+  });
+}
+
+// Packs panels [from, to) of the transpose of w, [cols][depth] as torch stores weights: a . w^T.
+template <class T>
+void pack_transposed(const T* w, long cols, long depth, long from, long to, T* dst) {
+  constexpr int V = kLanes<T>;
+  const long P = panel_cols<T>(cols) / V;
+  for (long v = from * P; v < smaller(to * P, ceil_div(cols, V)); v++) {
+    const long panel = v / P, width = smaller(P, ceil_div(cols, V) - panel * P);
+    T* out = dst + (panel * P * depth + v % P) * V;
+    const int n = static_cast<int>(smaller(V, cols - v * V));
+    const T* src[V];
+    for (int i = 0; i < n; i++)
+      src[i] = w + (v * V + i) * depth;
+    for (long k = 0; k < depth; k += V) {
+      transpose_block<T>(src, k, n, static_cast<int>(smaller(V, depth - k)), out + k * width * V,
+                         width * V);
+    }
+  }
+}
+
+// Packs panels [from, to) of the matrix whose rows are row[0 .. depth), each of `cols` values.
+template <class T>
+void pack_rows(const T* const* row, long cols, long depth, long from, long to, T* dst) {
+  constexpr int V = kLanes<T>;
+  const long P = panel_cols<T>(cols) / V, vectors = ceil_div(cols, V);
+  for (long panel = from; panel < to; panel++) {
+    const long width = smaller(P, vectors - panel * P);
+    T* out = dst + panel * P * depth * V;
+    for (long k = 0; k < depth; k++) {
+      for (long v = 0; v < width; v++) {
+        const long at = (panel * P + v) * V, left = cols - at;
+        store(out + (k * width + v) * V,
+              left >= V ? load(row[k] + at) : load_first(row[k] + at, static_cast<int>(left)));
+      }
+    }
+  }
+}
+
+} // namespace
+} // namespace elman

@@ -1,0 +1,644 @@
+// The recurrence over time, for any cell. Compiled once per instruction set.
+//
+// This loop knows projections, directions, packed rows and threads, and no cell: what a cell does
+// to one row at one step is a function of cells.hpp, what multiplies is gemm.hpp. Products are
+// formed for as many rows at once as there are: gx for a chunk of steps, gh for the rows of a step,
+// the weight gradients for a chunk of steps.
+//
+// No std:: function with a body is used here: the linker may keep one instruction set's copy for
+// all.
+#include "kernels.hpp"
+
+#include "calibrate.hpp"
+#include "cells.hpp"
+#include "gemm.hpp"
+#include "threads.hpp"
+
+#ifndef ELMAN_ISA
+#error "compile with -DELMAN_ISA=<name>"
+#endif
+
+namespace elman {
+namespace {
+
+// ---- one row at one step: a cell applied to H units
+// -----------------------------------------------
+
+// The values of a row; gates of gx, gh and their gradients lie one after another, H apart. With a
+// projection h has another size than the units: such a cell must not need it, and gets zeros.
+template <class T>
+struct ForwardRow {
+  const T *gx, *gh, *h_previous;
+  T *h, *c, *keep; // c is replaced in place; keep may be null
+};
+template <class T>
+struct BackwardRow {
+  const T *keep, *h_previous, *c_previous, *h, *dy; // c_previous null: zeros; dy null: zeros
+  T *dh, *dc;   // in: gradient of the new state; out: of the previous one, but for gh's part
+  T *dgx, *dgh; // out
+  T* hidden;    // out, if not null: h before the projection
+};
+
+constexpr int at_least_one(int n) {
+  return n > 0 ? n : 1;
+}
+
+// Calls f(unit, load, store) for each vector of units; the last one may be partial.
+template <class T, class F>
+ELMAN_INLINE void for_each_vector(long hidden_size, F&& f) {
+  constexpr int V = kLanes<T>;
+  long u = 0;
+  for (; u + V <= hidden_size; u += V) {
+    f(
+        u, [](const T* p) __attribute__((always_inline)) { return load(p); },
+        [](T* p, Vec<T> v) __attribute__((always_inline)) { store(p, v); });
+  }
+  if (const int n = static_cast<int>(hidden_size - u)) {
+    f(
+        u, [n](const T* p) __attribute__((always_inline)) { return load_first(p, n); },
+        [n](T* p, Vec<T> v) __attribute__((always_inline)) { store_first(p, v, n); });
+  }
+}
+
+template <class T, class Cell>
+void forward_row(const ForwardRow<T>& row, long H) {
+  for_each_vector<T>(H, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+    Vec<T> gx[Cell::num_gates], gh[Cell::num_gates], state[Cell::num_states];
+    Vec<T> keep[at_least_one(Cell::kept)];
+    unroll<Cell::num_gates>([&](auto g) __attribute__((always_inline)) {
+      gx[g] = get(row.gx + g * H + u);
+      gh[g] = get(row.gh + g * H + u);
+    });
+    state[0] = get(row.h_previous + u);
+    if constexpr (Cell::num_states > 1)
+      state[1] = get(row.c + u);
+    Cell::template forward<T>(gx, gh, state, keep);
+    put(row.h + u, state[0]);
+    if constexpr (Cell::num_states > 1)
+      put(row.c + u, state[1]);
+    if (row.keep) {
+      unroll<Cell::kept>(
+          [&](auto i) __attribute__((always_inline)) { put(row.keep + i * H + u, keep[i]); });
+    }
+  });
+}
+
+template <class T, class Cell>
+void backward_row(const BackwardRow<T>& row, long H) {
+  for_each_vector<T>(H, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+    Vec<T> keep[at_least_one(Cell::kept)], previous[Cell::num_states], dstate[Cell::num_states];
+    Vec<T> dgx[Cell::num_gates], dgh[Cell::num_gates];
+    unroll<Cell::kept>([&](auto i)
+                           __attribute__((always_inline)) { keep[i] = get(row.keep + i * H + u); });
+    previous[0] = get(row.h_previous + u);
+    dstate[0] = get(row.dh + u);
+    if (row.dy)
+      dstate[0] += get(row.dy + u);
+    if constexpr (Cell::num_states > 1) {
+      previous[1] = row.c_previous ? get(row.c_previous + u) : Vec<T>{};
+      dstate[1] = get(row.dc + u);
+    }
+    if constexpr (requires { Cell::template hidden<T>(keep); }) {
+      if (row.hidden)
+        put(row.hidden + u, Cell::template hidden<T>(keep));
+    }
+    Cell::template backward<T>(keep, previous, get(row.h + u), dstate, dgx, dgh);
+    put(row.dh + u, dstate[0]);
+    if constexpr (Cell::num_states > 1)
+      put(row.dc + u, dstate[1]);
+    unroll<Cell::num_gates>([&](auto g) __attribute__((always_inline)) {
+      put(row.dgx + g * H + u, dgx[g]);
+      if constexpr (!Cell::adds)
+        put(row.dgh + g * H + u, dgh[g]);
+    });
+  });
+}
+
+// A cell as the loop sees it.
+template <class T>
+struct CellKernel {
+  int gates, states, kept;
+  bool adds;
+  void (*forward)(const ForwardRow<T>&, long hidden_size);
+  void (*backward)(const BackwardRow<T>&, long hidden_size);
+};
+
+template <class List>
+struct Tables;
+template <class... C>
+struct Tables<std::tuple<C...>> {
+  static constexpr CellInfo infos[] = {{C::name, C::gates, C::states, C::kept}...};
+  template <class T>
+  static constexpr CellKernel<T> kernels[] = {
+      {C::num_gates, C::num_states, C::kept, C::adds, &forward_row<T, C>, &backward_row<T, C>}...};
+};
+
+// ---- the sequence
+// ---------------------------------------------------------------------------------
+
+// Sizes and the place of every row.
+template <class T>
+struct Layout {
+  long L, N, I, H, R, D, GH;
+  const long* first; // [L + 1] first row of step t
+  const T* zeros;    // [max(H, R)]
+
+  Layout(const Problem<T>& p, const CellKernel<T>& cell, Scratch::Frame& scratch)
+      : L(p.seq_len), N(p.batch), I(p.input_size), H(p.hidden_size),
+        R(p.projection ? p.projection : p.hidden_size), D(p.directions),
+        GH(cell.gates * p.hidden_size) {
+    long* offsets = scratch.take<long>(L + 1);
+    offsets[0] = 0;
+    for (long t = 0; t < L; t++)
+      offsets[t + 1] = offsets[t] + (p.batch_sizes ? p.batch_sizes[t] : N);
+    first = offsets;
+    T* zero = scratch.take<T>(larger(H, R));
+    for (long i = 0; i < larger(H, R); i++)
+      zero[i] = T(0);
+    zeros = zero;
+  }
+
+  long rows() const { return first[L]; }
+  long batch_at(long t) const { return t < 0 || t >= L ? 0 : first[t + 1] - first[t]; }
+};
+
+// One direction of a problem: where its values lie and in which order its steps come.
+template <class T>
+struct Direction {
+  const Problem<T>& p;
+  const Layout<T>& at;
+  const CellKernel<T>& cell;
+  long d;
+
+  // Step number s in the order of this direction, 0 <= s < L.
+  long time(long s) const { return d ? at.L - 1 - s : s; }
+  long before(long t) const { return d ? t + 1 : t - 1; }
+
+  const Weights<T>& weights() const { return p.weights[d]; }
+  const T* x(long t, long n) const { return p.x + (at.first[t] + n) * at.I; }
+  T* y(long t, long n) const { return p.y + ((at.first[t] + n) * at.D + d) * at.R; }
+  T* keep(long t, long n) const {
+    return p.keep + (d * at.rows() + at.first[t] + n) * cell.kept * at.H;
+  }
+  // The state that row n had before step t: that of its previous step or, at its first, the
+  // initial.
+  const T* h_before(long t, long n) const {
+    if (n < at.batch_at(before(t)))
+      return y(before(t), n);
+    return p.h_0 ? p.h_0 + (d * at.N + n) * at.R : at.zeros;
+  }
+  const T* c_before(long t, long n) const { // from the kept values, of which c is the last
+    if (n < at.batch_at(before(t)))
+      return keep(before(t), n) + (cell.kept - 1) * at.H;
+    return p.c_0 ? p.c_0 + (d * at.N + n) * at.H : nullptr;
+  }
+};
+
+template <class T>
+void copy(T* dst, const T* src, long n) { // src null: zeros
+  if (src) {
+    __builtin_memcpy(dst, src, static_cast<size_t>(n) * sizeof(T));
+  } else {
+    __builtin_memset(dst, 0, static_cast<size_t>(n) * sizeof(T));
+  }
+}
+
+// ---- who works on what
+// ----------------------------------------------------------------------------
+
+// Below this many multiply-adds, waking a helper costs more than it saves.
+constexpr double kWorthAThread = 1e6;
+
+int worthwhile(int threads, double multiply_adds) {
+  const double most = multiply_adds / kWorthAThread;
+  return most < 1 ? 1 : most < threads ? static_cast<int>(most) + 1 : threads;
+}
+
+// A range of batch rows; the blocks of a batch hold about equally many steps.
+struct RowBlock {
+  long begin, end;
+};
+
+template <class T>
+RowBlock row_block(const Layout<T>& at, long blocks, long i) {
+  auto boundary = [&](long b) {
+    if (b == 0)
+      return 0L;
+    if (b == blocks)
+      return at.N;
+    if (at.batch_at(at.L - 1) == at.N)
+      return at.N * b / blocks;
+    // Packed: row n has as many steps as there are step batches larger than n.
+    const long wanted = at.rows() * b / blocks;
+    long n = 0, seen = 0;
+    for (long t = at.L; n < at.N && seen < wanted; n++) {
+      while (at.batch_at(t - 1) <= n)
+        t--;
+      seen += t;
+    }
+    return n;
+  };
+  return {boundary(i), boundary(i + 1)};
+}
+
+// Fewer rows than this per thread would leave its tiles half empty.
+constexpr long kRowsPerBlock = 4;
+
+template <class T>
+long num_blocks(const Layout<T>& at, int threads) {
+  return larger(1, smaller(threads, at.N / kRowsPerBlock));
+}
+
+// Panels of one matrix, to be packed panel by panel by whoever is free.
+template <class T>
+struct Packing {
+  const T* w;
+  long rows, cols; // of w
+  bool transposed; // pack w^T (outputs are w's rows) or w (outputs are its columns)
+  T* to;
+
+  long out() const { return transposed ? rows : cols; }
+  long depth() const { return transposed ? cols : rows; }
+  Panels<T> panels() const { return {to, depth(), out()}; }
+
+  void pack(long from, long until) const {
+    if (transposed) {
+      pack_transposed(w, rows, cols, from, until, to);
+    } else {
+      Scratch::Frame scratch;
+      const T** row = scratch.take<const T*>(rows);
+      for (long k = 0; k < rows; k++)
+        row[k] = w + k * cols;
+      pack_rows(row, cols, rows, from, until, to);
+    }
+  }
+};
+
+template <class T>
+Packing<T> packing(const T* w, long rows, long cols, bool transposed, Scratch::Frame& scratch) {
+  Packing<T> m{w, rows, cols, transposed, nullptr};
+  if (w)
+    m.to = scratch.take<T>(packed_size<T>(m.out(), m.depth()));
+  return m;
+}
+
+template <class T>
+void pack_all(const Packing<T>* matrices, int count, int threads) {
+  constexpr long kPieces = 8; // per matrix, enough to share out evenly
+  double values = 0;
+  for (int i = 0; i < count; i++)
+    if (matrices[i].w)
+      values += static_cast<double>(matrices[i].rows * matrices[i].cols);
+  parallel_for(worthwhile(threads, 8 * values), count * static_cast<int>(kPieces), [&](int task) {
+    const Packing<T>& m = matrices[task / kPieces];
+    if (!m.w)
+      return;
+    const long i = task % kPieces, panels = num_panels<T>(m.out());
+    m.pack(panels * i / kPieces, panels * (i + 1) / kPieces);
+  });
+}
+
+// ---- forward
+// --------------------------------------------------------------------------------------
+
+// Values of gx that are computed ahead; they and the rows of x should stay in the second-level
+// cache.
+constexpr long kChunkValues = 1 << 16;
+
+// A direction's rows [block.begin, block.end) over the whole sequence.
+template <class T>
+void forward_block(const Direction<T>& dir, RowBlock block, const Packing<T>* packed) {
+  const FlushDenormals mode;
+  const Layout<T>& at = dir.at;
+  const long rows = block.end - block.begin;
+  const Panels<T> w_ih = packed[0].panels(), w_hh = packed[1].panels(), w_hr = packed[2].panels();
+  const Weights<T>& w = dir.weights();
+  const long chunk = smaller(at.L, larger(1, kChunkValues / larger(1, rows * at.GH)));
+
+  Scratch::Frame scratch;
+  T* gx = scratch.take<T>(chunk * rows * at.GH);
+  T* gh = scratch.take<T>(rows * at.GH);
+  T* c = scratch.take<T>(rows * at.H);
+  T* hidden = dir.p.projection ? scratch.take<T>(rows * at.H) : nullptr;
+  const T** in = scratch.take<const T*>(chunk * rows);
+  const T** bias_ih = scratch.take<const T*>(chunk * rows);
+  const T** bias_hh = scratch.take<const T*>(rows);
+  T** out = scratch.take<T*>(chunk * rows);
+  for (long i = 0; i < chunk * rows; i++)
+    bias_ih[i] = w.b_ih;
+  for (long i = 0; i < rows; i++)
+    bias_hh[i] = w.b_hh;
+  if (dir.cell.states > 1)
+    copy(c, dir.p.c_0 ? dir.p.c_0 + (dir.d * at.N + block.begin) * at.H : nullptr, rows * at.H);
+
+  auto active = [&](long t) { return larger(0, smaller(at.batch_at(t), block.end) - block.begin); };
+  for (long s0 = 0; s0 < at.L; s0 += chunk) {
+    const long s1 = smaller(at.L, s0 + chunk);
+    long m = 0;
+    for (long s = s0; s < s1; s++) {
+      const long t = dir.time(s);
+      for (long n = 0; n < active(t); n++, m++)
+        in[m] = dir.x(t, block.begin + n), out[m] = gx + m * at.GH;
+    }
+    multiply<T>(m, in, w_ih, w.b_ih ? bias_ih : nullptr, out);
+
+    m = 0;
+    for (long s = s0; s < s1; s++) {
+      const long t = dir.time(s), count = active(t);
+      for (long n = 0; n < count; n++)
+        in[n] = dir.h_before(t, block.begin + n), out[n] = gh + n * at.GH;
+      multiply<T>(count, in, w_hh, w.b_hh ? bias_hh : nullptr, out, s & 1);
+      for (long n = 0; n < count; n++, m++) {
+        const long row = block.begin + n;
+        dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : in[n],
+                          hidden ? hidden + n * at.H : dir.y(t, row), c + n * at.H,
+                          dir.p.keep ? dir.keep(t, row) : nullptr},
+                         at.H);
+      }
+      if (hidden) {
+        for (long n = 0; n < count; n++)
+          in[n] = hidden + n * at.H, out[n] = dir.y(t, block.begin + n);
+        multiply<T>(count, in, w_hr, nullptr, out);
+      }
+    }
+  }
+
+  // Every row's state after its own last step.
+  for (long s = 0; s < at.L; s++) {
+    const long t = dir.time(s), next = s + 1 < at.L ? active(dir.time(s + 1)) : 0;
+    for (long n = next; n < active(t); n++)
+      copy(dir.p.h_n + (dir.d * at.N + block.begin + n) * at.R, dir.y(t, block.begin + n), at.R);
+  }
+  if (dir.cell.states > 1)
+    copy(dir.p.c_n + (dir.d * at.N + block.begin) * at.H, c, rows * at.H);
+}
+
+template <class T>
+void forward(int index, const Problem<T>& p, int threads) {
+  const CellKernel<T>& cell = Tables<Cells>::kernels<T>[index];
+  Scratch::Frame scratch;
+  const Layout<T> at(p, cell, scratch);
+  const double work =
+      static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
+
+  Packing<T> packed[2 * 3];
+  for (long d = 0; d < at.D; d++) {
+    const Weights<T>& w = p.weights[d];
+    packed[3 * d] = packing(w.w_ih, at.GH, at.I, true, scratch);
+    packed[3 * d + 1] = packing(w.w_hh, at.GH, at.R, true, scratch);
+    packed[3 * d + 2] = packing(w.w_hr, at.R, at.H, true, scratch);
+  }
+  pack_all(packed, static_cast<int>(3 * at.D), threads);
+
+  threads = worthwhile(threads, work);
+  const long blocks = num_blocks(at, threads);
+  parallel_for(threads, static_cast<int>(at.D * blocks), [&](int task) {
+    const long d = task / blocks;
+    forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks), packed + 3 * d);
+  });
+}
+
+// ---- backward
+// -------------------------------------------------------------------------------------
+
+// Gradients of the gates that are computed before they are used for dx and the weights: few enough
+// to stay in the last-level cache, enough for long sums. The size depends on the problem alone, so
+// that the weights' sums do too.
+constexpr long kGradientChunkValues = 1 << 19;
+// Rows of a chunk that are packed at a time for a weight gradient, a multiple of any kLanes.
+constexpr long kPackedRows = 128;
+
+// The buffers of one direction's backward pass.
+template <class T>
+struct BackwardBuffers {
+  T *dh, *dc;          // [N, R], [N, H] the gradient of the state between two steps
+  T *dgx, *dgh;        // [chunk rows, G*H]; the same buffer if the cell adds
+  T* dh_total;         // [chunk rows, R] with a projection: gradient of its output, ...
+  T *hidden, *dhidden; // [chunk rows, H], [N, H] ... its input, and the gradient of that
+};
+
+// Steps [s0, s1) of a direction, last first, for a block of rows: gradients of gates and states.
+template <class T>
+void backward_block(const Direction<T>& dir, const Gradients<T>& g, const BackwardBuffers<T>& b,
+                    const Packing<T>* packed, long s0, long s1, long first_row, RowBlock block) {
+  const FlushDenormals mode;
+  const Layout<T>& at = dir.at;
+  const Panels<T> w_hh = packed[1].panels(), w_hr = packed[2].panels();
+  const long rows = block.end - block.begin;
+  const bool projected = dir.p.projection != 0;
+
+  Scratch::Frame scratch;
+  const T** in = scratch.take<const T*>(rows);
+  T** out = scratch.take<T*>(rows);
+  for (long s = s1; s-- > s0;) {
+    const long t = dir.time(s);
+    const long count = larger(0, smaller(at.batch_at(t), block.end) - block.begin);
+    auto chunk_row = [&](long n) { return at.first[t] - first_row + block.begin + n; };
+    auto dy = [&](long n) -> const T* {
+      return g.dy ? g.dy + ((at.first[t] + block.begin + n) * at.D + dir.d) * at.R : nullptr;
+    };
+    if (projected) {
+      for (long n = 0; n < count; n++) {
+        const long row = block.begin + n;
+        T* total = b.dh_total + chunk_row(n) * at.R;
+        const T *dh = b.dh + row * at.R, *dy_row = dy(n);
+        for (long i = 0; i < at.R; i++)
+          total[i] = dh[i] + (dy_row ? dy_row[i] : T(0));
+        in[n] = total, out[n] = b.dhidden + row * at.H;
+      }
+      multiply<T>(count, in, w_hr, nullptr, out);
+    }
+    for (long n = 0; n < count; n++) {
+      const long row = block.begin + n, r = chunk_row(n);
+      T* dh = projected ? b.dhidden + row * at.H : b.dh + row * at.R;
+      dir.cell.backward(
+          {dir.cell.kept ? dir.keep(t, row) : nullptr, projected ? at.zeros : dir.h_before(t, row),
+           dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
+           projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n), dh, b.dc + row * at.H,
+           b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
+          at.H);
+      in[n] = b.dgh + r * at.GH, out[n] = b.dh + row * at.R;
+    }
+    multiply<T>(count, in, w_hh, dir.cell.adds ? nullptr : out, out, s & 1);
+  }
+}
+
+// dw[u] += sum over rows of dg[row][u] * in[row] for u in [from, to), and db likewise: the gradient
+// of a weight whose output had gradient dg. `add` continues a sum of earlier rows.
+template <class T>
+void weight_gradient(long rows, const T* const* dg, const T* const* in, long cols, long from,
+                     long to, bool add, T* dw, T* db) {
+  const FlushDenormals mode;
+  constexpr int V = kLanes<T>;
+  const long units = to - from;
+  Scratch::Frame scratch;
+  T* panels = scratch.take<T>(dw ? packed_size<T>(cols, kPackedRows) : 0);
+  T* transposed = scratch.take<T>(units * kPackedRows);
+  const T** unit = scratch.take<const T*>(units);
+  T** out = scratch.take<T*>(units);
+  for (long u = 0; u < units; u++) {
+    unit[u] = transposed + u * kPackedRows;
+    if (dw)
+      out[u] = dw + (from + u) * cols;
+  }
+
+  for (long k0 = 0; k0 < rows; k0 += kPackedRows, add = true) {
+    const long depth = smaller(kPackedRows, rows - k0);
+    for (long k = 0; k < depth; k += V) {
+      const int height = static_cast<int>(smaller(V, depth - k));
+      for (long u = 0; u < units; u += V)
+        transpose_block<T>(dg + k0 + k, from + u, height, static_cast<int>(smaller(V, units - u)),
+                           transposed + u * kPackedRows + k, kPackedRows);
+    }
+    if (dw) {
+      pack_rows<T>(in + k0, cols, depth, 0, num_panels<T>(cols), panels);
+      multiply<T>(units, unit, {panels, depth, cols}, add ? out : nullptr, out);
+    }
+    if (db) {
+      for (long u = 0; u < units; u++) {
+        Vec<T> sums{}; // rows past `depth` in the last block are zeros
+        for (long k = 0; k < depth; k += V)
+          sums += load(unit[u] + k);
+        T sum = T(0);
+        for (int lane = 0; lane < V; lane++)
+          sum += sums[lane];
+        db[from + u] = add ? db[from + u] + sum : sum;
+      }
+    }
+  }
+}
+
+template <class T>
+void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Packing<T>* packed,
+                        int threads) {
+  Scratch::Frame scratch;
+  const Layout<T>& at = dir.at;
+  const bool projected = dir.p.projection != 0;
+  const long chunk = smaller(at.L, larger(1, kGradientChunkValues / larger(1, at.N * at.GH)));
+  const long chunk_rows = smaller(at.rows(), chunk * at.N);
+  BackwardBuffers<T> b;
+  b.dh = scratch.take<T>(at.N * at.R);
+  b.dc = scratch.take<T>(at.N * at.H);
+  b.dgx = scratch.take<T>(chunk_rows * at.GH);
+  b.dgh = dir.cell.adds ? b.dgx : scratch.take<T>(chunk_rows * at.GH);
+  b.dh_total = scratch.take<T>(projected ? chunk_rows * at.R : 0);
+  b.hidden = scratch.take<T>(projected ? chunk_rows * at.H : 0);
+  b.dhidden = scratch.take<T>(projected ? at.N * at.H : 0);
+  // Row addresses of a chunk: x, the previous h, dgx, dgh and, projected, its input and output.
+  const T **x = scratch.take<const T*>(chunk_rows), **h = scratch.take<const T*>(chunk_rows);
+  const T **dgx = scratch.take<const T*>(chunk_rows), **dgh = scratch.take<const T*>(chunk_rows);
+  const T **hidden = scratch.take<const T*>(chunk_rows), **dh = scratch.take<const T*>(chunk_rows);
+  T** dx = scratch.take<T*>(chunk_rows);
+  copy(b.dh, g.dh_n ? g.dh_n + dir.d * at.N * at.R : nullptr, at.N * at.R);
+  copy(b.dc, g.dc_n ? g.dc_n + dir.d * at.N * at.H : nullptr, at.N * at.H);
+
+  const WeightGradients<T>& dw = g.dweights[dir.d];
+  bool add = false;
+  for (long s1 = at.L; s1 > 0; s1 -= smaller(s1, chunk), add = true) {
+    const long s0 = larger(0, s1 - chunk);
+    const long early = smaller(dir.time(s0), dir.time(s1 - 1)), late = early + (s1 - s0);
+    const long first_row = at.first[early], rows = at.first[late] - first_row;
+
+    const long blocks = num_blocks(at, threads);
+    parallel_for(threads, static_cast<int>(blocks), [&](int task) {
+      backward_block<T>(dir, g, b, packed, s0, s1, first_row, row_block(at, blocks, task));
+    });
+
+    for (long t = early, r = 0; t < late; t++) {
+      for (long n = 0; n < at.batch_at(t); n++, r++) {
+        x[r] = dir.x(t, n), h[r] = dir.h_before(t, n);
+        dgx[r] = b.dgx + r * at.GH, dgh[r] = b.dgh + r * at.GH;
+        if (projected)
+          hidden[r] = b.hidden + r * at.H, dh[r] = b.dh_total + r * at.R;
+        if (g.dx)
+          dx[r] = g.dx + (first_row + r) * at.I;
+      }
+    }
+    // Four jobs, each cut into `threads` parts by outputs, never by the terms of a sum.
+    parallel_for(threads, 4 * threads, [&](int task) {
+      const long part = task % threads;
+      auto from = [&](long n) { return n * part / threads; };
+      auto to = [&](long n) { return n * (part + 1) / threads; };
+      switch (task / threads) {
+      case 0:
+        if (dw.w_ih || dw.b_ih)
+          weight_gradient<T>(rows, dgx, x, at.I, from(at.GH), to(at.GH), add, dw.w_ih, dw.b_ih);
+        break;
+      case 1:
+        if (dw.w_hh || dw.b_hh)
+          weight_gradient<T>(rows, dgh, h, at.R, from(at.GH), to(at.GH), add, dw.w_hh, dw.b_hh);
+        break;
+      case 2:
+        if (dw.w_hr)
+          weight_gradient<T>(rows, dh, hidden, at.H, from(at.R), to(at.R), add, dw.w_hr, nullptr);
+        break;
+      default:
+        if (g.dx) {
+          const FlushDenormals mode;
+          T** out = dx + from(rows);
+          // The directions come one after another and add up.
+          multiply<T>(to(rows) - from(rows), dgx + from(rows), packed[0].panels(),
+                      dir.d ? out : nullptr, out);
+        }
+      }
+    });
+  }
+  if (g.dh_0)
+    copy(g.dh_0 + dir.d * at.N * at.R, b.dh, at.N * at.R);
+  if (g.dc_0)
+    copy(g.dc_0 + dir.d * at.N * at.H, b.dc, at.N * at.H);
+}
+
+template <class T>
+void backward(int index, const Problem<T>& p, const Gradients<T>& g, int threads) {
+  const CellKernel<T>& cell = Tables<Cells>::kernels<T>[index];
+  Scratch::Frame scratch;
+  const Layout<T> at(p, cell, scratch);
+  const double work =
+      2. * static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
+
+  Packing<T> packed[2 * 3];
+  for (long d = 0; d < at.D; d++) {
+    const Weights<T>& w = p.weights[d];
+    packed[3 * d] = packing<T>(g.dx ? w.w_ih : nullptr, at.GH, at.I, false, scratch);
+    packed[3 * d + 1] = packing(w.w_hh, at.GH, at.R, false, scratch);
+    packed[3 * d + 2] = packing(w.w_hr, at.R, at.H, false, scratch);
+  }
+  pack_all(packed, static_cast<int>(3 * at.D), threads);
+
+  threads = worthwhile(threads, work);
+  for (long d = 0; d < at.D; d++)
+    backward_direction<T>({p, at, cell, d}, g, packed + 3 * d, threads);
+}
+
+// ---- the table
+// ------------------------------------------------------------------------------------
+
+template <class T>
+void activations(const T* x, T* tanh_x, T* sigmoid_x, long n) {
+  const FlushDenormals mode;
+  for_each_vector<T>(n, [&](long i, auto get, auto put) __attribute__((always_inline)) {
+    const Vec<T> v = get(x + i);
+    put(tanh_x + i, tanh<T>(v));
+    put(sigmoid_x + i, sigmoid<T>(v));
+  });
+}
+
+} // namespace
+
+#define ELMAN_CONCATENATE(a, b) a##b
+#define ELMAN_TABLE(isa) ELMAN_CONCATENATE(kernels_, isa)
+#define ELMAN_QUOTE(a) #a
+#define ELMAN_NAME(isa) ELMAN_QUOTE(isa)
+
+extern const Kernels ELMAN_TABLE(ELMAN_ISA);
+const Kernels ELMAN_TABLE(ELMAN_ISA) = {
+    ELMAN_NAME(ELMAN_ISA), std::tuple_size_v<Cells>,
+    Tables<Cells>::infos,  forward<float>,
+    forward<double>,       backward<float>,
+    backward<double>,      activations<float>,
+    activations<double>,   fma_peak,
+    read_bandwidth,
+};
+
+} // namespace elman

@@ -1,0 +1,63 @@
+// What a set of kernels computes: one recurrent layer, all its directions, over a whole sequence.
+//
+// All arrays are dense and time-major. A batch of unequal sequences is packed: step t holds the
+// rows of the batch_sizes[t] longest ones, and `rows` is their sum. Symbols: L seq_len, N batch,
+// D directions, H hidden_size, G gates of the cell, R the size of h (H, or the projection's).
+#pragma once
+
+#include <cstdint>
+
+namespace elman {
+
+// The parameters of one direction as torch stores them, and their gradients; biases may be null
+// together, w_hr is null without a projection. A gradient is null where it is not wanted.
+template <class T>
+struct Weights {
+  const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr; // [G*H, I], [G*H, R], [G*H], [G*H], [R, H]
+};
+template <class T>
+struct WeightGradients {
+  T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+};
+
+template <class T>
+struct Problem {
+  long seq_len, batch, input_size, hidden_size, projection, directions; // projection 0: none
+  const int64_t* batch_sizes; // [L] descending, or null: N at every step
+  const T* x;                 // [rows, I]
+  const T *h_0, *c_0;         // [D, N, R], [D, N, H], or null: zeros
+  const Weights<T>* weights;  // [D]
+  T* y;                       // [rows, D, R] out of forward, into backward
+  T* keep;                    // [D, rows, kept * H] likewise; null: forward keeps nothing
+  T *h_n, *c_n;               // [D, N, R], [D, N, H] out of forward
+};
+
+// Upstream gradients may be null (zeros), results where they are not wanted.
+template <class T>
+struct Gradients {
+  const T *dy, *dh_n, *dc_n;          // [rows, D, R], [D, N, R], [D, N, H]
+  T *dx, *dh_0, *dc_0;                // [rows, I], [D, N, R], [D, N, H]
+  const WeightGradients<T>* dweights; // [D]
+};
+
+struct CellInfo {
+  const char *name, *gates, *states;
+  int kept; // vectors of H values per row that forward keeps for backward
+};
+
+// The kernels of one instruction set; `cell` indexes `cells`.
+struct Kernels {
+  const char* isa;
+  int num_cells;
+  const CellInfo* cells;
+  void (*forward_float)(int cell, const Problem<float>&, int threads);
+  void (*forward_double)(int cell, const Problem<double>&, int threads);
+  void (*backward_float)(int cell, const Problem<float>&, const Gradients<float>&, int threads);
+  void (*backward_double)(int cell, const Problem<double>&, const Gradients<double>&, int threads);
+  void (*activations_float)(const float* x, float* tanh, float* sigmoid, long n);
+  void (*activations_double)(const double* x, double* tanh, double* sigmoid, long n);
+  double (*fma_peak)(double seconds);                   // GFLOP/s of this thread, float32
+  double (*read_bandwidth)(long bytes, double seconds); // GB/s of this thread
+};
+
+} // namespace elman

@@ -1,0 +1,66 @@
+// The helper threads of a call, and its scratch memory.
+//
+// A call never needs its helpers: it hands out tasks one by one, takes part itself, and finishes
+// alone whatever nobody took. A helper that is not scheduled costs nothing; one that loses its core
+// in the middle of a task costs that wait. There is no barrier inside a task.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+namespace elman {
+
+// Calls task(context, i) once for each i in [0, count), on the calling thread and on up to
+// threads - 1 helpers, and returns when all are done. If the helpers serve another call already,
+// the caller does all of it. Safe from any thread, and in a forked child.
+void run_tasks(int threads, int count, void (*task)(void*, int), void* context);
+
+template <class F>
+void parallel_for(int threads, int count, F&& body) {
+  using Body = std::remove_reference_t<F>;
+  run_tasks(threads, count, [](void* context, int i) { (*static_cast<Body*>(context))(i); }, &body);
+}
+
+// Stack-like scratch memory of one thread, kept for its next call (up to a bound) so that a
+// repeated call allocates nothing and touches no fresh page.
+class Scratch {
+public:
+  // What was taken in a Frame's lifetime is given back when it ends; frames nest.
+  class Frame {
+  public:
+    Frame();
+    ~Frame();
+    Frame(const Frame&) = delete;
+    Frame& operator=(const Frame&) = delete;
+
+    // Uninitialised room for n values, aligned to a cache line.
+    template <class T>
+    T* take(long n) {
+      return static_cast<T*>(scratch_.take_bytes(static_cast<std::size_t>(n) * sizeof(T)));
+    }
+
+  private:
+    Scratch& scratch_;
+    std::size_t block_, used_;
+  };
+
+private:
+  struct Free {
+    void operator()(void* p) const;
+  };
+  struct Block {
+    std::unique_ptr<char, Free> data;
+    std::size_t size;
+  };
+  static Scratch& of_this_thread();
+  static Block allocate(std::size_t size);
+  void* take_bytes(std::size_t size);
+  void rewind(std::size_t block, std::size_t used);
+
+  std::vector<Block> blocks_;
+  std::size_t block_ = 0, used_ = 0; // the block in use, and how much of it
+};
+
+} // namespace elman

@@ -1,0 +1,161 @@
+// The SIMD vectors of the instruction set that this translation unit is compiled for.
+//
+// GCC/Clang vector extensions carry the arithmetic; this is the only file with intrinsics or `#if`.
+// Everything lives in an anonymous namespace: the same source is compiled once per instruction set,
+// and the linker must never merge two of the copies.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define ELMAN_INLINE inline __attribute__((always_inline))
+
+namespace elman {
+namespace {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64, kRegisters = 32;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32, kRegisters = 16;
+#elif defined(__aarch64__)
+inline constexpr int kVectorBytes = 16, kRegisters = 32;
+#else
+inline constexpr int kVectorBytes = 16, kRegisters = 16;
+#endif
+
+// Of the registers, what a product may hold as accumulators; the rest carry operands.
+inline constexpr int kAccumulators = kRegisters == 32 ? 24 : 12;
+
+template <class T>
+struct VecTypes;
+template <>
+struct VecTypes<float> {
+  typedef float vec __attribute__((vector_size(kVectorBytes)));
+  typedef float unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef int32_t bits __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VecTypes<double> {
+  typedef double vec __attribute__((vector_size(kVectorBytes)));
+  typedef double unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef int64_t bits __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+using Vec = typename VecTypes<T>::vec;
+template <class T>
+using Bits = typename VecTypes<T>::bits;
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+ELMAN_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VecTypes<T>::unaligned*>(p);
+}
+template <class T>
+ELMAN_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VecTypes<T>::unaligned*>(p) = v;
+}
+template <class T>
+ELMAN_INLINE Vec<T> broadcast(T x) {
+  return Vec<T>{} + x;
+}
+
+// The first n lanes, 0 < n <= kLanes; lanes past them read as 0 and are never written.
+#if defined(__AVX512F__)
+ELMAN_INLINE Vec<float> load_first(const float* p, int n) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+ELMAN_INLINE Vec<double> load_first(const double* p, int n) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+ELMAN_INLINE void store_first(float* p, Vec<float> v, int n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), (__m512)v);
+}
+ELMAN_INLINE void store_first(double* p, Vec<double> v, int n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), (__m512d)v);
+}
+#else
+template <class T>
+ELMAN_INLINE Vec<T> load_first(const T* p, int n) {
+  Vec<T> v{};
+  for (int i = 0; i < n; i++)
+    v[i] = p[i];
+  return v;
+}
+template <class T>
+ELMAN_INLINE void store_first(T* p, Vec<T> v, int n) {
+  for (int i = 0; i < n; i++)
+    p[i] = v[i];
+}
+#endif
+
+// Calls f(std::integral_constant<int, i>) for i in [0, N): unrolling that does not depend on the
+// optimiser's mood.
+template <int N, class F>
+ELMAN_INLINE void unroll(F&& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, i>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
+
+// Transposes the square block of kLanes x kLanes values in r, in log2(kLanes) rounds of two-operand
+// shuffles.
+template <class T>
+ELMAN_INLINE void transpose(Vec<T> (&r)[kLanes<T>]) {
+  constexpr int V = kLanes<T>;
+  auto round = [&]<int S>(std::integral_constant<int, S>) __attribute__((always_inline)) {
+    unroll<V>([&](auto i) __attribute__((always_inline)) {
+      if constexpr (!(i.value & S)) {
+        const Vec<T> a = r[i], b = r[i + S];
+        [&]<int... l>(std::integer_sequence<int, l...>) __attribute__((always_inline)) {
+          r[i] = __builtin_shufflevector(a, b, ((l & S) ? V + l - S : l)...);
+          r[i + S] = __builtin_shufflevector(a, b, ((l & S) ? V + l : l + S)...);
+        }(std::make_integer_sequence<int, V>{});
+      }
+    });
+  };
+  round(std::integral_constant<int, 1>{});
+  if constexpr (V > 2)
+    round(std::integral_constant<int, 2>{});
+  if constexpr (V > 4)
+    round(std::integral_constant<int, 4>{});
+  if constexpr (V > 8)
+    round(std::integral_constant<int, 8>{});
+}
+
+// Flushes denormals on this thread for as long as it lives; the thread's mode returns with it.
+class FlushDenormals {
+public:
+#if defined(__x86_64__)
+  FlushDenormals() : mode_(_mm_getcsr()) { _mm_setcsr(mode_ | kFlushAndTreatAsZero); }
+  ~FlushDenormals() { _mm_setcsr(mode_); }
+
+private:
+  static constexpr unsigned kFlushAndTreatAsZero = 0x8040;
+  unsigned mode_;
+#elif defined(__aarch64__)
+  FlushDenormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(mode_));
+    asm volatile("msr fpcr, %0" : : "r"(mode_ | kFlush));
+  }
+  ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(mode_)); }
+
+private:
+  static constexpr uint64_t kFlush = 1u << 24;
+  uint64_t mode_;
+#else
+  FlushDenormals() {}
+#endif
+public:
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+};
+
+} // namespace
+} // namespace elman
