@@ -1,0 +1,419 @@
+"""Every rule about sizes, dtypes, devices and arguments, each with its one error text.
+
+A message says who was called, with which argument, the rule in symbols and in the numbers of this
+call, what came instead, and what to do. The checks on the way of a call are comparisons; a message
+is only built when one has failed. Nothing is changed by a call that fails.
+
+Symbols: L time steps, N sequences in the batch, D directions, H_in = input_size, H_out = proj_size
+or else hidden_size.
+"""
+
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Number
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from elman.cells import CELLS, Cell
+
+__all__ = [
+    "KindError",
+    "ShapeError",
+    "check_arguments",
+    "check_cell_input",
+    "check_dropout",
+    "check_input",
+    "check_no_projection",
+    "check_packed",
+    "check_states",
+    "check_weights",
+    "rnn_cell",
+]
+
+
+class ShapeError(ValueError, RuntimeError):
+    """A size, dtype, device or value disagrees with the rest of the call.
+
+    torch.nn raises now ValueError and now RuntimeError for these, so code that catches either
+    catches this.
+    """
+
+
+class KindError(ShapeError, TypeError, AttributeError, IndexError):
+    """An argument is not the kind of thing that is asked for, such as a list where a tensor goes.
+
+    torch.nn raises TypeError, AttributeError or IndexError for these, by which line of it fails
+    first.
+    """
+
+
+class Layer(Protocol):
+    """What the checks read from a layer."""
+
+    input_size: int
+    batch_first: bool
+
+
+class StepCell(Protocol):
+    """What the checks read from a cell module."""
+
+    input_size: int
+
+
+# --- constructors -----------------------------------------------------------------------------
+
+
+def check_arguments(
+    who: object,
+    *,
+    input_size: int,
+    hidden_size: int,
+    bias: bool,
+    dtype: torch.dtype | None,
+    num_layers: int = 1,
+    batch_first: bool = False,
+    bidirectional: bool = False,
+    proj_size: int = 0,
+) -> None:
+    """Check the constructor arguments of a layer or a cell.
+
+    Raises:
+        KindError: an argument has the wrong type.
+        ShapeError: a size is out of range, or dtype cannot carry gradients.
+    """
+    for name, size in (
+        ("input_size", input_size),
+        ("hidden_size", hidden_size),
+        ("num_layers", num_layers),
+    ):
+        _check_int(who, name, size)
+        if size < 1:
+            _fail(who, f"{name} must be at least 1, got {size}")
+    _check_int(who, "proj_size", proj_size)
+    if not 0 <= proj_size < hidden_size:
+        _fail(
+            who,
+            f"proj_size must be from 1 to hidden_size - 1 = {hidden_size - 1}, or 0 for no "
+            f"projection, got {proj_size}",
+        )
+    for name, flag in (("bias", bias), ("batch_first", batch_first)):
+        if not isinstance(flag, bool):
+            _fail(who, f"{name} must be True or False, got {flag!r}", KindError)
+    # torch.nn takes anything here. 1 and 0 are in use; a string is a mistake.
+    if bidirectional not in (True, False):
+        _fail(who, f"bidirectional must be True or False, got {bidirectional!r}", KindError)
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        _fail(who, f"dtype must be a floating point type, got {dtype}: integers have no gradients")
+
+
+def check_dropout(who: object, dropout: float, num_layers: int) -> None:
+    """Check the dropout of a layer, and warn if there is nowhere to apply it.
+
+    Raises:
+        KindError: dropout is not a number.
+        ShapeError: dropout is not in [0, 1].
+    """
+    if not isinstance(dropout, Number) or isinstance(dropout, bool):
+        _fail(who, f"dropout must be a number in [0, 1], got {dropout!r}", KindError)
+    if not 0 <= dropout <= 1:
+        _fail(
+            who,
+            f"dropout must be in [0, 1], got {dropout}: it is the probability of zeroing elements",
+        )
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            f"{_name(who)}: dropout acts between layers, so dropout={dropout} does nothing with "
+            "num_layers=1: add layers, or apply torch.nn.Dropout to the output",
+            stacklevel=4,  # shapes, the shared base, the class, and then its caller
+        )
+
+
+def check_no_projection(who: object, proj_size: int) -> None:
+    """Check that a layer which has no projection is not asked for one.
+
+    Raises:
+        ShapeError: proj_size is not 0.
+    """
+    if proj_size != 0:
+        _fail(who, f"proj_size must be 0, got {proj_size}: only LSTM can project its state")
+
+
+def rnn_cell(who: object, nonlinearity: str) -> Cell:
+    """Return the cell of the given nonlinearity.
+
+    Raises:
+        ShapeError: nonlinearity is neither "tanh" nor "relu".
+    """
+    cell = CELLS.get(f"rnn_{nonlinearity}")
+    if cell is None:
+        _fail(who, f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    return cell
+
+
+def _check_int(who: object, name: str, value: object) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        _fail(who, f"{name} must be an int, got {value!r} ({_name(value)})", KindError)
+
+
+# --- calls ------------------------------------------------------------------------------------
+
+
+def check_weights(
+    who: object,
+    names: Sequence[str | None],
+    shapes: Sequence[tuple[int, ...] | None],
+    weights: Sequence[Tensor | None],
+) -> None:
+    """Check that the parameters, as they are now, have their shapes and one dtype and device.
+
+    A parameter that was replaced or reassigned may have any. A name or shape of None stands for a
+    parameter that the module does not have.
+
+    Raises:
+        KindError: a parameter is not a tensor.
+        ShapeError: a shape, dtype or device is not the module's.
+    """
+    first: Tensor | None = None
+    for name, shape, weight in zip(names, shapes, weights, strict=True):
+        if shape is None:
+            continue
+        if not isinstance(weight, Tensor):
+            _fail(who, f"{name} must be a tensor, got {_name(weight)}", KindError)
+        if weight.shape != shape:
+            _fail(who, f"{name} must be {shape}, got {tuple(weight.shape)}")
+        if first is None:
+            first, dtype, device = weight, weight.dtype, weight.device
+        elif weight.dtype is not dtype or weight.device != device:
+            _check_kind(who, str(name), weight, first, str(names[0]))
+
+
+def check_input(layer: Layer, input: Tensor, weight: Tensor) -> torch.Size:
+    """Check the input of a layer, (L, N, H_in) or (N, L, H_in) if batch_first, or (L, H_in).
+
+    Returns:
+        The shape of input.
+
+    Raises:
+        KindError: input is not a tensor.
+        ShapeError: its rank, features, length, dtype or device is wrong.
+    """
+    if not isinstance(input, Tensor):
+        _not_a_tensor(layer, input, "a tensor or a PackedSequence")
+    shape = input.shape
+    rank = len(shape)
+    if rank != 3 and rank != 2:
+        rule = "(N, L, H_in)" if layer.batch_first else "(L, N, H_in)"
+        _fail(
+            layer,
+            f"input must be {rule} or, for one sequence, (L, H_in), got {tuple(shape)}: "
+            + ("use input.unsqueeze(-1) for one feature" if rank == 1 else "reshape it"),
+        )
+    if shape[-1] != layer.input_size:
+        _wrong_features(layer, shape, layer.input_size)
+    if shape[1 if rank == 3 and layer.batch_first else 0] == 0:
+        _fail(layer, f"input must have at least one time step, got L = 0 in {tuple(shape)}")
+    if input.dtype is not weight.dtype or input.device != weight.device:
+        _check_kind(layer, "input", input, weight)
+    return shape
+
+
+def check_packed(layer: Layer, input: PackedSequence, weight: Tensor) -> int:
+    """Check a packed input: data (rows, H_in), and batch_sizes that add up to rows.
+
+    Returns:
+        N, the number of sequences.
+
+    Raises:
+        ShapeError: data or batch_sizes is wrong, or they do not belong together.
+    """
+    data, batch_sizes, order, _ = input
+    if data.dim() != 2:
+        _fail(layer, f"input.data must be (rows, H_in), got {tuple(data.shape)}: {_PACK}")
+    if data.shape[1] != layer.input_size:
+        _wrong_features(layer, data.shape, layer.input_size, "input.data")
+    if batch_sizes.dtype is not torch.int64 or batch_sizes.dim() != 1 or not len(batch_sizes):
+        _fail(
+            layer,
+            "input.batch_sizes must be int64 of shape (L,) with L at least 1, got "
+            f"{batch_sizes.dtype} of shape {tuple(batch_sizes.shape)}: {_PACK}",
+        )
+    sizes = batch_sizes.tolist()
+    if sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
+        _fail(layer, f"input.batch_sizes must be positive and never grow, got {sizes}: {_PACK}")
+    if sum(sizes) != len(data):
+        _fail(
+            layer,
+            f"input.data must have one row per step of a sequence, sum(batch_sizes) = {sum(sizes)}"
+            f" rows, got {len(data)}: {_PACK}",
+        )
+    if order is not None and order.shape != (sizes[0],):
+        _fail(
+            layer,
+            f"input.sorted_indices must be (N,) = ({sizes[0]},), got {tuple(order.shape)}: {_PACK}",
+        )
+    _check_kind(layer, "input", data, weight)
+    return int(sizes[0])
+
+
+def check_cell_input(cell: StepCell, input: Tensor, weight: Tensor) -> torch.Size:
+    """Check the input of a cell module, (N, H_in) or (H_in,).
+
+    Returns:
+        The shape of input.
+
+    Raises:
+        KindError: input is not a tensor.
+        ShapeError: its rank, features, dtype or device is wrong.
+    """
+    if not isinstance(input, Tensor):
+        _not_a_tensor(cell, input, "a tensor")
+    shape = input.shape
+    rank = len(shape)
+    if rank != 2 and rank != 1:
+        layer = _name(cell).removesuffix("Cell")
+        _fail(
+            cell,
+            f"input must be (N, H_in) or (H_in,), got {tuple(shape)}: a cell takes one time step; "
+            f"call it for each, or use {layer} for whole sequences",
+        )
+    if shape[-1] != cell.input_size:
+        _wrong_features(cell, shape, cell.input_size)
+    if input.dtype is not weight.dtype or input.device != weight.device:
+        _check_kind(cell, "input", input, weight)
+    return shape
+
+
+def check_states(
+    who: object,
+    hx: Tensor | Sequence[Tensor],
+    expected: Sequence[tuple[int, ...]],
+    axes: str,
+    weight: Tensor,
+    input: torch.Size | None = None,
+) -> tuple[Tensor, ...]:
+    """Check the initial state.
+
+    Args:
+        who: The module.
+        hx: A tensor, or for the LSTM two, as the user gave it.
+        expected: The shape of each state.
+        axes: The axes before the last, in symbols, such as "D * num_layers, N, ".
+        weight: A parameter: the states have its dtype and device.
+        input: The shape of a batched input, to recognise a batch that came the other way round.
+
+    Returns:
+        The states as a tuple.
+
+    Raises:
+        KindError: hx is not a tensor, or not a pair of tensors.
+        ShapeError: the shape, dtype or device of a state is wrong.
+    """
+    states: tuple[Any, ...]
+    if len(expected) == 1:
+        states = (hx,)
+    elif isinstance(hx, (tuple, list)) and len(hx) == len(expected):
+        states = tuple(hx)
+    else:
+        _wrong_structure(who, hx, len(expected))
+    for name, state, shape in zip(_STATES, states, expected, strict=False):
+        if not isinstance(state, Tensor):
+            _wrong_structure(who, hx, len(expected))
+        if state.shape != shape:
+            _wrong_state(who, name, tuple(state.shape), shape, axes, input)
+        if state.dtype is not weight.dtype or state.device != weight.device:
+            _check_kind(who, name, state, weight)
+    return states
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+_STATES = ("h_0", "c_0")
+_PACK = "build it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence"
+
+
+def _name(who: object) -> str:
+    return type(who).__name__
+
+
+def _fail(who: object, text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
+    raise error(f"{_name(who)}: {text}")
+
+
+def _not_a_tensor(who: object, got: object, expected: str) -> NoReturn:
+    if isinstance(got, PackedSequence):
+        remedy = "a cell takes one time step; a layer takes a PackedSequence"
+    else:
+        remedy = "convert it with torch.as_tensor"
+    _fail(who, f"input must be {expected}, got {_name(got)}: {remedy}", KindError)
+
+
+def _wrong_features(
+    who: object, shape: torch.Size, input_size: int, what: str = "input"
+) -> NoReturn:
+    text = f"{what} must have H_in = input_size = {input_size} features on its last axis, got "
+    text += f"{shape[-1]} in {tuple(shape)}: "
+    if input_size in shape[:-1]:
+        axis = list(shape).index(input_size)
+        text += f"use {what}.transpose({axis}, -1) if the features are on axis {axis}"
+    else:
+        text += f"construct it with input_size={shape[-1]}, or give it {input_size} features"
+    _fail(who, text)
+
+
+def _wrong_structure(who: object, hx: object, count: int) -> NoReturn:
+    if isinstance(hx, (tuple, list)):
+        got = f"{_name(hx)} of {', '.join(map(_name, hx)) or 'nothing'}"
+    else:
+        got = _name(hx)
+    if count == 1:
+        rule, remedy = "one tensor, h_0", "only the LSTM has a cell state c_0"
+    else:
+        rule, remedy = "a pair of tensors, (h_0, c_0)", "pass both, or neither for zeros"
+    _fail(who, f"hx must be {rule}, got {got}: {remedy}", KindError)
+
+
+def _wrong_state(
+    who: object,
+    name: str,
+    got: tuple[int, ...],
+    shape: tuple[int, ...],
+    axes: str,
+    input: torch.Size | None,
+) -> NoReturn:
+    batch_first = getattr(who, "batch_first", False)
+    if input is not None and got == (shape[0], input[1 if batch_first else 0], shape[2]):
+        ours, theirs, remedy = "(L, N, H_in)", "(N, L, H_in)", "with batch_first=True"
+        if batch_first:
+            ours, theirs, remedy = theirs, ours, "without batch_first"
+        remedy = f"input {tuple(input)} is read as {ours}; if it is {theirs}, construct it {remedy}"
+    elif len(got) != len(shape):
+        remedy = "the state has a batch axis exactly if the input has one"
+    elif len(shape) == 3 and got == (shape[1], shape[0], shape[2]):
+        remedy = f"batch_first leaves the state alone; use {name}.transpose(0, 1)"
+    elif got[-1] != shape[-1] or (len(shape) == 3 and got[0] != shape[0]):
+        remedy = "a state of this size comes from another module"
+    else:
+        remedy = "a state goes on with the same sequences; start new ones with None, for zeros"
+    width = "hidden_size" if name == "c_0" else "H_out"
+    _fail(who, f"{name} must be ({axes}{width}) = {shape}, got {got}: {remedy}")
+
+
+def _check_kind(
+    who: object, what: str, tensor: Tensor, weight: Tensor, owner: str = "the weights"
+) -> None:
+    dtype, device = weight.dtype, weight.device
+    if tensor.dtype is not dtype:
+        remedy = f"use {what}.to({dtype})"
+        if tensor.dtype.is_floating_point:
+            remedy += f", or .to({tensor.dtype}) on the module"
+        elif what == "input":
+            remedy += ", or torch.nn.Embedding first if these are indices"
+        rule = f"{what} must have the dtype of {owner}, {dtype}"
+        _fail(who, f"{rule}, got {tensor.dtype}: {remedy}")
+    if tensor.device != device:
+        rule = f"{what} must be on the device of {owner}, {device}"
+        remedy = f"use .to({str(device)!r}) on it, or .to({str(tensor.device)!r}) on the module"
+        _fail(who, f"{rule}, got {tensor.device}: {remedy}")
