@@ -1,0 +1,738 @@
+"""The layers and cells: drop-in for RNN, LSTM, GRU, RNNCell, LSTMCell and GRUCell of torch.nn.
+
+Same arguments in the same order, same parameter names, shapes and initial values, same state
+dicts, inputs and outputs. What a module does here is read its parameters by name, bring the user's
+arguments into the one form that `elman.ops` computes (time-major, batched, a tuple of states),
+stack layers with dropout between them, and bring the results back.
+
+Parameters are read by name at each call and nothing is derived from them and kept: a parameter that
+was written to, moved, tied, pruned, or replaced by a computed tensor takes effect at the next call.
+
+Tensors that are not on the CPU go to PyTorch's own recurrent kernels. On the CPU, float32 and
+float64 are computed by the native core, other dtypes as `elman.ops` says. Under
+torch.autocast("cpu") the computation stays in the dtype of the weights, and the results have the
+dtype that torch.nn gives them.
+
+Symbols: L time steps, N sequences in the batch, D = 2 if bidirectional else 1, H_in = input_size,
+H_out = proj_size or else hidden_size. The equations are in `elman.cells`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter, init
+from torch.nn.functional import dropout as apply_dropout
+from torch.nn.utils.rnn import PackedSequence
+
+from elman import ops, shapes
+from elman.cells import CELLS, Cell
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+
+# `mode` of a layer, as torch.nn writes it -> its cell
+_MODES = {cell.name.upper(): cell for cell in CELLS.values()}
+
+
+class _Recurrent(Module):
+    """Parameters and their reading, for layers and cells alike."""
+
+    hidden_size: int
+
+    # Whether the state stays in its own dtype under autocast. torch.nn lowers the whole of RNN,
+    # RNNCell and LSTM, but only the products of the others.
+    _keeps_state_dtype = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        # One entry for each tensor that ops wants, None where this module has none.
+        self._names: list[str | None] = []
+        self._shapes: list[tuple[int, ...] | None] = []
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew from U(-k, k) with k = 1 / sqrt(hidden_size)."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            init.uniform_(parameter, -bound, bound)
+
+    def _add(
+        self, name: str, shape: tuple[int, ...] | None, device: Any, dtype: torch.dtype | None
+    ) -> None:
+        self._names.append(name if shape else None)
+        self._shapes.append(shape)
+        if shape:
+            weight = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, Parameter(weight))
+
+    def _weights(self) -> list[Any]:
+        own = self._parameters
+        names = self._names
+        try:
+            weights = [None if name is None else own[name] for name in names]
+        except KeyError:  # replaced by a property or by a tensor that is not a Parameter
+            weights = [None if name is None else getattr(self, name) for name in names]
+        shapes.check_weights(self, names, self._shapes, weights)
+        return weights
+
+    def _autocast(self, input: Any, hx: Any) -> Any:
+        # The core computes in float32 whatever comes in, so lowering the inputs and the weights
+        # would cost time and accuracy. Only the results are lowered.
+        lower = torch.get_autocast_dtype("cpu")
+        if self._keeps_state_dtype:
+            state = input if hx is None else hx[0] if isinstance(hx, (tuple, list)) else hx
+            if isinstance(state, (Tensor, PackedSequence)):
+                lower = torch.promote_types(lower, state.data.dtype)
+        dtype = self._weights()[0].dtype
+        with torch.autocast("cpu", enabled=False):
+            return _cast(self.forward(_cast(input, dtype), _cast(hx, dtype)), lower)
+
+
+# Autocast lets alone what is double, integer or elsewhere.
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, (Tensor, PackedSequence)):
+        data = value.data
+        castable = data.is_cpu and data.is_floating_point() and data.dtype is not torch.float64
+        return value.to(dtype) if castable else value
+    if isinstance(value, (tuple, list)):
+        return tuple(_cast(v, dtype) for v in value)
+    return value
+
+
+def _as_hx(states: Sequence[Tensor]) -> Any:
+    # A state as users see it: one tensor, or for the LSTM a pair.
+    return states[0] if len(states) == 1 else tuple(states)
+
+
+class _Layer(_Recurrent):
+    """What RNN, LSTM and GRU share, which is all but the arguments of their constructors."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> None:
+        shapes.check_arguments(
+            self,
+            input_size=input_size,
+            hidden_size=hidden_size,
+            bias=bias,
+            dtype=dtype,
+            num_layers=num_layers,
+            batch_first=batch_first,
+            bidirectional=bidirectional,
+            proj_size=proj_size,
+        )
+        shapes.check_dropout(self, dropout, num_layers)
+        super().__init__()
+        self.mode = cell.name.upper()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+
+        width = proj_size or hidden_size
+        rows = len(cell.gates) * hidden_size
+        suffixes = ("", "_reverse") if bidirectional else ("",)
+        self._num_directions = len(suffixes)
+        self._state_widths = (width, hidden_size)[: len(cell.states)]
+        for layer in range(num_layers):
+            features = width * len(suffixes) if layer else input_size
+            for suffix in suffixes:
+                end = f"_l{layer}{suffix}"
+                self._add("weight_ih" + end, (rows, features), device, dtype)
+                self._add("weight_hh" + end, (rows, width), device, dtype)
+                self._add("bias_ih" + end, (rows,) if bias else None, device, dtype)
+                self._add("bias_hh" + end, (rows,) if bias else None, device, dtype)
+                projection = (proj_size, hidden_size) if proj_size else None
+                self._add("weight_hr" + end, projection, device, dtype)
+        self.reset_parameters()
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The parameters of each layer and direction, in the order of their names."""
+        return [
+            [getattr(self, name) for name in self._names[i : i + 5] if name is not None]
+            for i in range(0, len(self._names), 5)
+        ]
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: there is no flat copy of the parameters to bring up to date."""
+
+    def extra_repr(self) -> str:
+        """Return the arguments that are not at their defaults, as torch.nn prints them."""
+        text = f"{self.input_size}, {self.hidden_size}"
+        for name, default in (
+            ("proj_size", 0),
+            ("num_layers", 1),
+            ("bias", True),
+            ("batch_first", False),
+            ("dropout", 0.0),
+            ("bidirectional", False),
+        ):
+            value = getattr(self, name)
+            if value != default:
+                text += f", {name}={value}"
+        return text
+
+    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+        """Run over whole sequences.
+
+        Every call starts from hx, or from zeros: a layer does not remember the last one.
+
+        Args:
+            input: (L, N, H_in), or (N, L, H_in) if batch_first, or (L, H_in) for one sequence, or a
+                torch.nn.utils.rnn.PackedSequence for sequences of different lengths. L is at least
+                1, N may be 0.
+            hx: The initial state, zeros if None. h_0 is (D * num_layers, N, H_out), or
+                (D * num_layers, H_out) for one sequence; batch_first does not change it. The LSTM
+                takes the pair (h_0, c_0), with c_0 (D * num_layers, N, hidden_size).
+
+        Returns:
+            output, h_n, or for the LSTM output, (h_n, c_n). output has the last layer's h at every
+            step: (L, N, D * H_out), laid out as input is, or packed. h_n and c_n are shaped as hx:
+            each layer, direction and sequence at its own last step, in the caller's order. No two
+            of them share memory, and gradients flow through all.
+
+        Raises:
+            ShapeError: a shape, dtype or device disagrees with the layer or the rest of the call.
+                It is a ValueError and a RuntimeError.
+            KindError: input is no tensor, or hx has not the structure above. It is also a
+                TypeError, an AttributeError and an IndexError.
+        """
+        if torch.is_autocast_enabled("cpu"):
+            return self._autocast(input, hx)  # type: ignore[no-any-return]
+        weights = self._weights()
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, weights)
+
+        shape = shapes.check_input(self, input, weights[0])
+        states = None
+        if len(shape) == 3:
+            if hx is not None:
+                batch = shape[0 if self.batch_first else 1]
+                states = self._states(hx, weights[0], batch, input=shape)
+            if self.batch_first:
+                output, *final = self._run(input.transpose(0, 1), None, states, weights)
+                return output.transpose(0, 1), _as_hx(final)
+            output, *final = self._run(input, None, states, weights)
+        else:
+            if hx is not None:
+                states = tuple(s.unsqueeze(1) for s in self._states(hx, weights[0]))
+            results = self._run(input.unsqueeze(1), None, states, weights)
+            output, *final = (result.squeeze(1) for result in results)
+        return output, _as_hx(final)
+
+    def _forward_packed(
+        self, input: PackedSequence, hx: Any, weights: list[Any]
+    ) -> tuple[PackedSequence, Any]:
+        data, batch_sizes, order, inverse = input
+        batch = shapes.check_packed(self, input, weights[0])
+        states = None if hx is None else self._states(hx, weights[0], batch)
+        if states is not None and order is not None:
+            states = tuple(state.index_select(1, order) for state in states)
+        output, *final = self._run(data, batch_sizes, states, weights)
+        if inverse is not None:
+            final = [state.index_select(1, inverse) for state in final]
+        return PackedSequence(output, batch_sizes, order, inverse), _as_hx(final)
+
+    # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell
+    def _states(
+        self, hx: Any, weight: Tensor, *batch: int, input: torch.Size | None = None
+    ) -> tuple[Tensor, ...]:
+        axes = "D * num_layers, N, " if batch else "D * num_layers, "
+        return shapes.check_states(self, hx, self._state_shapes(*batch), axes, weight, input)
+
+    def _state_shapes(self, *batch: int) -> list[tuple[int, ...]]:
+        rows = self.num_layers * self._num_directions
+        return [(rows, *batch, width) for width in self._state_widths]
+
+    # the stack: (L, N, H_in) or (rows, H_in), hx -> output, h_n and, for the LSTM, c_n
+    def _run(
+        self,
+        input: Tensor,
+        batch_sizes: Tensor | None,
+        states: tuple[Tensor, ...] | None,
+        weights: list[Any],
+    ) -> tuple[Tensor, ...]:
+        cell = _MODES[self.mode]
+        if not input.is_cpu:
+            return self._run_elsewhere(cell, input, batch_sizes, states, weights)
+        if self.num_layers == 1:
+            return ops.layer(cell, input, batch_sizes, states, weights)
+        directions = self._num_directions
+        finals = []
+        for layer in range(self.num_layers):
+            if layer and self.dropout and self.training:
+                input = apply_dropout(input, self.dropout)
+            rows = slice(layer * directions, (layer + 1) * directions)
+            input, *final = ops.layer(
+                cell,
+                input,
+                batch_sizes,
+                None if states is None else tuple(state[rows] for state in states),
+                weights[5 * rows.start : 5 * rows.stop],
+            )
+            finals.append(final)
+        return input, *(torch.cat(layers) for layers in zip(*finals, strict=True))
+
+    # the same by PyTorch's own kernels
+    def _run_elsewhere(
+        self,
+        cell: Cell,
+        input: Tensor,
+        batch_sizes: Tensor | None,
+        states: tuple[Tensor, ...] | None,
+        weights: list[Any],
+    ) -> tuple[Tensor, ...]:
+        if states is None:
+            batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
+            states = tuple(input.new_zeros(shape) for shape in self._state_shapes(batch))
+        options = (
+            _as_hx(states),
+            [weight for weight in weights if weight is not None],
+            self.bias,
+            self.num_layers,
+            self.dropout,
+            self.training,
+            bool(self.bidirectional),
+        )
+        kernel = getattr(torch, cell.name)
+        if batch_sizes is None:
+            return tuple(kernel(input, *options, False))  # time-major, so not batch_first
+        return tuple(kernel(input, batch_sizes, *options))
+
+
+class RNN(_Layer):
+    """An Elman network of one or more layers, with tanh or ReLU, as torch.nn.RNN.
+
+    The equations are those of `elman.cells.rnn_tanh` and `elman.cells.rnn_relu`. Parameters, for
+    layer k and with the suffix _reverse for the second direction: weight_ih_l{k}
+    (hidden_size, H_in), weight_hh_l{k} (hidden_size, hidden_size), bias_ih_l{k} and bias_hh_l{k}
+    (hidden_size,), where H_in of the layers after the first is D * hidden_size.
+
+    Args:
+        input_size: H_in, the number of features of the input at each step.
+        hidden_size: H_out, the number of features of the state.
+        num_layers: Layers stacked on each other.
+        nonlinearity: "tanh" or "relu".
+        bias: Whether there are bias_ih and bias_hh.
+        batch_first: Whether input and output are (N, L, features) and not (L, N, features). The
+            state is (D * num_layers, N, H_out) either way.
+        dropout: The probability of zeroing an element between layers, in training.
+        bidirectional: Whether a second set of parameters runs backwards in time; output has both
+            side by side.
+        device: Where the parameters are made.
+        dtype: The type of the parameters.
+        proj_size: For LSTM only, so 0.
+
+    Raises:
+        ShapeError: a size is not positive, dropout is not in [0, 1], nonlinearity is misspelt, or
+            proj_size is given. It is a ValueError.
+        KindError: an argument has the wrong type. It is a TypeError too.
+
+    Example:
+        >>> import elman, torch
+        >>> rnn = elman.RNN(input_size=3, hidden_size=2, batch_first=True)
+        >>> output, h_n = rnn(torch.randn(16, 5, 3))  # 16 sequences of 5 steps
+        >>> output.shape, h_n.shape
+        (torch.Size([16, 5, 2]), torch.Size([1, 16, 2]))
+        >>> torch.equal(output[:, -1], h_n[0])
+        True
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        proj_size: int = 0,
+    ) -> None:
+        shapes.check_no_projection(self, proj_size)
+        super().__init__(
+            shapes.rnn_cell(self, nonlinearity),
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+        )
+        self.nonlinearity = nonlinearity
+
+
+class LSTM(_Layer):
+    """A long short-term memory of one or more layers, as torch.nn.LSTM.
+
+    The equations are those of `elman.cells.lstm`. Parameters, for layer k and with the suffix
+    _reverse for the second direction: weight_ih_l{k} (4 * hidden_size, H_in), weight_hh_l{k}
+    (4 * hidden_size, H_out), bias_ih_l{k} and bias_hh_l{k} (4 * hidden_size,), each with the rows
+    of the gates i, f, g, o in turn, and with a projection weight_hr_l{k} (proj_size, hidden_size).
+    H_in of the layers after the first is D * H_out.
+
+    Args:
+        input_size: H_in, the number of features of the input at each step.
+        hidden_size: The number of features of the cell state, and of h without a projection.
+        num_layers: Layers stacked on each other.
+        bias: Whether there are bias_ih and bias_hh.
+        batch_first: Whether input and output are (N, L, features) and not (L, N, features). The
+            state is (D * num_layers, N, .) either way.
+        dropout: The probability of zeroing an element between layers, in training.
+        bidirectional: Whether a second set of parameters runs backwards in time; output has both
+            side by side.
+        proj_size: If not 0, h is projected to this many features, fewer than hidden_size.
+        device: Where the parameters are made.
+        dtype: The type of the parameters.
+
+    Raises:
+        ShapeError: a size is out of range, or dropout is not in [0, 1]. It is a ValueError.
+        KindError: an argument has the wrong type. It is a TypeError too.
+
+    Example:
+        >>> import elman, torch
+        >>> lstm = elman.LSTM(input_size=3, hidden_size=4, num_layers=2, bidirectional=True)
+        >>> output, (h_n, c_n) = lstm(torch.randn(5, 16, 3))  # 5 steps of 16 sequences
+        >>> output.shape, h_n.shape, c_n.shape
+        (torch.Size([5, 16, 8]), torch.Size([4, 16, 4]), torch.Size([4, 16, 4]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            CELLS["lstm"],
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
+
+
+class GRU(_Layer):
+    """A gated recurrent unit of one or more layers, as torch.nn.GRU.
+
+    The equations are those of `elman.cells.gru`. Parameters, for layer k and with the suffix
+    _reverse for the second direction: weight_ih_l{k} (3 * hidden_size, H_in), weight_hh_l{k}
+    (3 * hidden_size, hidden_size), bias_ih_l{k} and bias_hh_l{k} (3 * hidden_size,), each with the
+    rows of the gates r, z, n in turn. H_in of the layers after the first is D * hidden_size.
+
+    Args:
+        input_size: H_in, the number of features of the input at each step.
+        hidden_size: H_out, the number of features of the state.
+        num_layers: Layers stacked on each other.
+        bias: Whether there are bias_ih and bias_hh.
+        batch_first: Whether input and output are (N, L, features) and not (L, N, features). The
+            state is (D * num_layers, N, H_out) either way.
+        dropout: The probability of zeroing an element between layers, in training.
+        bidirectional: Whether a second set of parameters runs backwards in time; output has both
+            side by side.
+        device: Where the parameters are made.
+        dtype: The type of the parameters.
+        proj_size: For LSTM only, so 0.
+
+    Raises:
+        ShapeError: a size is not positive, dropout is not in [0, 1], or proj_size is given. It is a
+            ValueError.
+        KindError: an argument has the wrong type. It is a TypeError too.
+
+    Example:
+        >>> import elman, torch
+        >>> from torch.nn.utils.rnn import pack_sequence
+        >>> gru = elman.GRU(input_size=3, hidden_size=4)
+        >>> sequences = [torch.randn(2, 3), torch.randn(5, 3)]
+        >>> output, h_n = gru(pack_sequence(sequences, enforce_sorted=False))
+        >>> torch.testing.assert_close(h_n[0, 0], gru(sequences[0])[1][0])  # at its own last step
+    """
+
+    _keeps_state_dtype = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        proj_size: int = 0,
+    ) -> None:
+        shapes.check_no_projection(self, proj_size)
+        super().__init__(
+            CELLS["gru"],
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+        )
+
+
+class _StepCell(_Recurrent):
+    """What RNNCell, LSTMCell and GRUCell share, which is all but their constructors."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> None:
+        shapes.check_arguments(
+            self, input_size=input_size, hidden_size=hidden_size, bias=bias, dtype=dtype
+        )
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        rows = len(cell.gates) * hidden_size
+        self._add("weight_ih", (rows, input_size), device, dtype)
+        self._add("weight_hh", (rows, hidden_size), device, dtype)
+        for name in ("bias_ih", "bias_hh"):
+            self._add(name, (rows,) if bias else None, device, dtype)
+            if not bias:  # as in torch.nn, whose cells have these as None and whose layers have not
+                self.register_parameter(name, None)
+        self.reset_parameters()
+
+    @property
+    def _cell(self) -> Cell:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Return the arguments that are not at their defaults, as torch.nn prints them."""
+        text = f"{self.input_size}, {self.hidden_size}"
+        return text if self.bias else text + ", bias=False"
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """Run one time step.
+
+        Args:
+            input: (N, H_in), or (H_in,) for one sequence.
+            hx: The state before the step, (N, hidden_size), or (hidden_size,) for one sequence;
+                for LSTMCell the pair (h, c). Zeros if None.
+
+        Returns:
+            The state after the step, shaped as hx: h, or for LSTMCell (h, c).
+
+        Raises:
+            ShapeError: a shape, dtype or device disagrees with the cell or the rest of the call.
+                It is a ValueError and a RuntimeError.
+            KindError: input is no tensor, or hx has not the structure above. It is also a
+                TypeError, an AttributeError and an IndexError.
+        """
+        if torch.is_autocast_enabled("cpu"):
+            return self._autocast(input, hx)
+        weights = self._weights()
+        shape = shapes.check_cell_input(self, input, weights[0])
+        cell = self._cell
+        states = None
+        if hx is not None:
+            expected = [(*shape[:-1], self.hidden_size)] * len(cell.states)
+            axes = "N, " if len(shape) == 2 else ""
+            states = shapes.check_states(self, hx, expected, axes, weights[0])
+        if len(shape) == 2:
+            return _as_hx(self._run(cell, input, states, weights))
+        if states is not None:
+            states = tuple(state.unsqueeze(0) for state in states)
+        results = self._run(cell, input.unsqueeze(0), states, weights)
+        return _as_hx([result.squeeze(0) for result in results])
+
+    # (N, H_in), hx -> the next states
+    def _run(
+        self, cell: Cell, input: Tensor, states: tuple[Tensor, ...] | None, weights: list[Any]
+    ) -> Sequence[Tensor]:
+        if input.is_cpu:
+            return ops.step(cell, input, states, weights)
+        if states is None:
+            states = (input.new_zeros(len(input), self.hidden_size),) * len(cell.states)
+        result = getattr(torch, cell.name + "_cell")(input, _as_hx(states), *weights)
+        return (result,) if isinstance(result, Tensor) else result
+
+
+class RNNCell(_StepCell):
+    """One step of an Elman network, with tanh or ReLU, as torch.nn.RNNCell.
+
+    The equations are those of `elman.cells.rnn_tanh` and `elman.cells.rnn_relu`. Parameters:
+    weight_ih (hidden_size, H_in), weight_hh (hidden_size, hidden_size), bias_ih and bias_hh
+    (hidden_size,), which are None without bias.
+
+    Args:
+        input_size: H_in, the number of features of the input.
+        hidden_size: The number of features of the state.
+        bias: Whether there are bias_ih and bias_hh.
+        nonlinearity: "tanh" or "relu".
+        device: Where the parameters are made.
+        dtype: The type of the parameters.
+
+    Raises:
+        ShapeError: a size is not positive, or nonlinearity is misspelt. It is a ValueError.
+        KindError: an argument has the wrong type. It is a TypeError too.
+
+    Example:
+        >>> import elman, torch
+        >>> cell, h = elman.RNNCell(input_size=3, hidden_size=4), None
+        >>> for x in torch.randn(5, 16, 3):  # 5 steps of 16 sequences
+        ...     h = cell(x, h)
+        >>> h.shape
+        torch.Size([16, 4])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        cell = shapes.rnn_cell(self, nonlinearity)
+        super().__init__(cell, input_size, hidden_size, bias, device, dtype)
+        self.nonlinearity = nonlinearity
+
+    @property
+    def _cell(self) -> Cell:
+        return shapes.rnn_cell(self, self.nonlinearity)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that are not at their defaults, as torch.nn prints them."""
+        text = super().extra_repr()
+        return text if self.nonlinearity == "tanh" else f"{text}, nonlinearity={self.nonlinearity}"
+
+
+class LSTMCell(_StepCell):
+    """One step of a long short-term memory, as torch.nn.LSTMCell.
+
+    The equations are those of `elman.cells.lstm`. Parameters: weight_ih (4 * hidden_size, H_in),
+    weight_hh (4 * hidden_size, hidden_size), bias_ih and bias_hh (4 * hidden_size,), each with the
+    rows of the gates i, f, g, o in turn; the biases are None without bias.
+
+    Args:
+        input_size: H_in, the number of features of the input.
+        hidden_size: The number of features of each state.
+        bias: Whether there are bias_ih and bias_hh.
+        device: Where the parameters are made.
+        dtype: The type of the parameters.
+
+    Raises:
+        ShapeError: a size is not positive. It is a ValueError.
+        KindError: an argument has the wrong type. It is a TypeError too.
+
+    Example:
+        >>> import elman, torch
+        >>> cell, state = elman.LSTMCell(input_size=3, hidden_size=4), None
+        >>> for x in torch.randn(5, 16, 3):  # 5 steps of 16 sequences
+        ...     state = h, c = cell(x, state)
+        >>> h.shape, c.shape
+        (torch.Size([16, 4]), torch.Size([16, 4]))
+    """
+
+    _keeps_state_dtype = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(CELLS["lstm"], input_size, hidden_size, bias, device, dtype)
+
+    @property
+    def _cell(self) -> Cell:
+        return CELLS["lstm"]
+
+
+class GRUCell(_StepCell):
+    """One step of a gated recurrent unit, as torch.nn.GRUCell.
+
+    The equations are those of `elman.cells.gru`. Parameters: weight_ih (3 * hidden_size, H_in),
+    weight_hh (3 * hidden_size, hidden_size), bias_ih and bias_hh (3 * hidden_size,), each with the
+    rows of the gates r, z, n in turn; the biases are None without bias.
+
+    Args:
+        input_size: H_in, the number of features of the input.
+        hidden_size: The number of features of the state.
+        bias: Whether there are bias_ih and bias_hh.
+        device: Where the parameters are made.
+        dtype: The type of the parameters.
+
+    Raises:
+        ShapeError: a size is not positive. It is a ValueError.
+        KindError: an argument has the wrong type. It is a TypeError too.
+
+    Example:
+        >>> import elman, torch
+        >>> cell = elman.GRUCell(input_size=3, hidden_size=4)
+        >>> cell(torch.randn(16, 3), torch.zeros(16, 4)).shape
+        torch.Size([16, 4])
+    """
+
+    _keeps_state_dtype = True
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(CELLS["gru"], input_size, hidden_size, bias, device, dtype)
+
+    @property
+    def _cell(self) -> Cell:
+        return CELLS["gru"]
