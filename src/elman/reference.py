@@ -87,7 +87,7 @@ def layer(
     outputs, states = zip(*runs, strict=True)
     output = torch.cat(outputs, -1)
     if batch_sizes is None:
-        output = output.unflatten(0, input.shape[:2])
+        output = output.reshape(*input.shape[:2], output.shape[-1])
     return output, *(torch.stack(directions) for directions in zip(*states, strict=True))
 
 
@@ -128,7 +128,7 @@ def _direction(
     assert w_ih is not None
     assert w_hh is not None
     state = _zeros(cell, rows, sizes[0], w_hh) if hx is None else hx
-    gx = linear(rows, w_ih, b_ih).split(list(sizes))
+    gx = linear(rows, w_ih, b_ih).split_with_sizes(list(sizes))
     outputs: list[Tensor] = []
     for gx_t in reversed(gx) if reverse else gx:
         # The first n sequences take this step. The others have ended, or, in reverse, have not
