@@ -47,9 +47,8 @@ class _Recurrent(Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # One entry for each tensor that ops wants, None where this module has none.
-        self._names: list[str | None] = []
-        self._shapes: list[tuple[int, ...] | None] = []
+        # Name and shape of each tensor that ops wants, None where this module has none.
+        self._layout: list[tuple[str | None, tuple[int, ...] | None]] = []
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew from U(-k, k) with k = 1 / sqrt(hidden_size)."""
@@ -60,20 +59,32 @@ class _Recurrent(Module):
     def _add(
         self, name: str, shape: tuple[int, ...] | None, device: Any, dtype: torch.dtype | None
     ) -> None:
-        self._names.append(name if shape else None)
-        self._shapes.append(shape)
+        self._layout.append((name if shape else None, shape))
         if shape:
             weight = torch.empty(shape, device=device, dtype=dtype)
             self.register_parameter(name, Parameter(weight))
 
     def _weights(self) -> list[Any]:
         own = self._parameters
-        names = self._names
+        weights: list[Any] = []
         try:
-            weights = [None if name is None else own[name] for name in names]
-        except KeyError:  # replaced by a property or by a tensor that is not a Parameter
-            weights = [None if name is None else getattr(self, name) for name in names]
-        shapes.check_weights(self, names, self._shapes, weights)
+            # The usual case, on the way of every call: all in place, on the CPU.
+            dtype = own[self._layout[0][0]].dtype  # type: ignore[index, union-attr]
+            for name, shape in self._layout:
+                if name is None:
+                    weights.append(None)
+                    continue
+                weight: Any = own[name]
+                if weight.shape != shape or weight.dtype is not dtype or not weight.is_cpu:
+                    break
+                weights.append(weight)
+            else:
+                return weights
+        except (KeyError, AttributeError):
+            pass
+        # Wrong, elsewhere, or replaced by a property or by a tensor that is not a Parameter.
+        weights = [None if name is None else getattr(self, name) for name, _ in self._layout]
+        shapes.check_weights(self, self._layout, weights)
         return weights
 
     def _autocast(self, input: Any, hx: Any) -> Any:
@@ -166,8 +177,8 @@ class _Layer(_Recurrent):
     def all_weights(self) -> list[list[Tensor]]:
         """The parameters of each layer and direction, in the order of their names."""
         return [
-            [getattr(self, name) for name in self._names[i : i + 5] if name is not None]
-            for i in range(0, len(self._names), 5)
+            [getattr(self, name) for name, _ in self._layout[i : i + 5] if name is not None]
+            for i in range(0, len(self._layout), 5)
         ]
 
     def flatten_parameters(self) -> None:
@@ -221,28 +232,26 @@ class _Layer(_Recurrent):
             return self._forward_packed(input, hx, weights)
 
         shape = shapes.check_input(self, input, weights[0])
-        states = None
-        if len(shape) == 3:
-            if hx is not None:
-                batch = shape[0 if self.batch_first else 1]
-                states = self._states(hx, weights[0], batch, input=shape)
-            if self.batch_first:
-                output, *final = self._run(input.transpose(0, 1), None, states, weights)
-                return output.transpose(0, 1), _as_hx(final)
-            output, *final = self._run(input, None, states, weights)
-        else:
-            if hx is not None:
-                states = tuple(s.unsqueeze(1) for s in self._states(hx, weights[0]))
+        batch = () if len(shape) == 2 else shape[:1] if self.batch_first else shape[1:2]
+        states = None if hx is None else self._states(hx, weights[0], batch, shape)
+        if not batch:
+            if states is not None:
+                states = tuple(state.unsqueeze(1) for state in states)
             results = self._run(input.unsqueeze(1), None, states, weights)
-            output, *final = (result.squeeze(1) for result in results)
-        return output, _as_hx(final)
+            results = tuple(result.squeeze(1) for result in results)
+        elif self.batch_first:
+            output, *final = self._run(input.transpose(0, 1), None, states, weights)
+            results = (output.transpose(0, 1), *final)
+        else:
+            results = self._run(input, None, states, weights)
+        return results[0], _as_hx(results[1:])
 
     def _forward_packed(
         self, input: PackedSequence, hx: Any, weights: list[Any]
     ) -> tuple[PackedSequence, Any]:
         data, batch_sizes, order, inverse = input
         batch = shapes.check_packed(self, input, weights[0])
-        states = None if hx is None else self._states(hx, weights[0], batch)
+        states = None if hx is None else self._states(hx, weights[0], (batch,))
         if states is not None and order is not None:
             states = tuple(state.index_select(1, order) for state in states)
         output, *final = self._run(data, batch_sizes, states, weights)
@@ -252,12 +261,12 @@ class _Layer(_Recurrent):
 
     # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell
     def _states(
-        self, hx: Any, weight: Tensor, *batch: int, input: torch.Size | None = None
+        self, hx: Any, weight: Tensor, batch: tuple[int, ...], input: torch.Size | None = None
     ) -> tuple[Tensor, ...]:
         axes = "D * num_layers, N, " if batch else "D * num_layers, "
-        return shapes.check_states(self, hx, self._state_shapes(*batch), axes, weight, input)
+        return shapes.check_states(self, hx, self._state_shapes(batch), axes, weight, input)
 
-    def _state_shapes(self, *batch: int) -> list[tuple[int, ...]]:
+    def _state_shapes(self, batch: tuple[int, ...]) -> list[tuple[int, ...]]:
         rows = self.num_layers * self._num_directions
         return [(rows, *batch, width) for width in self._state_widths]
 
@@ -301,7 +310,7 @@ class _Layer(_Recurrent):
     ) -> tuple[Tensor, ...]:
         if states is None:
             batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
-            states = tuple(input.new_zeros(shape) for shape in self._state_shapes(batch))
+            states = tuple(input.new_zeros(shape) for shape in self._state_shapes((batch,)))
         options = (
             _as_hx(states),
             [weight for weight in weights if weight is not None],

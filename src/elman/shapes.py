@@ -163,21 +163,20 @@ def _check_int(who: object, name: str, value: object) -> None:
 
 def check_weights(
     who: object,
-    names: Sequence[str | None],
-    shapes: Sequence[tuple[int, ...] | None],
+    layout: Sequence[tuple[str | None, tuple[int, ...] | None]],
     weights: Sequence[Tensor | None],
 ) -> None:
     """Check that the parameters, as they are now, have their shapes and one dtype and device.
 
-    A parameter that was replaced or reassigned may have any. A name or shape of None stands for a
-    parameter that the module does not have.
+    A parameter that was replaced or reassigned may have any. `layout` has the name and shape of
+    each, None for a parameter that the module does not have.
 
     Raises:
         KindError: a parameter is not a tensor.
         ShapeError: a shape, dtype or device is not the module's.
     """
     first: Tensor | None = None
-    for name, shape, weight in zip(names, shapes, weights, strict=True):
+    for (name, shape), weight in zip(layout, weights, strict=True):
         if shape is None:
             continue
         if not isinstance(weight, Tensor):
@@ -187,7 +186,7 @@ def check_weights(
         if first is None:
             first, dtype, device = weight, weight.dtype, weight.device
         elif weight.dtype is not dtype or weight.device != device:
-            _check_kind(who, str(name), weight, first, str(names[0]))
+            _check_kind(who, str(name), weight, first, str(layout[0][0]))
 
 
 def check_input(layer: Layer, input: Tensor, weight: Tensor) -> torch.Size:
@@ -384,7 +383,11 @@ def _wrong_state(
     input: torch.Size | None,
 ) -> NoReturn:
     batch_first = getattr(who, "batch_first", False)
-    if input is not None and got == (shape[0], input[1 if batch_first else 0], shape[2]):
+    if (
+        input is not None
+        and len(shape) == 3
+        and got == (shape[0], input[1 if batch_first else 0], shape[2])
+    ):
         ours, theirs, remedy = "(L, N, H_in)", "(N, L, H_in)", "with batch_first=True"
         if batch_first:
             ours, theirs, remedy = theirs, ours, "without batch_first"
