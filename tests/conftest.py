@@ -1,0 +1,191 @@
+"""Random problems, what a module makes of them, and the comparator; the instruction sets to test.
+
+The measure of accuracy is torch.nn itself: on the same float32 problem, our largest error against
+torch.nn in float64 may be twice torch.nn's own float32 error, plus a floor for where that is nearly
+nothing by luck.
+"""
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import elman
+
+try:
+    from elman import _native
+except ImportError:
+    _native = None
+
+LAYERS = ("RNN", "LSTM", "GRU")
+STEP_CELLS = ("RNNCell", "LSTMCell", "GRUCell")
+
+ISAS = (
+    ["reference"]
+    if _native is None or os.environ.get("ELMAN_BACKEND") == "reference"
+    else list(_native.isas())
+)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Compute with one of the instruction sets of this machine."""
+    if _native is None or request.param == "reference":
+        yield request.param
+        return
+    before = _native.isa()
+    _native.set_isa(request.param)
+    yield request.param
+    _native.set_isa(before)
+
+
+# --- random problems ----------------------------------------------------------------------------
+
+FORMS = ("time_first", "batch_first", "unbatched", "sorted", "unsorted")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One module and one call of it, drawn from a seed.
+
+    Attributes:
+        kind: The name of the class, in torch.nn as in elman.
+        options: Arguments of its constructor.
+        form: How the input of a layer comes; the last two of FORMS are packed.
+        seq_len: L.
+        batch: N.
+        with_hx: Whether an initial state is given.
+        seed: Decides all numbers: parameters, input, states, upstream gradients, dropout.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    form: str = "time_first"
+    seq_len: int = 5
+    batch: int = 3
+    with_hx: bool = True
+    seed: int = 0
+    lengths: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        lengths = random.Random(self.seed).choices(range(1, self.seq_len + 1), k=self.batch)
+        lengths[-1] = self.seq_len
+        if self.form == "sorted":
+            lengths.sort(reverse=True)
+        object.__setattr__(self, "lengths", lengths)
+
+    @property
+    def is_cell(self) -> bool:
+        return self.kind in STEP_CELLS
+
+    @property
+    def state_shapes(self) -> list[tuple[int, ...]]:
+        hidden = self.options["hidden_size"]
+        batch = () if self.form == "unbatched" else (self.batch,)
+        if self.is_cell:
+            rows: tuple[int, ...] = ()
+        else:
+            directions = 1 + self.options.get("bidirectional", False)
+            rows = (self.options.get("num_layers", 1) * directions,)
+        widths = [self.options.get("proj_size", 0) or hidden, hidden]
+        return [(*rows, *batch, width) for width in widths[: 1 + ("LSTM" in self.kind)]]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        batch = () if self.form == "unbatched" else (self.batch,)
+        length = () if self.is_cell else (self.seq_len,)
+        outer = batch + length if self.form == "batch_first" else length + batch
+        return (*outer, self.options["input_size"])
+
+    def module(self, namespace: Any, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+        """Construct the module; equal seeds give equal parameters in either namespace."""
+        torch.manual_seed(self.seed)
+        options = dict(self.options)
+        if self.form == "batch_first":
+            options["batch_first"] = True
+        return getattr(namespace, self.kind)(**options).to(dtype)
+
+    def arguments(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """Draw the input and the states, as leaves."""
+        generator = torch.Generator().manual_seed(self.seed)
+        shapes = {"input": self.input_shape}
+        if self.with_hx:
+            shapes |= dict(zip(("h_0", "c_0"), self.state_shapes, strict=False))
+        return {
+            name: torch.randn(shape, generator=generator).to(dtype).requires_grad_()
+            for name, shape in shapes.items()
+        }
+
+    def call(
+        self, module: torch.nn.Module, arguments: Mapping[str, Tensor]
+    ) -> tuple[Tensor | PackedSequence, ...]:
+        """Call the module: (output, h_n[, c_n]) of a layer, (h[, c]) of a cell."""
+        input: Any = arguments["input"]
+        if self.form in ("sorted", "unsorted"):
+            input = pack_padded_sequence(input, self.lengths, enforce_sorted=self.form == "sorted")
+        hx = tuple(value for name, value in arguments.items() if name != "input")
+        torch.manual_seed(self.seed)  # for dropout
+        result = module(input, None if not hx else hx if "LSTM" in self.kind else hx[0])
+        if self.is_cell:
+            return result if isinstance(result, tuple) else (result,)
+        output, state = result
+        return (output, *state) if isinstance(state, tuple) else (output, state)
+
+
+def solve(
+    problem: Problem, namespace: Any, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Return every output and, with random gradients upon all outputs, every gradient."""
+    module = problem.module(namespace, dtype)
+    arguments = problem.arguments(dtype)
+    results = problem.call(module, arguments)
+    outputs = {
+        f"result {i}": result.data if isinstance(result, PackedSequence) else result
+        for i, result in enumerate(results)
+    }
+    leaves = arguments | dict(module.named_parameters())
+    generator = torch.Generator().manual_seed(problem.seed + 1)
+    upstream = [torch.randn(o.shape, generator=generator).to(dtype) for o in outputs.values()]
+    gradients = torch.autograd.grad(list(outputs.values()), list(leaves.values()), upstream)
+    named = {f"d {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
+    return {name: tensor.detach() for name, tensor in (outputs | named).items()}
+
+
+# --- the comparator -----------------------------------------------------------------------------
+
+FLOOR = 1e-6
+"""What is allowed beyond twice torch.nn's error, relative to the largest element: 8 ulp."""
+
+
+def assert_as_accurate_as_torch(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], exact: Mapping[str, Tensor]
+) -> None:
+    """Raise unless each of our tensors is about as near to the exact one as torch.nn's is."""
+    assert ours.keys() == theirs.keys() == exact.keys()
+    for name, truth in exact.items():
+        assert ours[name].dtype == theirs[name].dtype, name
+        assert ours[name].shape == theirs[name].shape == truth.shape, name
+        if truth.numel() == 0:
+            continue
+        scale = truth.abs().max().item()
+        own = (theirs[name].double() - truth).abs().max().item()
+        budget = 2 * own + FLOOR * scale
+        torch.testing.assert_close(
+            ours[name].double(),
+            truth,
+            rtol=0,
+            atol=budget,
+            msg=lambda text, name=name, own=own: f"{name}: torch.nn errs by {own:.2e}; {text}",
+        )
+
+
+def compare(problem: Problem) -> None:
+    """Solve a problem with elman and with torch.nn, and require ours to be as accurate."""
+    exact = solve(problem, torch.nn, torch.float64)
+    assert_as_accurate_as_torch(solve(problem, elman), solve(problem, torch.nn), exact)
