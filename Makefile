@@ -50,7 +50,7 @@ $(VENV)/tools: pyproject.toml constraints.txt
 # what has changed is compiled again.
 $(VENV)/core: $(VENV)/tools CMakeLists.txt $(CORE)
 	$(PIP) install --constraint constraints.txt --no-build-isolation \
-	    --config-settings=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON --editable .
+	    --config-settings=cmake.define.ELMAN_WERROR=ON --editable .
 	touch $@
 
 $(VENV)/peers: $(VENV)/tools
