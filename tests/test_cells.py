@@ -56,7 +56,7 @@ def test_a_step_is_the_same_in_numpy_and_in_torch(cell: Cell) -> None:
         ("gru", torch.gru_cell),
     ],
 )
-def test_a_step_is_torchs(name, torch_cell) -> None:  # type: ignore[no-untyped-def]
+def test_a_step_is_torchs(name, torch_cell) -> None:
     cell = CELLS[name]
     torch.manual_seed(0)
     x, *state = torch.randn(1 + len(cell.states), 5, 3, dtype=torch.float64)

@@ -1,0 +1,639 @@
+"""The modules: what torch.nn's do, as accurately, in every structure and under every treatment."""
+
+import copy
+import dataclasses
+import inspect
+import io
+import math
+import pickle
+import random
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from conftest import (
+    FORMS,
+    LAYERS,
+    STEP_CELLS,
+    Problem,
+    assert_as_accurate_as_torch,
+    compare,
+    solve,
+)
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
+
+import elman
+from elman import ops, reference
+from elman.cells import CELLS
+
+# around the widths of the vectors, 4, 8 and 16
+SIZES = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 70)
+
+
+def random_problem(kind: str, seed: int) -> Problem:
+    rng = random.Random(f"{kind} {seed}")
+    hidden = rng.choice(SIZES)
+    options: dict[str, Any] = {
+        "input_size": rng.choice(SIZES),
+        "hidden_size": hidden,
+        "bias": rng.random() < 0.7,
+    }
+    if kind in ("RNN", "RNNCell"):
+        options["nonlinearity"] = rng.choice(("tanh", "relu"))
+    if kind in STEP_CELLS:
+        form = rng.choice(("time_first", "unbatched"))
+    else:
+        form = rng.choice(FORMS)
+        options["num_layers"] = rng.randint(1, 3)
+        options["bidirectional"] = rng.random() < 0.5
+        if options["num_layers"] > 1:
+            options["dropout"] = rng.choice((0.0, 0.3))
+        if kind == "LSTM" and hidden > 1 and rng.random() < 0.4:
+            options["proj_size"] = rng.randint(1, hidden - 1)
+    length, batch = rng.randint(1, 30), rng.choice(SIZES[:10])
+    return Problem(kind, options, form, length, batch, rng.random() < 0.6, seed)
+
+
+def same(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def near(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+# the same module in torch.nn and here, with the same parameters
+def pair(kind: str, *args: Any, **options: Any) -> tuple[torch.nn.Module, Any]:
+    modules = []
+    for namespace in (torch.nn, elman):
+        torch.manual_seed(0)
+        modules.append(getattr(namespace, kind)(*args, **options))
+    return modules[0], modules[1]
+
+
+# --- accuracy -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_results_and_gradients_are_as_accurate_as_torchs(kind: str, seed: int) -> None:
+    compare(random_problem(kind, seed))
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_combination_of_options_is_as_accurate_as_torchs(kind: str, form: str) -> None:
+    choices: dict[str, tuple[Any, ...]] = {
+        "num_layers": (1, 2),
+        "bidirectional": (False, True),
+        "bias": (False, True),
+    }
+    if kind == "RNN":
+        choices["nonlinearity"] = ("tanh", "relu")
+    if kind == "LSTM":
+        choices["proj_size"] = (0, 3)
+    for number, values in enumerate(product(*choices.values(), (False, True))):
+        options = dict(zip(choices, values, strict=False))
+        options |= {"input_size": 5, "hidden_size": 9}
+        if options["num_layers"] > 1:
+            options["dropout"] = 0.4
+        compare(Problem(kind, options, form, with_hx=values[-1], seed=number))
+
+
+def swap_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    def swapped(input, sizes, hx, weights, cell):
+        step = cell.step
+        count = len(cell.gates)
+
+        def wrong(m, gx, gh, state):
+            a, b = gx.chunk(count, -1), gh.chunk(count, -1)
+            order = [1, 0, *range(2, count)]
+            gx, gh = (torch.cat([x[i] for i in order], -1) for x in (a, b))
+            return step(m, gx, gh, state)
+
+        return reference.layer(dataclasses.replace(cell, step=wrong), input, sizes, hx, weights)
+
+    monkeypatch.setattr(
+        ops, "layer", lambda cell, input, sizes, hx, w: swapped(input, sizes, hx, w, cell)
+    )
+
+
+def drop_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(cell, input, sizes, hx, weights):
+        w_ih, w_hh, b_ih, b_hh, w_hr = weights
+        return reference.layer(cell, input, sizes, hx, [w_ih, w_hh, b_ih, b_hh * 0, w_hr])
+
+    monkeypatch.setattr(ops, "layer", wrong)
+
+
+def scale_the_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "layer", reference.layer)
+    monkeypatch.setattr(reference.TorchMath, "tanh", staticmethod(lambda x: 1.01 * torch.tanh(x)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sabotage"),
+    [
+        ("LSTM", swap_gates),
+        ("GRU", swap_gates),
+        *product(LAYERS, (drop_a_bias, scale_the_activation)),
+    ],
+)
+def test_the_comparator_objects_to_a_wrong_cell(
+    kind: str,
+    sabotage: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = Problem(kind, {"input_size": 5, "hidden_size": 9})
+    compare(problem)
+    sabotage(monkeypatch)
+    with pytest.raises(AssertionError, match=r"torch\.nn errs by"):
+        compare(problem)
+
+
+def test_the_comparator_looks_at_every_result_and_gradient() -> None:
+    problem = Problem("LSTM", {"input_size": 3, "hidden_size": 4})
+    ours, exact = solve(problem, elman), solve(problem, torch.nn, torch.float64)
+    theirs = solve(problem, torch.nn)
+    assert len(ours) == 3 + 3 + 4  # output, h_n, c_n; input, h_0, c_0; the parameters
+    for name in ours:
+        with pytest.raises(AssertionError, match=name):
+            assert_as_accurate_as_torch(ours | {name: ours[name] * 1.0001}, theirs, exact)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("form", ["time_first", "unsorted"])
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        ("RNN", {"nonlinearity": "tanh"}),
+        ("RNN", {"nonlinearity": "relu"}),
+        ("LSTM", {}),
+        ("LSTM", {"proj_size": 2}),
+        ("GRU", {}),
+        *((kind, None) for kind in STEP_CELLS),
+    ],
+)
+def test_gradients_are_the_derivatives_of_the_results(
+    kind: str, extra: dict[str, Any] | None, form: str
+) -> None:
+    options = {"input_size": 2, "hidden_size": 3}
+    if extra is not None:
+        options |= {"num_layers": 2, "bidirectional": True} | extra
+    elif form == "unsorted":
+        form = "unbatched"
+    problem = Problem(kind, options, form, seq_len=3, batch=2, seed=1)
+    module = problem.module(elman, torch.float64)
+    arguments = problem.arguments(torch.float64)
+    parameters = dict(module.named_parameters())
+
+    def run(*leaves: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip((*arguments, *parameters), leaves, strict=True))
+        inputs = {name: given[name] for name in arguments}
+        weights = {name: given[name] for name in parameters}
+        return problem.call(lambda *a: functional_call(module, weights, a), inputs)
+
+    assert torch.autograd.gradcheck(run, (*arguments.values(), *parameters.values()))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_any_subset_of_the_leaves_may_want_gradients(kind: str) -> None:
+    problem = Problem(kind, {"input_size": 3, "hidden_size": 4, "num_layers": 2})
+    exact = solve(problem, elman)
+    rng = random.Random(0)
+    for _ in range(10):
+        module, arguments = problem.module(elman), problem.arguments()
+        leaves = arguments | dict(module.named_parameters())
+        wanted = [name for name in leaves if rng.random() < 0.4] or ["input"]
+        for name, leaf in leaves.items():
+            leaf.requires_grad_(name in wanted)
+        outputs = problem.call(module, arguments)
+        generator = torch.Generator().manual_seed(problem.seed + 1)
+        upstream = [torch.randn(o.shape, generator=generator) for o in outputs]
+        torch.autograd.backward(outputs, upstream)
+        for name, leaf in leaves.items():
+            if name in wanted:
+                near(leaf.grad, exact[f"d {name}"])
+            else:
+                assert leaf.grad is None
+
+
+# --- construction -------------------------------------------------------------------------------
+
+CONSTRUCTIONS = [
+    ("RNN", (3, 4), {}),
+    ("RNN", (3, 4, 2, "relu", False, True, 0.5, True), {}),
+    ("RNN", (), {"input_size": 3, "hidden_size": 4, "nonlinearity": "relu", "num_layers": 3}),
+    ("LSTM", (3, 4), {}),
+    ("LSTM", (3, 4, 2, False, True, 0.5, True, 2), {}),
+    ("LSTM", (3, 4, 2, True, False, 1, 1, 2, "cpu", torch.float64), {}),
+    ("LSTM", (3, 5), {"proj_size": 2, "bidirectional": True, "dtype": torch.bfloat16}),
+    ("GRU", (3, 4), {}),
+    ("GRU", (3, 4, 2, False, True, 0.5, True), {}),
+    ("GRU", (3, 4), {"bias": False, "dtype": torch.float64}),
+    ("RNNCell", (3, 4), {}),
+    ("RNNCell", (3, 4, False, "relu", "cpu", torch.float64), {}),
+    ("LSTMCell", (3, 4, False, "cpu", torch.float64), {}),
+    ("LSTMCell", (3, 4), {}),
+    ("GRUCell", (3, 4), {"bias": False}),
+    ("GRUCell", (3, 4, True, None, torch.float16), {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "args", "options"), CONSTRUCTIONS)
+def test_a_module_is_constructed_as_in_torch(
+    kind: str, args: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    theirs, ours = pair(kind, *args, **options)
+    assert repr(ours) == repr(theirs)
+    ours_named, theirs_named = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    assert list(ours_named) == list(theirs_named)
+    for name in ours_named:
+        same(ours_named[name].data, theirs_named[name].data)
+        assert ours_named[name].dtype == theirs_named[name].dtype
+    for name, value in vars(theirs).items():
+        if not name.startswith("_"):
+            assert getattr(ours, name) == value, name
+    if kind in LAYERS:
+        assert [[w.shape for w in ws] for ws in ours.all_weights] == [
+            [w.shape for w in ws] for ws in theirs.all_weights
+        ]
+        assert ours.all_weights[0][0] is ours.weight_ih_l0
+    assert hasattr(ours, "bias_ih") == hasattr(theirs, "bias_ih")
+    assert hasattr(ours, "bias_ih_l0") == hasattr(theirs, "bias_ih_l0")
+    # state dicts both ways, and the parameters drawn anew
+    for module in (ours, theirs):
+        torch.manual_seed(1)
+        module.reset_parameters()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    for name, weight in ours.state_dict().items():
+        same(weight, theirs.state_dict()[name])
+
+
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_the_signature_is_the_documented_one_of_torch(kind: str) -> None:
+    theirs = getattr(torch.nn, kind)
+    overloads = {
+        "RNN": "input_size hidden_size num_layers nonlinearity bias batch_first dropout "
+        "bidirectional device dtype",
+        "LSTM": "input_size hidden_size num_layers bias batch_first dropout bidirectional "
+        "proj_size device dtype",
+        "GRU": "input_size hidden_size num_layers bias batch_first dropout bidirectional "
+        "device dtype",
+    }
+    expected = overloads.get(kind, " ".join(inspect.signature(theirs).parameters)).split()
+    parameters = inspect.signature(getattr(elman, kind)).parameters.values()
+    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == expected
+    assert list(inspect.signature(getattr(elman, kind).forward).parameters) == [
+        "self",
+        "input",
+        "hx",
+    ]
+
+
+def test_the_initial_values_have_the_documented_bound() -> None:
+    lstm = elman.LSTM(7, 16, 2)
+    for parameter in lstm.parameters():
+        assert 0.2 < parameter.abs().max().item() <= 1 / math.sqrt(16)
+
+
+def test_modules_can_be_made_without_memory_and_filled_later() -> None:
+    lstm = torch.nn.utils.skip_init(elman.LSTM, 3, 4)
+    assert lstm.weight_ih_l0.device.type == "cpu"
+    lstm.reset_parameters()
+    assert lstm(torch.randn(2, 1, 3))[0].isfinite().all()
+
+
+# --- calls --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_packed_result_is_packed_as_the_input(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4)
+    for lengths in ([5, 3, 1], [1, 5, 3]):
+        packed = pack_sequence([torch.randn(n, 3) for n in lengths], enforce_sorted=lengths[0] > 1)
+        (a, _), (b, _) = ours(packed), theirs(packed)
+        assert type(a) is type(b)
+        near(a.data, b.data)
+        same(a.batch_sizes, b.batch_sizes)
+        if b.sorted_indices is None:
+            assert a.sorted_indices is a.unsorted_indices is None
+        else:
+            same(a.sorted_indices, b.sorted_indices)
+            same(a.unsorted_indices, b.unsorted_indices)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_each_sequence_of_a_packed_batch_ends_at_its_own_last_step(kind: str) -> None:
+    ours = getattr(elman, kind)(3, 4, 2, bidirectional=True)
+    sequences = [torch.randn(n, 3) for n in (2, 5, 1, 4)]
+    _, state = ours(pack_sequence(sequences, enforce_sorted=False))
+    for i, sequence in enumerate(sequences):
+        _, alone = ours(sequence)
+        pairs = zip(state, alone, strict=True) if kind == "LSTM" else [(state, alone)]
+        for together, single in pairs:
+            near(together[:, i], single)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_initial_state_goes_by_position_or_as_hx(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4)
+    x, h = torch.randn(5, 2, 3), torch.randn(1, 2, 4)
+    hx = (h, h + 1) if kind == "LSTM" else h
+    same(ours(x, hx)[0], ours(input=x, hx=hx)[0])
+    near(ours(x, hx)[0], theirs(x, hx)[0])
+    if kind == "LSTM":
+        same(ours(x, hx)[0], ours(x, list(hx))[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_results_are_structured_as_in_torch(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4, batch_first=True)
+    x = torch.randn(2, 5, 3)
+    (a, s), (b, t) = ours(x), theirs(x)
+    assert type(s) is type(t)
+    assert a.shape == b.shape
+    assert a.stride() == b.stride()
+    assert [u.shape for u in s] == [u.shape for u in t]
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_empty_batch_works(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4, 2, bidirectional=True)
+    for x in (torch.zeros(5, 0, 3), torch.zeros(5, 0, 3, requires_grad=True)):
+        (a, s), (b, t) = ours(x), theirs(x)
+        assert a.shape == b.shape
+        assert [u.shape for u in s] == [u.shape for u in t]
+    a.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in ours.parameters())
+
+
+@pytest.mark.parametrize("kind", STEP_CELLS)
+def test_a_cell_takes_an_empty_batch(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4)
+    a, b = ours(torch.zeros(0, 3)), theirs(torch.zeros(0, 3))
+    assert a[0].shape == b[0].shape if kind == "LSTMCell" else a.shape == b.shape
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_input_may_have_any_strides(kind: str) -> None:
+    ours = getattr(elman, kind)(3, 4)
+    x = torch.randn(3, 2, 10)[:, :, ::2].permute(2, 1, 0)
+    assert not x.is_contiguous()
+    same(ours(x)[0], ours(x.contiguous())[0])
+    same(ours(x[:1].expand(4, 2, 3))[0], ours(x[:1].repeat(4, 1, 1))[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_no_two_results_share_memory(kind: str) -> None:
+    for options in ({}, {"num_layers": 2}, {"bidirectional": True}):
+        output, state = getattr(elman, kind)(3, 4, **options)(torch.randn(1, 1, 3))
+        results = [output, *(state if kind == "LSTM" else [state])]
+        assert len({r.untyped_storage().data_ptr() for r in results}) == len(results)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_dropout_acts_in_training_only(kind: str) -> None:
+    ours = getattr(elman, kind)(3, 4, 2, dropout=0.5)
+    x = torch.randn(5, 2, 3)
+    assert not torch.equal(ours(x)[0], ours(x)[0])
+    ours.eval()
+    same(ours(x)[0], ours(x)[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_dropout_of_everything_leaves_the_biases(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4, 2, dropout=1.0)
+    x = torch.randn(5, 2, 3)
+    near(ours(x)[0], theirs(x)[0])
+
+
+# --- parameters are read at each call -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_a_write_behind_the_modules_back_shows_in_the_next_call(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4)
+    x = torch.randn(2, 3) if kind in STEP_CELLS else torch.randn(5, 2, 3)
+    with torch.no_grad():
+        before = ours(x)[0]
+        for module in (theirs, ours):
+            first = next(module.parameters())
+            first.data.mul_(2)
+            first.detach().numpy()[0] = 3
+        assert not torch.equal(ours(x)[0], before)
+        near(ours(x)[0], theirs(x)[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_a_parameter_replaced_by_a_computed_tensor_takes_effect(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4)
+    name = next(name for name, _ in ours.named_parameters() if name.startswith("weight_hh"))
+    x = torch.randn(2, 3) if kind in STEP_CELLS else torch.randn(5, 2, 3)
+    scale = torch.tensor(0.5, requires_grad=True)
+    for module in (theirs, ours):
+        value = getattr(module, name).detach()
+        delattr(module, name)
+        setattr(module, name, value * scale)
+    a, b = ours(x)[0], theirs(x)[0]
+    near(a, b)
+    (da,), (db,) = (torch.autograd.grad(y.square().sum(), scale) for y in (a, b))
+    near(da, db)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_parametrizations_and_pruning_work(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4, 2)
+    x = torch.randn(5, 2, 3)
+    for module in (theirs, ours):
+        torch.manual_seed(0)
+        parametrizations.weight_norm(module, "weight_ih_l0")
+        parametrizations.orthogonal(module, "weight_hh_l0")
+        prune.l1_unstructured(module, "weight_ih_l1", amount=0.5)
+        with torch.no_grad():
+            module.parametrizations.weight_ih_l0.original0.mul_(2)
+    near(ours(x)[0], theirs(x)[0])
+    ours(x)[0].sum().backward()
+    theirs(x)[0].sum().backward()
+    for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5, msg=name)
+    assert (ours.weight_ih_l1 == 0).any()
+    parametrize.remove_parametrizations(ours, "weight_ih_l0")
+    near(ours(x)[0], theirs(x)[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_functional_call_uses_the_given_parameters(kind: str) -> None:
+    theirs, ours = pair(kind, 3, 4)
+    x = torch.randn(2, 3) if kind in STEP_CELLS else torch.randn(5, 2, 3)
+    given = {name: torch.randn_like(p) for name, p in ours.named_parameters()}
+    before = ours(x)[0]
+    near(functional_call(ours, given, (x,))[0], functional_call(theirs, given, (x,))[0])
+    same(ours(x)[0], before)
+
+
+def test_tied_weights_are_one_parameter() -> None:
+    theirs, ours = pair("GRU", 4, 4)
+    x = torch.randn(5, 2, 4)
+    for module in (theirs, ours):
+        module.weight_hh_l0 = module.weight_ih_l0
+        module(x)[0].sum().backward()
+    assert len(list(ours.parameters())) == 3
+    near(ours.weight_ih_l0.grad, theirs.weight_ih_l0.grad)
+
+
+# --- copies and conversions ---------------------------------------------------------------------
+
+
+def through_pickle(module: torch.nn.Module) -> torch.nn.Module:
+    return pickle.loads(pickle.dumps(module))
+
+
+def through_a_file(module: torch.nn.Module) -> torch.nn.Module:
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle, through_a_file])
+def test_a_copy_computes_the_same_on_its_own_parameters(
+    kind: str, copied: Callable[[torch.nn.Module], torch.nn.Module]
+) -> None:
+    ours = getattr(elman, kind)(3, 4, bias=False)
+    x = torch.randn(2, 3) if kind in STEP_CELLS else torch.randn(5, 2, 3)
+    other = copied(ours)
+    before = ours(x)[0]
+    same(other(x)[0], before)
+    with torch.no_grad():
+        next(other.parameters()).mul_(3)
+    same(ours(x)[0], before)
+    assert not torch.equal(other(x)[0], before)
+
+
+def test_a_shallow_copy_shares_its_parameters() -> None:
+    lstm = elman.LSTM(3, 4)
+    other = copy.copy(lstm)
+    x = torch.randn(5, 2, 3)
+    with torch.no_grad():
+        lstm.weight_ih_l0.mul_(3)
+    same(other(x)[0], lstm(x)[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_a_module_can_change_its_dtype(kind: str) -> None:
+    ours = getattr(elman, kind)(3, 4)
+    x = torch.randn(2, 3) if kind in STEP_CELLS else torch.randn(5, 2, 3)
+    before = ours(x)[0]
+    for convert in (lambda m: m.double(), lambda m: m.to(torch.float32), lambda m: m.bfloat16()):
+        convert(ours)
+        dtype = next(ours.parameters()).dtype
+        after = ours(x.to(dtype))[0]
+        assert after.dtype is dtype
+        torch.testing.assert_close(after.float(), before, rtol=0, atol=0.03)
+
+
+def test_parameters_may_lie_in_shared_memory() -> None:
+    gru = elman.GRU(3, 4)
+    x = torch.randn(5, 2, 3)
+    before = gru(x)[0]
+    assert gru.share_memory().weight_ih_l0.is_shared()
+    same(gru(x)[0], before)
+
+
+# --- other dtypes and devices -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_half_precision_is_as_accurate_as_torchs(kind: str, dtype: torch.dtype) -> None:
+    theirs, ours = pair(kind, 5, 8, 2, bidirectional=True, dtype=dtype)
+    x = torch.randn(6, 3, 5).to(dtype)
+    exact = copy.deepcopy(theirs).double()(x.double())[0]
+    a, b = ours(x)[0], theirs(x)[0]
+    assert a.dtype is dtype
+    errors = [(y.double() - exact).abs().max().item() for y in (a, b)]
+    assert errors[0] <= 2 * errors[1] + torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("with_hx", [False, True])
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_autocast_gives_the_dtypes_of_torch(kind: str, with_hx: bool, dtype: torch.dtype) -> None:
+    theirs, ours = pair(kind, 3, 4, dtype=dtype)
+    x = torch.randn(2, 3, dtype=dtype) if kind in STEP_CELLS else torch.randn(5, 2, 3, dtype=dtype)
+    h = torch.randn(2, 4, dtype=dtype) if kind in STEP_CELLS else torch.randn(1, 2, 4, dtype=dtype)
+    hx = None if not with_hx else (h, h) if "LSTM" in kind else h
+    flat = torch.utils._pytree.tree_leaves
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        a, b = flat(ours(x, hx)), flat(theirs(x, hx))
+    assert [t.dtype for t in a] == [t.dtype for t in b]
+    for s, t in zip(a, b, strict=True):
+        torch.testing.assert_close(s, t, rtol=0, atol=0.05)
+    sum(t.sum() for t in a).backward()
+    assert {p.grad.dtype for p in ours.parameters()} == {dtype}
+
+
+def test_autocast_takes_what_a_lowered_layer_gives() -> None:
+    embedding, gru = torch.nn.Linear(3, 3), elman.GRU(3, 4)
+    lstm, head = elman.LSTM(4, 4), torch.nn.Linear(4, 2)
+    with torch.autocast("cpu"):
+        x = embedding(torch.randn(5, 2, 3))
+        assert x.dtype is torch.bfloat16
+        output, (h_n, c_n) = lstm(gru(x)[0])
+        assert lstm(output, (h_n, c_n))[0].dtype is torch.bfloat16
+        packed = pack_padded_sequence(output, [5, 3])
+        assert lstm(packed, (h_n, c_n))[0].data.dtype is torch.bfloat16
+        head(output).float().sum().backward()
+    assert embedding.weight.grad is not None
+    with torch.autocast("cpu"), pytest.raises(ValueError, match="dtype"):
+        gru(torch.zeros(5, 2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_meta_tensors_give_the_shapes(kind: str) -> None:
+    flat = torch.utils._pytree.tree_leaves
+    for options in ({}, {"num_layers": 2, "bidirectional": True, "bias": False}):
+        if kind in STEP_CELLS and options:
+            options = {"bias": False}
+        theirs, ours = pair(kind, 3, 4, device="meta", **options)
+        if kind in STEP_CELLS:
+            inputs = [torch.zeros(2, 3), torch.zeros(3)]
+        else:
+            inputs = [torch.zeros(5, 2, 3), torch.zeros(5, 3), pack_sequence([torch.zeros(2, 3)])]
+        for x in inputs:
+            a, b = flat(ours(x.to("meta"))), flat(theirs(x.to("meta")))
+            assert [t.shape for t in a if t is not None] == [t.shape for t in b if t is not None]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_cuda_tensors_go_to_torchs_kernels(kind: str) -> None:
+    forms = ("time_first", "unbatched") if kind in STEP_CELLS else FORMS
+    for form, with_hx in product(forms, (False, True)):
+        options = {"input_size": 3, "hidden_size": 4}
+        if kind in LAYERS:
+            options |= {"num_layers": 2, "bidirectional": True}
+        problem = Problem(kind, options, form, with_hx=with_hx)
+        results = []
+        for namespace in (elman, torch.nn):
+            module = problem.module(namespace).cuda()
+            arguments = {name: value.cuda() for name, value in problem.arguments().items()}
+            results.append(problem.call(module, arguments))
+        for a, b in zip(*results, strict=True):
+            assert a.is_cuda
+            same(a, b)
+
+
+def test_every_cell_has_a_layer() -> None:
+    layers = (elman.RNN(1, 1), elman.RNN(1, 1, 1, "relu"), elman.LSTM(1, 1), elman.GRU(1, 1))
+    assert {layer.mode.lower() for layer in layers} == set(CELLS)
