@@ -43,7 +43,9 @@ class ShapeError(ValueError, RuntimeError):
 
 
 class KindError(ShapeError, TypeError, AttributeError, IndexError):
-    """An argument is not the kind of thing that is asked for, such as a list where a tensor goes.
+    """An argument is not the kind of thing that is asked for.
+
+    Such as a list where a tensor goes, a tensor where a pair goes, or a state without a batch axis.
 
     torch.nn raises TypeError, AttributeError or IndexError for these, by which line of it fails
     first.
@@ -238,6 +240,7 @@ def check_packed(layer: Layer, input: PackedSequence, weight: Tensor) -> int:
             layer,
             "input.batch_sizes must be int64 of shape (L,) with L at least 1, got "
             f"{batch_sizes.dtype} of shape {tuple(batch_sizes.shape)}: {_PACK}",
+            KindError,
         )
     sizes = batch_sizes.tolist()
     if sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
@@ -383,6 +386,7 @@ def _wrong_state(
     input: torch.Size | None,
 ) -> NoReturn:
     batch_first = getattr(who, "batch_first", False)
+    error = ShapeError
     if (
         input is not None
         and len(shape) == 3
@@ -394,6 +398,7 @@ def _wrong_state(
         remedy = f"input {tuple(input)} is read as {ours}; if it is {theirs}, construct it {remedy}"
     elif len(got) != len(shape):
         remedy = "the state has a batch axis exactly if the input has one"
+        error = KindError
     elif len(shape) == 3 and got == (shape[1], shape[0], shape[2]):
         remedy = f"batch_first leaves the state alone; use {name}.transpose(0, 1)"
     elif got[-1] != shape[-1] or (len(shape) == 3 and got[0] != shape[0]):
@@ -401,7 +406,7 @@ def _wrong_state(
     else:
         remedy = "a state goes on with the same sequences; start new ones with None, for zeros"
     width = "hidden_size" if name == "c_0" else "H_out"
-    _fail(who, f"{name} must be ({axes}{width}) = {shape}, got {got}: {remedy}")
+    _fail(who, f"{name} must be ({axes}{width}) = {shape}, got {got}: {remedy}", error)
 
 
 def _check_kind(
