@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from elman.bench import (
     measure,
     take_turns,
 )
+from elman.cli import main
 
 ENDLESS = Machine("a CPU", 2, {}, {2**13: 1e30, 2**27: 1e30})  # reads in no time
 CASES = [
@@ -109,6 +111,19 @@ def test_what_the_peer_cannot_do_is_passed_over() -> None:
 
     rows = measure(CASES[:2], MODES, 1, ENDLESS, peer=Inference("half", torch.nn), seconds=0.0)
     assert [(row.case, row.mode) for row in rows] == [(c, "inference") for c in CASES[:2]]
+
+
+def test_each_contender_is_given_as_many_threads() -> None:
+    seen = []
+
+    class Counting(Layers):
+        def prepare(self, work: Work, mode: Mode) -> Prepared:
+            seen.append(torch.get_num_threads())
+            return super().prepare(work, mode)
+
+    threads = torch.get_num_threads() + 1
+    list(measure(CASES[:1], MODES, threads, ENDLESS, peer=Counting("x", torch.nn), seconds=0.0))
+    assert seen == [threads, threads]
 
 
 def test_measuring_leaves_threads_gradients_and_generator_as_they_were() -> None:
@@ -230,3 +245,33 @@ def test_the_json_has_all_that_was_measured() -> None:
     assert [row["ratio"] for row in data["rows"]] == [2.0, 8.0]
     theirs = {"median": 80.0, "low": 20.0, "high": 90.0, "calls": 50, "preempted": 0.0}
     assert data["rows"][1]["theirs"] == theirs
+
+
+def test_the_command_prints_the_table_and_writes_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "QUICK", CASES[:1])
+    monkeypatch.setattr(bench, "measure", lambda *args, **_: measure(*args, seconds=0.0))
+    files = ["--json", f"{tmp_path}/all.json", "--markdown", f"{tmp_path}/table.md"]
+    assert main(["bench", "--threads", "1", "--threads", "2", *files]) == 0
+    rows = json.loads((tmp_path / "all.json").read_text())["rows"]
+    assert [row["threads"] for row in rows] == [1, 1, 2, 2]
+    assert (tmp_path / "table.md").read_text().count(f"| {CASES[0]} |") == 4
+    printed = capsys.readouterr().out
+    assert printed.count(str(CASES[0])) == 4
+    assert "GFLOP/s on 2 threads" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json", __file__], "exists: name a new file"),
+        (["--markdown", "no/such/x.md"], "no/such is not a directory"),
+        (["--threads", "0"], "Invalid value for '--threads'"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_measured(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *words]) == 2
+    assert message in capsys.readouterr().err

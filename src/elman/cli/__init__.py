@@ -3,6 +3,7 @@
     elman train text FILE...    learn to write like a text
     elman sample RUN            write with what was learnt
     elman demo                  see it all at work, with no file needed
+    elman bench                 time the layers beside torch.nn's
 
 A mistake of the user ends with exit code 2 and one line that says what to do; nothing is written
 over. Commands import what they need when they run, so that help and mistakes are told at once.
@@ -23,6 +24,7 @@ import typer
 from typer.exceptions import TyperException
 
 import elman
+from elman.cli.bench import bench
 from elman.tasks import InputError
 from elman.tasks.config import TextConfig
 
@@ -35,6 +37,7 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train a model on your own files.")
 app.add_typer(train, name="train")
+app.command()(bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
