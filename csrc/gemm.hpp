@@ -1,12 +1,12 @@
 // Matrix products, the only place where floating-point sums are formed over more than a few terms.
 //
 // rows x depth times depth x cols, where the left operand is a list of row addresses, so that
-// packed sequences, split batches and initial states need no copy and no case of their own; the
-// right operand is packed into panels of a few vectors of columns: [panel][depth][vector][lane].
+// packed sequences, split batches and initial states need no copy and no case of their own.
 //
 // Every output is summed in one order that depends on depth and cols alone: chains(cols) partial
 // sums over k = 0, 1, ... (chain k mod chains), added up in turn, then the initial value. It does
-// not depend on how many rows there are, which rows stand together, or which thread computes them.
+// not depend on how many rows there are, which rows stand together, how the right operand is laid
+// out, or which thread computes them.
 #pragma once
 
 #include "vec.hpp"
@@ -29,7 +29,7 @@ ELMAN_INLINE long larger(long a, long b) {
 template <class T>
 ELMAN_INLINE int chains(long cols) {
   const long vectors = ceil_div(cols, kLanes<T>);
-  return vectors >= 6 ? 1 : vectors >= 3 ? 2 : 4;
+  return vectors >= 6 ? 1 : vectors >= 3 || kLanes<T> < 4 ? 2 : 4;
 }
 // Vectors of columns side by side in a panel, and rows that one tile computes together.
 constexpr int panel_vectors(int chains) {
@@ -39,10 +39,16 @@ constexpr int tile_rows(int chains) {
   return kAccumulators / (panel_vectors(chains) * chains);
 }
 
+// A right operand, depth x cols. Packed it is read in order: panels of a few vectors of columns,
+// [panel][depth][vector][lane]. That costs a pass over it, which a product of a few rows is not
+// worth; those read it as it lies.
+enum class Layout { kPacked, kRows, kColumns }; // the latter two: [depth][cols], [cols][depth]
+
 template <class T>
-struct Panels {
+struct Operand {
   const T* data;
   long depth, cols;
+  Layout layout;
 };
 
 template <class T>
@@ -58,24 +64,36 @@ ELMAN_INLINE long num_panels(long cols) {
   return ceil_div(cols, panel_cols<T>(cols));
 }
 
+// A panel of an operand: where it starts, and how far apart its rows and its neighbours are.
+template <class T>
+struct Panel {
+  const T* data;
+  long stride, next;
+};
+
 // One register tile: c[m][col ...] = initial[m][col ...] + a[m] . panel, for kRows rows and
-// kVectors vectors, in kPanels adjacent panels. `last` lanes of the last vector exist in c.
-template <class T, int kRows, int kVectors, int kChains, int kPanels = 1>
-__attribute__((noinline)) void tile(const T* const* a, long depth, const T* panel,
+// kVectors vectors, in kPanels adjacent panels. `last` lanes of the last vector exist in c and, if
+// kMasked, in the panel.
+template <class T, int kRows, int kVectors, int kChains, int kPanels = 1, bool kMasked = false>
+__attribute__((noinline)) void tile(const T* const* a, long depth, const Panel<T>& panel,
                                     const T* const* initial, T* const* c, long col, int last) {
   constexpr int V = kLanes<T>, N = kVectors * kPanels;
   const T* row[kRows];
   unroll<kRows>([&](auto m) __attribute__((always_inline)) { row[m] = a[m]; });
   const T* weights[kPanels];
-  unroll<kPanels>([&](auto p) __attribute__((always_inline)) {
-    weights[p] = panel + p * depth * kVectors * V;
-  });
+  unroll<kPanels>([&](auto p)
+                      __attribute__((always_inline)) { weights[p] = panel.data + p * panel.next; });
+  const long stride = panel.stride;
 
   Vec<T> sum[kChains][kRows][N] = {};
   auto step = [&](auto chain, long k) __attribute__((always_inline)) {
     Vec<T> w[N];
     unroll<N>([&](auto n) __attribute__((always_inline)) {
-      w[n] = load(weights[n / kVectors] + (k * kVectors + n % kVectors) * V);
+      const T* from = weights[n / kVectors] + k * stride + n % kVectors * V;
+      if constexpr (kMasked && n.value == N - 1)
+        w[n] = load_first(from, last);
+      else
+        w[n] = load(from);
     });
     unroll<kRows>([&](auto m) __attribute__((always_inline)) {
       const Vec<T> x = broadcast(row[m][k]);
@@ -112,90 +130,167 @@ __attribute__((noinline)) void tile(const T* const* a, long depth, const T* pane
   });
 }
 
-template <class T, int kVectors, int kChains>
-ELMAN_INLINE void tile_of_rows(int rows, const T* const* a, long depth, const T* panel,
+template <class T, int kVectors, int kChains, bool kMasked>
+ELMAN_INLINE void tile_of_rows(int rows, const T* const* a, long depth, const Panel<T>& panel,
                                const T* const* initial, T* const* c, long col, int last) {
   unroll<tile_rows(kChains)>([&](auto m) __attribute__((always_inline)) {
     if (rows == m.value + 1)
-      tile<T, m.value + 1, kVectors, kChains>(a, depth, panel, initial, c, col, last);
+      tile<T, m.value + 1, kVectors, kChains, 1, kMasked>(a, depth, panel, initial, c, col, last);
   });
 }
 
 template <class T, int kChains>
-void multiply_in_chains(long rows, const T* const* a, const Panels<T>& b, const T* const* initial,
+void multiply_in_chains(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
                         T* const* c, bool backwards) {
   constexpr int V = kLanes<T>, P = panel_vectors(kChains);
+  const bool packed = b.layout == Layout::kPacked;
   const long panels = num_panels<T>(b.cols), vectors = ceil_div(b.cols, V);
   // Rows are dealt out evenly: 16 rows in tiles of up to 6 are 6 + 5 + 5, never 6 + 6 + 3 + 1.
   const long tiles = ceil_div(rows, tile_rows(kChains));
   for (long i = 0; i < panels; i++) {
-    long p = backwards ? panels - 1 - i : i;
+    const long p = backwards ? panels - 1 - i : i;
     const int width = static_cast<int>(smaller(P, vectors - p * P));
     const int last = static_cast<int>(smaller(V, b.cols - (p * P + width - 1) * V));
+    auto panel = [&](long first) -> Panel<T> {
+      if (packed)
+        return {b.data + first * P * V * b.depth, width * V, P * V * b.depth};
+      return {b.data + first * P * V, b.cols, P * V};
+    };
     if constexpr (kChains == 1) {
-      // One row alone has too few sums for the pipeline: take two panels at a time.
+      // One row alone has too few sums for the pipeline: take two full panels at a time.
       const long other = backwards ? p - 1 : p + 1;
-      if (rows == 1 && i + 1 < panels && width == P && (other + 1) * P <= vectors) {
-        const long first = smaller(p, other), second = larger(p, other);
-        const int end = static_cast<int>(smaller(V, b.cols - (second * P + P - 1) * V));
-        tile<T, 1, P, 1, 2>(a, b.depth, b.data + first * P * V * b.depth, initial, c, first * P * V,
-                            end);
+      if (rows == 1 && i + 1 < panels && (larger(p, other) + 1) * P * V <= b.cols) {
+        const long first = smaller(p, other);
+        tile<T, 1, P, 1, 2>(a, b.depth, panel(first), initial, c, first * P * V, V);
         i++;
         continue;
       }
     }
-    const T* panel = b.data + p * P * V * b.depth;
     for (long r = 0, t = 0; t < tiles; t++) {
       const int n = static_cast<int>((rows - r + tiles - t - 1) / (tiles - t));
       unroll<P>([&](auto w) __attribute__((always_inline)) {
-        if (width == w.value + 1)
-          tile_of_rows<T, w.value + 1, kChains>(
-              n, a + r, b.depth, panel, initial ? initial + r : nullptr, c + r, p * P * V, last);
+        if (width != w.value + 1)
+          return;
+        const T* const* first = initial ? initial + r : nullptr;
+        if (packed || last == V)
+          tile_of_rows<T, w.value + 1, kChains, false>(n, a + r, b.depth, panel(p), first, c + r,
+                                                       p * P * V, last);
+        else
+          tile_of_rows<T, w.value + 1, kChains, true>(n, a + r, b.depth, panel(p), first, c + r,
+                                                      p * P * V, last);
       });
       r += n;
     }
   }
 }
 
-// c[m] = initial[m] + a[m] . b for every row m; initial may be null (zeros) or c itself.
-// `backwards` walks the panels from the last: a caller that comes back with the same b alternates,
-// and finds in the cache what it used last.
+// block[j] = the first `rows` of src[0], src[1], ... at position at + j, then zeros, for j < cols;
+// rows and cols are at most kLanes.
 template <class T>
-void multiply(long rows, const T* const* a, const Panels<T>& b, const T* const* initial,
-              T* const* c, bool backwards = false) {
-  if (rows == 0 || b.cols == 0)
-    return;
-  switch (chains<T>(b.cols)) {
-  case 1:
-    return multiply_in_chains<T, 1>(rows, a, b, initial, c, backwards);
-  case 2:
-    return multiply_in_chains<T, 2>(rows, a, b, initial, c, backwards);
-  default:
-    return multiply_in_chains<T, 4>(rows, a, b, initial, c, backwards);
+ELMAN_INLINE void load_transposed(const T* const* src, long at, int rows, int cols,
+                                  Vec<T> (&block)[kLanes<T>]) {
+  constexpr int V = kLanes<T>;
+  if (rows == V && cols == V) {
+    unroll<V>([&](auto i) __attribute__((always_inline)) { block[i] = load(src[i] + at); });
+  } else {
+    unroll<V>([&](auto i) __attribute__((always_inline)) {
+      block[i] = i < rows ? load_first(src[i] + at, cols) : Vec<T>{};
+    });
   }
+  transpose<T>(block);
 }
 
-// dst[j][0 .. kLanes) = the first `rows` values of column j of src, then zeros, for j < cols;
-// rows and cols are at most kLanes.
+// dst[j] = block[j] of the same, for j < cols, the rows of dst being dst_stride apart.
 template <class T>
 ELMAN_INLINE void transpose_block(const T* const* src, long at, int rows, int cols, T* dst,
                                   long dst_stride) {
-  constexpr int V = kLanes<T>;
-  Vec<T> r[V];
-  if (rows == V && cols == V) {
-    unroll<V>([&](auto i) __attribute__((always_inline)) { r[i] = load(src[i] + at); });
-    transpose<T>(r);
-    unroll<V>([&](auto j) __attribute__((always_inline)) { store(dst + j * dst_stride, r[j]); });
-    return;
-  }
-  unroll<V>([&](auto i) __attribute__((always_inline)) {
-    r[i] = i < rows ? load_first(src[i] + at, cols) : Vec<T>{};
-  });
-  transpose<T>(r);
-  unroll<V>([&](auto j) __attribute__((always_inline)) {
+  Vec<T> block[kLanes<T>];
+  load_transposed<T>(src, at, rows, cols, block);
+  unroll<kLanes<T>>([&](auto j) __attribute__((always_inline)) {
     if (j < cols)
-      store(dst + j * dst_stride, r[j]);
+      store(dst + j * dst_stride, block[j]);
   });
+}
+
+// The same product with b given by columns, [cols][depth]: blocks of it are transposed in
+// registers.
+template <class T, int kRows, int kChains>
+__attribute__((noinline)) void tile_of_columns(const T* const* a, long depth, const T* b, int cols,
+                                               const T* const* initial, T* const* c, long col) {
+  constexpr int V = kLanes<T>;
+  const T* columns[V] = {};
+  for (int i = 0; i < cols; i++)
+    columns[i] = b + i * depth;
+  Vec<T> sum[kChains][kRows] = {}, block[V];
+  auto multiply_block = [&](long k, auto from, auto to) __attribute__((always_inline)) {
+    unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+      unroll<to.value - from.value>([&](auto i) __attribute__((always_inline)) {
+        constexpr int j = from.value + i.value;
+        sum[j % kChains][m] += a[m][k + j] * block[j];
+      });
+    });
+  };
+  constexpr std::integral_constant<int, 0> zero{};
+  long k = 0;
+  for (; k + V <= depth; k += V) {
+    load_transposed<T>(columns, k, cols, V, block);
+    multiply_block(k, zero, std::integral_constant<int, V>{});
+  }
+  if (k < depth) {
+    load_transposed<T>(columns, k, cols, static_cast<int>(depth - k), block);
+    unroll<V - 1>([&](auto j) __attribute__((always_inline)) {
+      if (k + j < depth)
+        multiply_block(k, j, std::integral_constant<int, j.value + 1>{});
+    });
+  }
+  for (int m = 0; m < kRows; m++) {
+    Vec<T> v = sum[0][m];
+    unroll<kChains - 1>([&](auto u) __attribute__((always_inline)) { v += sum[u + 1][m]; });
+    if (initial)
+      v += load_first(initial[m] + col, cols);
+    store_first(c[m] + col, v, cols);
+  }
+}
+
+template <class T, int kChains>
+void multiply_columns(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
+                      T* const* c) {
+  constexpr int V = kLanes<T>, kTileRows = 4;
+  for (long col = 0; col < b.cols; col += V) {
+    const int cols = static_cast<int>(smaller(V, b.cols - col));
+    for (long r = 0; r < rows; r += kTileRows) {
+      unroll<kTileRows>([&](auto m) __attribute__((always_inline)) {
+        if (smaller(kTileRows, rows - r) == m.value + 1)
+          tile_of_columns<T, m.value + 1, kChains>(a + r, b.depth, b.data + col * b.depth, cols,
+                                                   initial ? initial + r : nullptr, c + r, col);
+      });
+    }
+  }
+}
+
+// c[m] = initial[m] + a[m] . b for every row m; initial may be null (zeros) or c itself.
+// `backwards` walks the columns from the last: a caller that comes back with the same b alternates,
+// and finds in the cache what it used last.
+template <class T>
+void multiply(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
+              T* const* c, bool backwards = false) {
+  if (rows == 0)
+    return;
+  auto in_chains = [&](auto n) __attribute__((always_inline)) {
+    if (b.layout == Layout::kColumns)
+      multiply_columns<T, n.value>(rows, a, b, initial, c);
+    else
+      multiply_in_chains<T, n.value>(rows, a, b, initial, c, backwards);
+  };
+  switch (chains<T>(b.cols)) {
+  case 1:
+    return in_chains(std::integral_constant<int, 1>{});
+  case 2:
+    return in_chains(std::integral_constant<int, 2>{});
+  default:
+    if constexpr (kLanes<T> >= 4)
+      return in_chains(std::integral_constant<int, 4>{});
+  }
 }
 
 // Packs panels [from, to) of the transpose of w, [cols][depth] as torch stores weights: a . w^T.
@@ -207,7 +302,7 @@ void pack_transposed(const T* w, long cols, long depth, long from, long to, T* d
     const long panel = v / P, width = smaller(P, ceil_div(cols, V) - panel * P);
     T* out = dst + (panel * P * depth + v % P) * V;
     const int n = static_cast<int>(smaller(V, cols - v * V));
-    const T* src[V];
+    const T* src[V] = {};
     for (int i = 0; i < n; i++)
       src[i] = w + (v * V + i) * depth;
     for (long k = 0; k < depth; k += V) {

@@ -21,8 +21,7 @@
 namespace elman {
 namespace {
 
-// ---- one row at one step: a cell applied to H units
-// -----------------------------------------------
+// ---- one row at one step: a cell applied to H units ----
 
 // The values of a row; gates of gx, gh and their gradients lie one after another, H apart. With a
 // projection h has another size than the units: such a cell must not need it, and gets zeros.
@@ -133,17 +132,16 @@ struct Tables<std::tuple<C...>> {
       {C::num_gates, C::num_states, C::kept, C::adds, &forward_row<T, C>, &backward_row<T, C>}...};
 };
 
-// ---- the sequence
-// ---------------------------------------------------------------------------------
+// ---- the sequence ----
 
 // Sizes and the place of every row.
 template <class T>
-struct Layout {
+struct Shape {
   long L, N, I, H, R, D, GH;
   const long* first; // [L + 1] first row of step t
   const T* zeros;    // [max(H, R)]
 
-  Layout(const Problem<T>& p, const CellKernel<T>& cell, Scratch::Frame& scratch)
+  Shape(const Problem<T>& p, const CellKernel<T>& cell, Scratch::Frame& scratch)
       : L(p.seq_len), N(p.batch), I(p.input_size), H(p.hidden_size),
         R(p.projection ? p.projection : p.hidden_size), D(p.directions),
         GH(cell.gates * p.hidden_size) {
@@ -166,7 +164,7 @@ struct Layout {
 template <class T>
 struct Direction {
   const Problem<T>& p;
-  const Layout<T>& at;
+  const Shape<T>& at;
   const CellKernel<T>& cell;
   long d;
 
@@ -203,8 +201,7 @@ void copy(T* dst, const T* src, long n) { // src null: zeros
   }
 }
 
-// ---- who works on what
-// ----------------------------------------------------------------------------
+// ---- who works on what ----
 
 // Below this many multiply-adds, waking a helper costs more than it saves.
 constexpr double kWorthAThread = 1e6;
@@ -220,7 +217,7 @@ struct RowBlock {
 };
 
 template <class T>
-RowBlock row_block(const Layout<T>& at, long blocks, long i) {
+RowBlock row_block(const Shape<T>& at, long blocks, long i) {
   auto boundary = [&](long b) {
     if (b == 0)
       return 0L;
@@ -245,61 +242,87 @@ RowBlock row_block(const Layout<T>& at, long blocks, long i) {
 constexpr long kRowsPerBlock = 4;
 
 template <class T>
-long num_blocks(const Layout<T>& at, int threads) {
+long num_blocks(const Shape<T>& at, int threads) {
   return larger(1, smaller(threads, at.N / kRowsPerBlock));
 }
 
-// Panels of one matrix, to be packed panel by panel by whoever is free.
+// A weight matrix as the right operand of products, packed for them if that pays.
 template <class T>
-struct Packing {
-  const T* w;
-  long rows, cols; // of w
-  bool transposed; // pack w^T (outputs are w's rows) or w (outputs are its columns)
-  T* to;
+struct Weight {
+  const T* w;      // null: not there, or not needed
+  long rows, cols; // of w, as torch stores it
+  bool transposed; // the operand is w^T (outputs are w's rows) or w (outputs are its columns)
+  T* packed;       // null: read w as it lies
 
   long out() const { return transposed ? rows : cols; }
   long depth() const { return transposed ? cols : rows; }
-  Panels<T> panels() const { return {to, depth(), out()}; }
+  Operand<T> operand() const {
+    if (packed)
+      return {packed, depth(), out(), Layout::kPacked};
+    return {w, depth(), out(), transposed ? Layout::kColumns : Layout::kRows};
+  }
 
-  void pack(long from, long until) const {
+  // Packs panels [from, to).
+  void pack(long from, long to) const {
     if (transposed) {
-      pack_transposed(w, rows, cols, from, until, to);
+      pack_transposed(w, rows, cols, from, to, packed);
     } else {
       Scratch::Frame scratch;
       const T** row = scratch.take<const T*>(rows);
       for (long k = 0; k < rows; k++)
         row[k] = w + k * cols;
-      pack_rows(row, cols, rows, from, until, to);
+      pack_rows(row, cols, rows, from, to, packed);
     }
   }
 };
 
+// The weights of a direction as operands: of the input, of h, and of the projection.
 template <class T>
-Packing<T> packing(const T* w, long rows, long cols, bool transposed, Scratch::Frame& scratch) {
-  Packing<T> m{w, rows, cols, transposed, nullptr};
-  if (w)
-    m.to = scratch.take<T>(packed_size<T>(m.out(), m.depth()));
-  return m;
+struct Operands {
+  Weight<T> ih, hh, hr;
+};
+
+// Up to this many rows, a product that happens once reads its weights as they lie.
+constexpr long kRowsNotWorthPacking = 3;
+
+template <class T>
+Operands<T> make_operands(const Weights<T>& w, const Shape<T>& at, bool transposed, bool with_input,
+                          Scratch::Frame& scratch) {
+  const bool once = at.L == 1 && at.N <= kRowsNotWorthPacking;
+  auto make = [&](const T* weight, long rows, long cols) {
+    Weight<T> m{weight, rows, cols, transposed, nullptr};
+    if (weight && !once)
+      m.packed = scratch.take<T>(packed_size<T>(m.out(), m.depth()));
+    return m;
+  };
+  return {make(with_input ? w.w_ih : nullptr, at.GH, at.I), make(w.w_hh, at.GH, at.R),
+          make(w.w_hr, at.R, at.H)};
 }
 
 template <class T>
-void pack_all(const Packing<T>* matrices, int count, int threads) {
+void pack_all(const Operands<T>* directions, long count, int threads) {
   constexpr long kPieces = 8; // per matrix, enough to share out evenly
+  auto matrix = [&](long i) -> const Weight<T>& {
+    const Operands<T>& d = directions[i / 3];
+    return i % 3 == 0 ? d.ih : i % 3 == 1 ? d.hh : d.hr;
+  };
   double values = 0;
-  for (int i = 0; i < count; i++)
-    if (matrices[i].w)
-      values += static_cast<double>(matrices[i].rows * matrices[i].cols);
-  parallel_for(worthwhile(threads, 8 * values), count * static_cast<int>(kPieces), [&](int task) {
-    const Packing<T>& m = matrices[task / kPieces];
-    if (!m.w)
+  for (long i = 0; i < 3 * count; i++)
+    if (matrix(i).packed)
+      values += static_cast<double>(matrix(i).rows * matrix(i).cols);
+  if (values == 0)
+    return;
+  const int tasks = static_cast<int>(3 * count * kPieces);
+  parallel_for(worthwhile(threads, 8 * values), tasks, [&](int task) {
+    const Weight<T>& m = matrix(task / kPieces);
+    if (!m.packed)
       return;
     const long i = task % kPieces, panels = num_panels<T>(m.out());
     m.pack(panels * i / kPieces, panels * (i + 1) / kPieces);
   });
 }
 
-// ---- forward
-// --------------------------------------------------------------------------------------
+// ---- forward ----
 
 // Values of gx that are computed ahead; they and the rows of x should stay in the second-level
 // cache.
@@ -307,11 +330,12 @@ constexpr long kChunkValues = 1 << 16;
 
 // A direction's rows [block.begin, block.end) over the whole sequence.
 template <class T>
-void forward_block(const Direction<T>& dir, RowBlock block, const Packing<T>* packed) {
+void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& operands) {
   const FlushDenormals mode;
-  const Layout<T>& at = dir.at;
+  const Shape<T>& at = dir.at;
   const long rows = block.end - block.begin;
-  const Panels<T> w_ih = packed[0].panels(), w_hh = packed[1].panels(), w_hr = packed[2].panels();
+  const Operand<T> w_ih = operands.ih.operand(), w_hh = operands.hh.operand();
+  const Operand<T> w_hr = operands.hr.operand();
   const Weights<T>& w = dir.weights();
   const long chunk = smaller(at.L, larger(1, kChunkValues / larger(1, rows * at.GH)));
 
@@ -377,29 +401,24 @@ template <class T>
 void forward(int index, const Problem<T>& p, int threads) {
   const CellKernel<T>& cell = Tables<Cells>::kernels<T>[index];
   Scratch::Frame scratch;
-  const Layout<T> at(p, cell, scratch);
+  const Shape<T> at(p, cell, scratch);
   const double work =
       static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
 
-  Packing<T> packed[2 * 3];
-  for (long d = 0; d < at.D; d++) {
-    const Weights<T>& w = p.weights[d];
-    packed[3 * d] = packing(w.w_ih, at.GH, at.I, true, scratch);
-    packed[3 * d + 1] = packing(w.w_hh, at.GH, at.R, true, scratch);
-    packed[3 * d + 2] = packing(w.w_hr, at.R, at.H, true, scratch);
-  }
-  pack_all(packed, static_cast<int>(3 * at.D), threads);
+  Operands<T> operands[2];
+  for (long d = 0; d < at.D; d++)
+    operands[d] = make_operands(p.weights[d], at, true, true, scratch);
+  pack_all(operands, at.D, threads);
 
   threads = worthwhile(threads, work);
   const long blocks = num_blocks(at, threads);
   parallel_for(threads, static_cast<int>(at.D * blocks), [&](int task) {
     const long d = task / blocks;
-    forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks), packed + 3 * d);
+    forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks), operands[d]);
   });
 }
 
-// ---- backward
-// -------------------------------------------------------------------------------------
+// ---- backward ----
 
 // Gradients of the gates that are computed before they are used for dx and the weights: few enough
 // to stay in the last-level cache, enough for long sums. The size depends on the problem alone, so
@@ -420,10 +439,10 @@ struct BackwardBuffers {
 // Steps [s0, s1) of a direction, last first, for a block of rows: gradients of gates and states.
 template <class T>
 void backward_block(const Direction<T>& dir, const Gradients<T>& g, const BackwardBuffers<T>& b,
-                    const Packing<T>* packed, long s0, long s1, long first_row, RowBlock block) {
+                    const Operands<T>& operands, long s0, long s1, long first_row, RowBlock block) {
   const FlushDenormals mode;
-  const Layout<T>& at = dir.at;
-  const Panels<T> w_hh = packed[1].panels(), w_hr = packed[2].panels();
+  const Shape<T>& at = dir.at;
+  const Operand<T> w_hh = operands.hh.operand(), w_hr = operands.hr.operand();
   const long rows = block.end - block.begin;
   const bool projected = dir.p.projection != 0;
 
@@ -492,7 +511,7 @@ void weight_gradient(long rows, const T* const* dg, const T* const* in, long col
     }
     if (dw) {
       pack_rows<T>(in + k0, cols, depth, 0, num_panels<T>(cols), panels);
-      multiply<T>(units, unit, {panels, depth, cols}, add ? out : nullptr, out);
+      multiply<T>(units, unit, {panels, depth, cols, Layout::kPacked}, add ? out : nullptr, out);
     }
     if (db) {
       for (long u = 0; u < units; u++) {
@@ -509,10 +528,10 @@ void weight_gradient(long rows, const T* const* dg, const T* const* in, long col
 }
 
 template <class T>
-void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Packing<T>* packed,
+void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Operands<T>& operands,
                         int threads) {
   Scratch::Frame scratch;
-  const Layout<T>& at = dir.at;
+  const Shape<T>& at = dir.at;
   const bool projected = dir.p.projection != 0;
   const long chunk = smaller(at.L, larger(1, kGradientChunkValues / larger(1, at.N * at.GH)));
   const long chunk_rows = smaller(at.rows(), chunk * at.N);
@@ -541,7 +560,7 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Pa
 
     const long blocks = num_blocks(at, threads);
     parallel_for(threads, static_cast<int>(blocks), [&](int task) {
-      backward_block<T>(dir, g, b, packed, s0, s1, first_row, row_block(at, blocks, task));
+      backward_block<T>(dir, g, b, operands, s0, s1, first_row, row_block(at, blocks, task));
     });
 
     for (long t = early, r = 0; t < late; t++) {
@@ -577,7 +596,7 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Pa
           const FlushDenormals mode;
           T** out = dx + from(rows);
           // The directions come one after another and add up.
-          multiply<T>(to(rows) - from(rows), dgx + from(rows), packed[0].panels(),
+          multiply<T>(to(rows) - from(rows), dgx + from(rows), operands.ih.operand(),
                       dir.d ? out : nullptr, out);
         }
       }
@@ -593,26 +612,21 @@ template <class T>
 void backward(int index, const Problem<T>& p, const Gradients<T>& g, int threads) {
   const CellKernel<T>& cell = Tables<Cells>::kernels<T>[index];
   Scratch::Frame scratch;
-  const Layout<T> at(p, cell, scratch);
+  const Shape<T> at(p, cell, scratch);
   const double work =
       2. * static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
 
-  Packing<T> packed[2 * 3];
-  for (long d = 0; d < at.D; d++) {
-    const Weights<T>& w = p.weights[d];
-    packed[3 * d] = packing<T>(g.dx ? w.w_ih : nullptr, at.GH, at.I, false, scratch);
-    packed[3 * d + 1] = packing(w.w_hh, at.GH, at.R, false, scratch);
-    packed[3 * d + 2] = packing(w.w_hr, at.R, at.H, false, scratch);
-  }
-  pack_all(packed, static_cast<int>(3 * at.D), threads);
+  Operands<T> operands[2];
+  for (long d = 0; d < at.D; d++)
+    operands[d] = make_operands(p.weights[d], at, false, g.dx != nullptr, scratch);
+  pack_all(operands, at.D, threads);
 
   threads = worthwhile(threads, work);
   for (long d = 0; d < at.D; d++)
-    backward_direction<T>({p, at, cell, d}, g, packed + 3 * d, threads);
+    backward_direction<T>({p, at, cell, d}, g, operands[d], threads);
 }
 
-// ---- the table
-// ------------------------------------------------------------------------------------
+// ---- the table ----
 
 template <class T>
 void activations(const T* x, T* tanh_x, T* sigmoid_x, long n) {

@@ -3,7 +3,7 @@
 // float:  at most 2.5 ULP and 1.2e-7 in absolute terms, wherever the result is a normal number;
 //         tests sweep the whole line.
 // double: at most 4 ULP.
-// Results that would be denormal may be flushed to zero. NaN gives NaN.
+// Denormal results are flushed to zero, so that sigmoid(-inf) is 0. NaN gives NaN.
 //
 // exp(y) = 2^n e^r with n = round(y / ln 2) and |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r).
 // tanh(x) = x + x s p(s) with s = x^2 below kTanhSmall, where 1 - 2 / (1 + exp(2 |x|)) would
@@ -25,7 +25,7 @@ struct MathConstants<float> {
   static constexpr float round_magic = 12582912.f + 127.f; // 1.5 * 2^23, plus the exponent bias
   static constexpr float log2_e = 1.44269504088896341f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  static constexpr float exp_high = 88.8f, exp_low = -87.3f; // e^y is inf / the least normal
+  static constexpr float exp_high = 88.37f, exp_low = -87.3f; // 2^n and the result stay normal
   static constexpr float exp_q[] = {0.5f, 0.16666573f, 0.041666362f, 0.0083637759f,
                                     0.0013942161f}; // error of e^r: 8e-9
   static constexpr float tanh_p[] = {-0.33333331f, 0.13333084f, -0.053903248f, 0.021270886f,
@@ -39,7 +39,7 @@ struct MathConstants<double> {
   static constexpr double round_magic = 6755399441055744. + 1023.;
   static constexpr double log2_e = 1.44269504088896340736;
   static constexpr double ln2_high = 0.693147180369123816490, ln2_low = 1.90821492927058770002e-10;
-  static constexpr double exp_high = 709.9, exp_low = -708.;
+  static constexpr double exp_high = 709.43, exp_low = -708.;
   static constexpr double exp_q[] = {0.5,
                                      0.1666666666666667,
                                      0.041666666666666685,
