@@ -1,14 +1,14 @@
 """Chooses who computes a layer, and hands the native core its addresses.
 
-`layer` and `step` take and return what `elman.reference.layer` and `step` do. CPU tensors of float32
-and float64 go to the native core, forward and backward. bfloat16 and float16 are computed in float32
-and rounded at the end. What the core does not do goes to the reference: other devices, an empty
-batch, forward-mode derivatives, function transforms, and derivatives of derivatives.
+`layer` and `step` take and return what `elman.reference.layer` and `step` do. CPU tensors of
+float32 and float64 go to the native core, forward and backward. bfloat16 and float16 are computed
+in float32 and rounded at the end. What the core does not do goes to the reference: other devices,
+an empty batch, forward-mode derivatives, function transforms, and derivatives of derivatives.
 
 Arguments arrive checked by `elman.shapes`; nothing here looks at a size twice.
 
 Environment:
-    ELMAN_BACKEND: "reference" computes everything by the reference; "native", the default, does not.
+    ELMAN_BACKEND: "native", the default, or "reference" to compute everything by the reference.
     ELMAN_ISA: the instruction set to use, one of those that `show_config` names.
 """
 
@@ -44,8 +44,8 @@ _WIDENED = (torch.bfloat16, torch.float16)
 _backend = os.environ.get("ELMAN_BACKEND") or "native"
 if _backend not in _BACKENDS:
     raise ValueError(
-        f"elman: ELMAN_BACKEND must be one of {_BACKENDS}, got {_backend!r}: unset it for the native"
-        " core"
+        f"elman: ELMAN_BACKEND must be one of {_BACKENDS}, got {_backend!r}: unset it for the "
+        "native core"
     )
 # name -> (index in the core, gates, states, vectors kept per row); empty without the core
 _compiled: dict[str, tuple[int, str, str, int]] = (
@@ -96,7 +96,7 @@ def set_num_threads(num_threads: int | None) -> None:
 
 
 def show_config() -> None:
-    """Print what computes the layers in this process: for bug reports, and to see that it is native.
+    """Print what computes the layers in this process, for bug reports and the curious.
 
     Example:
         >>> import elman
@@ -182,8 +182,8 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-# The arguments that the core's forward and backward begin with: what to compute, sizes, addresses of
-# batch_sizes, input, h_0, c_0 and the weights. The tensors must live until the call returns.
+# The arguments that the core's forward and backward begin with: what to compute, sizes, addresses
+# of batch_sizes, input, h_0, c_0 and the weights. The tensors must live until the call returns.
 def _problem(
     cell: Cell,
     input: Tensor,
