@@ -1,0 +1,25 @@
+"""The public names, and what importing them costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import elman
+
+
+def test_importing_elman_does_not_import_torch() -> None:
+    code = "import sys, elman; assert 'torch' not in sys.modules; dir(elman); elman.__all__"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there() -> None:
+    for name in elman.__all__:
+        if name != "__version__":  # is there once the package is installed
+            assert getattr(elman, name).__module__ in ("elman.nn", "elman.ops")
+        assert name in dir(elman)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'elman' has no attribute 'Lstm'"):
+        elman.Lstm  # noqa: B018
