@@ -1,8 +1,10 @@
 """Who computes: the choice of the backend, and what autograd asks of it."""
 
+import ast
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -239,3 +241,10 @@ def test_the_number_of_threads_follows_torch_unless_set() -> None:
         ops.set_num_threads(None)
     with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
         ops.set_num_threads(0)
+
+
+@pytest.mark.skipif(ops._native is None, reason="needs the native core")
+def test_the_stub_declares_what_the_core_has() -> None:
+    stub = Path(ops.__file__).with_name("_native.pyi").read_text(encoding="utf-8")
+    declared = {node.name for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)}
+    assert declared == {name for name in dir(ops._native) if not name.startswith("_")}
