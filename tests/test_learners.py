@@ -182,7 +182,7 @@ def train(model: Module, epochs: int, lr: float) -> tuple[list[str], list[float]
     ids=["RNNCell", "RNN", "Embedding and RNN", "LSTM by hand", "Embedding and LSTM", "GRU"],
 )
 def test_hello_becomes_ohlol(model: Callable[[], Module], epochs: int, lr: float) -> None:
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     predicted, losses = train(model(), epochs, lr)
     assert predicted[-1] == "ohlol", predicted
     assert losses[-1] < losses[0] / 2

@@ -18,6 +18,7 @@ H_out = proj_size or else hidden_size. The equations are in `elman.cells`.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -263,12 +264,9 @@ class _Layer(_Recurrent):
     def _states(
         self, hx: Any, weight: Tensor, batch: tuple[int, ...], input: torch.Size | None = None
     ) -> tuple[Tensor, ...]:
+        outer = (self.num_layers * self._num_directions, *batch)
         axes = "D * num_layers, N, " if batch else "D * num_layers, "
-        return shapes.check_states(self, hx, self._state_shapes(batch), axes, weight, input)
-
-    def _state_shapes(self, batch: tuple[int, ...]) -> list[tuple[int, ...]]:
-        rows = self.num_layers * self._num_directions
-        return [(rows, *batch, width) for width in self._state_widths]
+        return shapes.check_states(self, hx, outer, axes, self._state_widths, weight, input)
 
     # the stack: (L, N, H_in) or (rows, H_in), hx -> output, h_n and, for the LSTM, c_n
     def _run(
@@ -310,7 +308,8 @@ class _Layer(_Recurrent):
     ) -> tuple[Tensor, ...]:
         if states is None:
             batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
-            states = tuple(input.new_zeros(shape) for shape in self._state_shapes((batch,)))
+            rows = self.num_layers * self._num_directions
+            states = tuple(input.new_zeros(rows, batch, width) for width in self._state_widths)
         options = (
             _as_hx(states),
             [weight for weight in weights if weight is not None],
@@ -556,8 +555,9 @@ class _StepCell(_Recurrent):
         self.reset_parameters()
 
     @property
+    @abstractmethod
     def _cell(self) -> Cell:
-        raise NotImplementedError
+        """The definition of this cell, as it is at this call."""
 
     def extra_repr(self) -> str:
         """Return the arguments that are not at their defaults, as torch.nn prints them."""
@@ -588,9 +588,9 @@ class _StepCell(_Recurrent):
         cell = self._cell
         states = None
         if hx is not None:
-            expected = [(*shape[:-1], self.hidden_size)] * len(cell.states)
             axes = "N, " if len(shape) == 2 else ""
-            states = shapes.check_states(self, hx, expected, axes, weights[0])
+            widths = (self.hidden_size,) * len(cell.states)
+            states = shapes.check_states(self, hx, shape[:-1], axes, widths, weights[0])
         if len(shape) == 2:
             return _as_hx(self._run(cell, input, states, weights))
         if states is not None:

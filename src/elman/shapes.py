@@ -290,9 +290,10 @@ def check_cell_input(cell: StepCell, input: Tensor, weight: Tensor) -> torch.Siz
 
 def check_states(
     who: object,
-    hx: Tensor | Sequence[Tensor],
-    expected: Sequence[tuple[int, ...]],
+    hx: Any,
+    outer: tuple[int, ...],
     axes: str,
+    widths: tuple[int, ...],
     weight: Tensor,
     input: torch.Size | None = None,
 ) -> tuple[Tensor, ...]:
@@ -301,8 +302,9 @@ def check_states(
     Args:
         who: The module.
         hx: A tensor, or for the LSTM two, as the user gave it.
-        expected: The shape of each state.
-        axes: The axes before the last, in symbols, such as "D * num_layers, N, ".
+        outer: The shape of every state but for its last axis.
+        axes: The same in symbols, such as "D * num_layers, N, ".
+        widths: The last axis of each state.
         weight: A parameter: the states have its dtype and device.
         input: The shape of a batched input, to recognise a batch that came the other way round.
 
@@ -310,23 +312,23 @@ def check_states(
         The states as a tuple.
 
     Raises:
-        KindError: hx is not a tensor, or not a pair of tensors.
+        KindError: hx is not a tensor, or not a pair of tensors, or has another number of axes.
         ShapeError: the shape, dtype or device of a state is wrong.
     """
     states: tuple[Any, ...]
-    if len(expected) == 1:
+    if len(widths) == 1:
         states = (hx,)
-    elif isinstance(hx, (tuple, list)) and len(hx) == len(expected):
+    elif isinstance(hx, (tuple, list)) and len(hx) == len(widths):
         states = tuple(hx)
     else:
-        _wrong_structure(who, hx, len(expected))
-    for name, state, shape in zip(_STATES, states, expected, strict=False):
+        _wrong_structure(who, hx, len(widths))
+    for i, state in enumerate(states):
         if not isinstance(state, Tensor):
-            _wrong_structure(who, hx, len(expected))
-        if state.shape != shape:
-            _wrong_state(who, name, tuple(state.shape), shape, axes, input)
+            _wrong_structure(who, hx, len(widths))
+        if state.shape != (*outer, widths[i]):
+            _wrong_state(who, _STATES[i], tuple(state.shape), (*outer, widths[i]), axes, input)
         if state.dtype is not weight.dtype or state.device != weight.device:
-            _check_kind(who, name, state, weight)
+            _check_kind(who, _STATES[i], state, weight)
     return states
 
 
