@@ -10,7 +10,6 @@ over. Commands import what they need when they run, so that help and mistakes ar
 """
 
 import itertools
-import os
 import re
 import signal
 import sys
@@ -67,9 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
-    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -166,9 +162,8 @@ def train_text(
     from elman.tasks.corpus import Corpus
     from elman.tasks.display import Display
 
-    given = {name: value for name, value in context.params.items() if value is not None}
-    for name in ("out", "resume"):
-        given.pop(name, None)
+    settings = context.params.keys() - {"files", "out", "resume"}
+    given = {name: context.params[name] for name in settings if context.params[name] is not None}
     if files:
         given["files"] = tuple(map(str, files))
     elif not (resume and out):

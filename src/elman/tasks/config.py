@@ -4,7 +4,7 @@ Nothing here imports PyTorch, so that the command line can be parsed, and refuse
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from elman.tasks import InputError
@@ -106,7 +106,7 @@ def choose(characters: int, operations_per_second: float | None = None, **given:
         Settings in which everything given is as given.
 
     Raises:
-        InputError: something given is out of range, or the text is too short for it.
+        InputError: something given is out of range.
 
     Example:
         >>> small = choose(10_000, files=("note.txt",), epochs=10)
@@ -121,22 +121,13 @@ def choose(characters: int, operations_per_second: float | None = None, **given:
         chosen["max_time"] = 180.0
     # At least 50 updates an epoch, if the text is long enough for chunks worth their name.
     chunk = chosen.setdefault("chunk", max(16, min(128, characters // 800)))
-    batch = chosen.setdefault("batch", max(1, min(32, characters // (50 * chunk))))
-    cell = chosen.setdefault("cell", TextConfig.cell)
-    layers = chosen.setdefault("layers", TextConfig.layers)
-    embed = chosen.setdefault("embed", TextConfig.embed)
-    if "hidden" not in chosen:
-        weights = _weights_for(characters, operations_per_second, chosen)
-        chosen["hidden"] = _hidden_for(weights, cell, layers, embed)
-    chosen.setdefault("lr", 1e-3 if cell == "rnn" else 3e-3)
+    chosen.setdefault("batch", max(1, min(32, characters // (50 * chunk))))
+    chosen.setdefault("lr", 1e-3 if chosen.get("cell") == "rnn" else 3e-3)
     chosen.setdefault("dropout", 0.1)
-    config = TextConfig(**chosen)
-    if characters < batch * chunk:
-        raise InputError(
-            f"the text is too short: {characters} characters to train on, at least batch * chunk ="
-            f" {batch} * {chunk} = {batch * chunk} are needed; lower them, or give more text"
-        )
-    return config
+    if "hidden" in chosen:
+        return TextConfig(**chosen)
+    config = TextConfig(**chosen, hidden=1)
+    return replace(config, hidden=_hidden(config, characters, operations_per_second))
 
 
 _CHARACTERS_PER_WEIGHT = 3  # seen in training, repeated or not
@@ -145,27 +136,20 @@ _OPERATIONS_PER_WEIGHT = 6  # and character: one product forward, two backward, 
 _GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
-def _weights_for(
-    characters: int, operations_per_second: float | None, chosen: dict[str, Any]
-) -> float:
-    """Return how many recurrent weights suit the budget and the text."""
+def _hidden(config: TextConfig, characters: int, operations_per_second: float | None) -> int:
+    """Return the hidden size, a multiple of 32 from 64 to 2048, that suits budget and text."""
     limits = [float(_WEIGHTS_PER_CHARACTER * characters)]
-    if chosen.get("epochs") is not None:
-        limits.append(chosen["epochs"] * characters / _CHARACTERS_PER_WEIGHT)
-    if chosen.get("max_time") is not None:
+    if config.epochs is not None:
+        limits.append(config.epochs * characters / _CHARACTERS_PER_WEIGHT)
+    if config.max_time is not None:
         if operations_per_second is None:
             raise InputError("max_time needs operations_per_second, or hidden, to be given")
-        operations = operations_per_second * chosen["max_time"]
+        operations = operations_per_second * config.max_time
         # operations = 6 * weights * seen, with seen = 3 * weights
         limits.append(math.sqrt(operations / _OPERATIONS_PER_WEIGHT / _CHARACTERS_PER_WEIGHT))
-    return min(limits)
 
+    def weights(hidden: int) -> int:
+        inputs = config.embed + (config.layers - 1) * hidden
+        return _GATES[config.cell] * hidden * (inputs + config.layers * hidden)
 
-def _hidden_for(weights: float, cell: str, layers: int, embed: int) -> int:
-    """Return the hidden size, a multiple of 32 from 64 to 2048, that has about so many weights."""
-
-    def count(hidden: int) -> int:
-        inputs = embed + (layers - 1) * hidden
-        return _GATES[cell] * hidden * (inputs + layers * hidden)
-
-    return max([size for size in range(96, 2049, 32) if count(size) <= weights], default=64)
+    return max([size for size in range(96, 2049, 32) if weights(size) <= min(limits)], default=64)

@@ -55,10 +55,10 @@ class Corpus:
         Example:
             >>> import tempfile
             >>> path = Path(tempfile.mkdtemp()) / "song.txt"
-            >>> _ = path.write_bytes(b"la la\\xff")
+            >>> _ = path.write_bytes(b"la la la l\\xff")
             >>> corpus = Corpus.read([path])
             >>> corpus.symbols, corpus.ids.tolist()
-            (' al\\udcff', [2, 1, 0, 2, 1, 3])
+            (' al\\udcff', [2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 3])
         """
         names = tuple(str(file) for file in files)
         contents = []

@@ -132,7 +132,7 @@ def configure(corpus: Corpus, **given: Any) -> TextConfig:
         given: settings under the names of TextConfig's, except for `files`.
 
     Raises:
-        InputError: something given is out of range, or the text is too short for it.
+        InputError: something given is out of range.
     """
     characters = len(corpus.training)
     timed = given.get("max_time") is not None or given.get("epochs") is None
@@ -181,9 +181,16 @@ def train(
         How it ended.
 
     Raises:
-        InputError: there is something at `out` already, or it cannot be made.
+        InputError: the text is too short for the settings, there is something at `out` already, or
+            it cannot be made.
         DivergenceError: the loss became NaN or exploded; the last checkpoint is from before.
     """
+    characters, needed = len(corpus.training), config.batch * config.chunk
+    if characters < needed:
+        raise InputError(
+            f"the text is too short: {characters} characters to train on, at least batch * chunk ="
+            f" {config.batch} * {config.chunk} = {needed} are needed; lower them, or give more text"
+        )
     about = {"config": asdict(config), "text": _about(corpus)}
     return _train(config, corpus, Run.create(out, about), report, stop)
 

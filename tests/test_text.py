@@ -1,0 +1,422 @@
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from elman import checkpoint
+from elman.tasks import InputError, text
+from elman.tasks.config import TextConfig
+from elman.tasks.corpus import Corpus, encode
+from elman.tasks.run import Run
+
+WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "with", "his")
+
+SMALL: dict[str, Any] = {
+    "hidden": 12,
+    "layers": 2,
+    "embed": 6,
+    "batch": 4,
+    "chunk": 16,
+    "epochs": 2,
+    "lr": 0.01,
+    "dropout": 0.2,
+    "seed": 5,
+}
+
+
+class CrashError(Exception):
+    """Stands for a power cut: nothing is saved after it."""
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    chance = random.Random(0)
+    path = tmp_path / "book.txt"
+    path.write_text(" ".join(chance.choice(WORDS) for _ in range(500)) + "\n", encoding="utf-8")
+    return path
+
+
+def train(book: Path, out: Path, *, report: Any = lambda record: None, **changes: Any) -> Any:
+    corpus = Corpus.read([book])
+    return text.train(text.configure(corpus, **SMALL | changes), corpus, out, report=report)
+
+
+def what_is_kept(run: Path) -> tuple[list[dict[str, Any]], list[Any], list[dict[str, Any]]]:
+    """The metrics, the tensors and the positions of a run, without the times of day."""
+    metrics = Run.open(run).records()
+    for record in metrics:
+        del record["clock"]
+    tensors, positions = [], []
+    for name in ("best", "last"):
+        found, extra = checkpoint.load(run / f"{name}.safetensors")
+        tensors.append(found)
+        positions.append(extra["position"])
+        del extra["position"]["seconds"]
+    return metrics, tensors, positions
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    mine, theirs = what_is_kept(one), what_is_kept(other)
+    assert mine[0] == theirs[0]
+    assert mine[2] == theirs[2]
+    for found, expected in zip(mine[1], theirs[1], strict=True):
+        assert found.keys() == expected.keys()
+        for name, tensor in found.items():
+            assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: str
+) -> None:
+    whole = train(book, tmp_path / "whole", cell=cell)
+    monkeypatch.setattr(text, "_CHECKPOINT_EVERY_S", 0.003)
+    monkeypatch.setattr(text, "_CHECKPOINT_SHARE", math.inf)
+    chance = random.Random(cell)
+    countdown = 0
+
+    def report(record: dict[str, Any]) -> None:
+        nonlocal countdown
+        countdown -= 1
+        if countdown == 0:
+            raise CrashError
+
+    out, result, crashes = tmp_path / "broken", None, 0
+    while result is None:
+        countdown = chance.randint(1, 15)
+        try:
+            if out.exists():
+                result = text.resume(out, report=report)
+            else:
+                result = train(book, out, report=report, cell=cell)
+        except CrashError:
+            crashes += 1
+    assert crashes >= 3
+    assert (result.step, result.loss) == (whole.step, whole.loss)
+    assert_same_run(out, tmp_path / "whole")
+
+
+def test_a_run_that_was_stopped_anywhere_is_the_one_that_never_was(
+    book: Path, tmp_path: Path
+) -> None:
+    whole = train(book, tmp_path / "whole")
+    stops = iter([False] * 7 + [True])
+    stopped = text.train(
+        TextConfig(files=(str(book),), **SMALL),
+        Corpus.read([book]),
+        tmp_path / "stopped",
+        stop=lambda: next(stops),
+    )
+    assert (stopped.finished, stopped.step, stopped.loss) == (False, 7, None)
+    for length in (0, 1, 13):
+        stops = iter([False] * length + [True])
+        stopped = text.resume(tmp_path / "stopped", stop=lambda stops=stops: next(stops))
+        assert not stopped.finished
+    assert stopped.step == 21
+    assert (tmp_path / "stopped" / "loss.png").exists()
+    resumed = text.resume(tmp_path / "stopped")
+    assert resumed.finished
+    assert (resumed.step, resumed.loss) == (whole.step, whole.loss)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_finished_run_is_only_judged_again(book: Path, tmp_path: Path) -> None:
+    whole = train(book, tmp_path / "run")
+    before = what_is_kept(tmp_path / "run")
+    again = text.resume(tmp_path / "run")
+    assert (again.step, again.loss) == (whole.step, whole.loss)
+    assert what_is_kept(tmp_path / "run")[0] == before[0]
+
+
+def test_a_new_budget_goes_on_from_a_finished_run(book: Path, tmp_path: Path) -> None:
+    first = train(book, tmp_path / "run")
+    second = text.resume(tmp_path / "run", epochs=3)
+    assert second.step == first.step * 3 // 2
+    assert Run.open(tmp_path / "run").config["config"]["epochs"] == 3
+    third = text.resume(tmp_path / "run", max_time=1e-3)
+    assert (third.finished, third.step) == (True, second.step)
+
+
+def test_another_seed_is_another_run_and_the_same_seed_the_same(book: Path, tmp_path: Path) -> None:
+    losses = [
+        train(book, tmp_path / name, seed=seed, epochs=1).loss
+        for name, seed in (("a", 1), ("b", 2), ("c", 1))
+    ]
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_training_leaves_pytorchs_generator_alone(book: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    train(book, tmp_path / "run", epochs=1)
+    after = torch.rand(4)
+    torch.manual_seed(3)
+    torch.testing.assert_close(after, torch.rand(4), rtol=0, atol=0)
+
+
+def test_the_state_is_carried_from_chunk_to_chunk_and_zero_at_epoch_starts(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    forward = text.TextModel.forward
+
+    def watched(model: text.TextModel, ids: Any, hx: Any) -> Any:
+        logits, after = forward(model, ids, hx)
+        if model.training:
+            calls.append((ids, hx, after))
+        return logits, after
+
+    monkeypatch.setattr(text.TextModel, "forward", watched)
+    train(book, tmp_path / "run")
+    corpus = Corpus.read([book])
+    per_epoch = math.ceil(len(corpus.training) // 4 / 16)
+    assert len(calls) == 2 * per_epoch
+    for index, (ids, hx, _) in enumerate(calls):
+        assert 1 <= len(ids) <= 16
+        if index % per_epoch == 0:
+            assert hx is None
+            continue
+        for state, before in zip(hx, calls[index - 1][2], strict=True):
+            assert not state.requires_grad  # no gradient flows into the chunk before
+            assert before.requires_grad
+            assert torch.equal(state, before)
+    first = torch.cat([ids for ids, _, _ in calls[:per_epoch]])
+    second = torch.cat([ids for ids, _, _ in calls[per_epoch:]])
+    assert len(first) == len(corpus.training) // 4  # every character once
+    ring = corpus.training.tolist() * 2
+    assert any(ring[k : k + len(first)] == first[:, 0].tolist() for k in range(len(ring) // 2))
+    assert not torch.equal(first, second)  # each epoch cuts the text at other places
+
+
+def test_judging_in_rows_is_reading_the_tail_in_one_go(book: Path) -> None:
+    torch.manual_seed(0)
+    book.write_text(book.read_text() * 3)
+    corpus = Corpus.read([book])
+    config = TextConfig(files=(), **SMALL)
+    model = text.TextModel(len(corpus.symbols), config).eval()
+    with torch.no_grad():
+        for weight in model.recurrent.parameters():
+            weight.mul_(3)  # so that the state matters
+        start = len(corpus.ids) - corpus.held_out
+        ids = corpus.ids[start - 129 :, None].long()
+        logits, _ = model(ids[:-1], None)
+        expected = F.cross_entropy(logits[128:, 0], ids[129:, 0]).item()
+        assert corpus.held_out // 128 > 2
+        # Rows leave over fewer characters than there are rows.
+        assert text.judge(model, corpus) == pytest.approx(expected, rel=2e-3)
+        zeros, _ = model(ids[129:-1:1], None)
+        assert F.cross_entropy(zeros[:, 0], ids[130:, 0]).item() != pytest.approx(expected, rel=0)
+
+
+def test_a_text_with_a_pattern_is_learnt(tmp_path: Path) -> None:
+    (tmp_path / "song.txt").write_text("row, row, row your boat, gently down the stream.\n" * 100)
+    corpus = Corpus.read([tmp_path / "song.txt"])
+    config = text.configure(corpus, epochs=5, hidden=64)
+    result = text.train(config, corpus, tmp_path / "run")
+    assert result.loss < 0.1
+    kinds = [record["kind"] for record in Run.open(tmp_path / "run").records()]
+    assert kinds.count("train") == result.step // 10
+    assert kinds.count("evaluation") == 16
+    assert kinds[-1] == "result"
+    written = text.sample(tmp_path / "run", prime="row, row, ", length=40, temperature=0)
+    assert "".join(written) == "row your boat, gently down the stream.\nr"
+
+
+def test_a_time_budget_ends_in_time_with_the_learning_rate_at_zero(
+    book: Path, tmp_path: Path
+) -> None:
+    records: list[dict[str, Any]] = []
+    result = train(book, tmp_path / "run", report=records.append, epochs=None, max_time=1.0)
+    assert 1.0 <= result.seconds < 2.0
+    rates = [record["lr"] for record in records if record["kind"] == "train"]
+    assert max(rates) == pytest.approx(0.01, rel=0.1)
+    assert rates[-1] < 0.001
+    going_on = text.resume(tmp_path / "run", max_time=1.5)  # the second already spent counts
+    assert 1.5 <= going_on.seconds < 2.5
+
+
+def test_an_exploding_loss_stops_and_names_update_and_layer(book: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        text.DivergenceError, match=r"diverged at update \d+: the loss is .* in the .* of \w+.*--lr"
+    ):
+        train(book, tmp_path / "run", lr=1e6, epochs=40)
+
+
+@pytest.mark.parametrize(
+    ("layer", "where"),
+    [
+        ("embedding.weight", "the weights of embedding.weight"),
+        ("recurrent.weight_hh_l1", "the weights of recurrent.weight_hh_l1"),
+        ("output.bias", "the weights of output.bias"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str, where: str
+) -> None:
+    update = text.Learner.update
+
+    def spoilt(learner: text.Learner) -> dict[str, Any]:
+        if learner.at.step == 12:
+            with torch.no_grad():
+                learner.model.get_parameter(layer).fill_(math.nan)
+        return update(learner)
+
+    monkeypatch.setattr(text.Learner, "update", spoilt)
+    monkeypatch.setattr(text, "_CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(text, "_CHECKPOINT_SHARE", math.inf)
+    with pytest.raises(text.DivergenceError, match=f"update 13: the loss is nan.*{where}"):
+        train(book, tmp_path / "run")
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["position"]["step"] == 12
+    assert text.resume(tmp_path / "run").finished  # what was kept is from before
+
+
+def test_a_layer_that_puts_out_no_numbers_is_named(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = text.Learner.update
+
+    def spoilt(learner: text.Learner) -> dict[str, Any]:
+        if learner.at.step == 3:
+            learner.model.output.register_forward_hook(lambda _, __, logits: logits / 0)
+        return update(learner)
+
+    monkeypatch.setattr(text.Learner, "update", spoilt)
+    with pytest.raises(text.DivergenceError, match=r"update 4: .* in the output of output;"):
+        train(book, tmp_path / "run")
+
+
+def test_a_resumed_run_keeps_its_settings(book: Path, tmp_path: Path) -> None:
+    train(book, tmp_path / "run", epochs=1)
+    with pytest.raises(InputError, match="was trained with hidden 12, got 13: leave it out"):
+        text.resume(tmp_path / "run", hidden=13)
+    assert text.resume(tmp_path / "run", hidden=12, files=(str(book),)).finished
+
+
+def test_a_resumed_run_keeps_its_text(book: Path, tmp_path: Path) -> None:
+    train(book, tmp_path / "run", epochs=1)
+    moved = book.rename(tmp_path / "moved.txt")
+    with pytest.raises(InputError, match=r"cannot read .*book\.txt"):
+        text.resume(tmp_path / "run")
+    assert text.resume(tmp_path / "run", files=(str(moved),)).finished
+    moved.write_text(moved.read_text() + "!")
+    with pytest.raises(InputError, match="was trained on another text"):
+        text.resume(tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_refused_and_kept(book: Path, tmp_path: Path) -> None:
+    train(book, tmp_path / "run", epochs=1)
+    last = tmp_path / "run" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:1000])
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"cannot resume from .*last\.safetensors"):
+        text.resume(tmp_path / "run")
+    assert last.stat().st_size == 1000
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_no_run_is_made_for_a_text_that_is_too_short(book: Path, tmp_path: Path) -> None:
+    corpus = Corpus.read([book])
+    with pytest.raises(
+        InputError,
+        match=r"too short: \d+ characters .* batch \* chunk = 300 \* 16 = 4800 are needed",
+    ):
+        text.train(TextConfig(files=(), **SMALL | {"batch": 300}), corpus, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def trained(book: Path, tmp_path: Path) -> Path:
+    train(book, tmp_path / "trained", epochs=4, hidden=32)
+    return tmp_path / "trained"
+
+
+def written(run: Path, **how: Any) -> str:
+    return "".join(text.sample(run, **{"length": 60, "seed": 1} | how))
+
+
+def test_the_same_seed_writes_the_same_and_another_something_else(trained: Path) -> None:
+    assert written(trained) == written(trained) != written(trained, seed=2)
+    assert written(trained, seed=None) != written(trained, seed=None)
+    assert len(written(trained)) == 60
+    assert written(trained, length=0) == ""
+
+
+def test_the_likeliest_is_taken_at_temperature_zero_and_with_top_1(trained: Path) -> None:
+    greedy = written(trained, temperature=0)
+    assert greedy == written(trained, temperature=0, seed=2)
+    assert greedy == written(trained, top_k=1)
+    assert greedy == written(trained, temperature=1e-6)
+    model, symbols = text.load(trained)
+    ids = encode("\n" + greedy[:-1], symbols)
+    with torch.no_grad():
+        logits, _ = model(ids[:, None], None)
+    assert "".join(symbols[i] for i in logits[:, 0].argmax(1)) == greedy
+
+
+def test_top_k_writes_only_among_the_k_likeliest(trained: Path) -> None:
+    model, symbols = text.load(trained)
+    told = "\n" + written(trained, top_k=3, temperature=5.0, length=200)
+    with torch.no_grad():
+        logits, _ = model(encode(told[:-1], symbols)[:, None], None)
+    ranks = logits[:, 0].argsort(dim=1, descending=True).argsort(dim=1)
+    taken = ranks.gather(1, encode(told[1:], symbols)[:, None]).flatten()
+    assert sorted(set(taken.tolist())) == [0, 1, 2]
+    assert written(trained, top_k=10_000) == written(trained)
+
+
+def test_the_prime_is_read_before_writing(trained: Path) -> None:
+    assert written(trained, prime="that") != written(trained, prime="with")
+    whole = written(trained, temperature=0)
+    assert written(trained, temperature=0, prime="\n" + whole[:20], length=40) == whole[20:]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"length": -1}, "length must be at least 0, got -1"),
+        ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
+        ({"temperature": math.nan}, "temperature must be at least 0, got nan"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"prime": "Ω"}, "the model has never seen 'Ω'"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(
+    trained: Path, how: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        written(trained, **how)
+
+
+def test_a_run_without_a_model_cannot_write(tmp_path: Path, book: Path) -> None:
+    with pytest.raises(InputError, match="is not a run"):
+        written(tmp_path)
+    Run.create(tmp_path / "new", {})
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        written(tmp_path / "new")
+    (tmp_path / "new" / "best.safetensors").write_bytes(b"?")
+    with pytest.raises(InputError, match=r"best\.safetensors is not a checkpoint of a text model"):
+        written(tmp_path / "new")
+
+
+def test_a_run_stopped_before_its_first_evaluation_can_write(book: Path, tmp_path: Path) -> None:
+    corpus = Corpus.read([book])
+    text.train(TextConfig(files=(), **SMALL), corpus, tmp_path / "run", stop=lambda: True)
+    assert len(written(tmp_path / "run")) == 60
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_dropout_is_applied_in_training_only(layers: int) -> None:
+    torch.manual_seed(0)
+    model = text.TextModel(9, TextConfig(files=(), **SMALL | {"layers": layers}))
+    ids = torch.randint(9, (5, 3))
+    assert not torch.equal(model(ids, None)[0], model(ids, None)[0])
+    model.eval()
+    assert torch.equal(model(ids, None)[0], model(ids, None)[0])
+
+
+def test_the_speed_of_the_machine_is_plausible() -> None:
+    assert 1e8 < text.measure_speed(0.05) < 1e13
