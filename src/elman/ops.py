@@ -32,7 +32,7 @@ except ImportError as error:
         "reference. Reinstall elman on a machine with a C++20 compiler to build the core.",
         stacklevel=2,
     )
-    _native = None
+    _native = None  # type: ignore[assignment]
 
 __all__ = ["get_num_threads", "layer", "set_num_threads", "show_config", "step"]
 
@@ -136,17 +136,22 @@ def layer(
     if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
         states = hx or (None,) * len(cell.states)
         return _Layer.apply(cell, batch_sizes, len(states), input, *states, *weights)  # type: ignore[no-untyped-call, no-any-return]
-    return _forward(cell, input, batch_sizes, hx, weights, None)
+    return _forward(cell, input, batch_sizes, hx or (), weights, None)
 
 
 def step(
     cell: Cell, input: Tensor, hx: tuple[Tensor, ...] | None, weights: Weights
 ) -> tuple[Tensor, ...]:
     """Run a cell over one time step; arguments and results as `elman.reference.step`."""
-    # A step is a sequence of length 1: the same kernel, hence the same bits.
-    states = None if hx is None else tuple(state.unsqueeze(0) for state in hx)
-    _, *after = layer(cell, input.unsqueeze(0), None, states, (*weights, None))
-    return tuple(state.squeeze(0) for state in after)
+    if not _is_native(cell, input):
+        if input.dtype in _WIDENED and input.device.type == "cpu":
+            after = step(cell, input.float(), _widen(hx), _widen(weights))
+            return tuple(state.to(input.dtype) for state in after)
+        return reference.step(cell, input, hx, weights)
+    if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
+        states = hx or (None,) * len(cell.states)
+        return _Layer.apply(cell, None, len(states), input, *states, *weights, None)  # type: ignore[no-untyped-call, no-any-return]
+    return _forward(cell, input, None, hx or (), (*weights, None), None)
 
 
 def _is_native(cell: Cell, input: Tensor) -> bool:
@@ -182,77 +187,84 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-# The arguments that the core's forward and backward begin with: what to compute, sizes, addresses
-# of batch_sizes, input, h_0, c_0 and the weights. The tensors must live until the call returns.
+# The call of the core, given dense tensors: what to compute, its sizes, and the addresses of what
+# it reads. A step of a cell is a sequence of length 1, whose tensors have no axis for time and
+# directions: the same kernel, hence the same bits.
 def _problem(
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
     states: Sequence[Tensor | None],
     weights: Weights,
-) -> list[Any]:
-    w_ih, w_hh, _, _, w_hr = weights[:5]
-    assert w_ih is not None
+) -> tuple[Any, ...]:
+    _, w_hh, _, _, w_hr = weights[:5]
     assert w_hh is not None
     index, gates, _, _ = _compiled[cell.name]
-    if batch_sizes is None:
-        seq_len, batch, _ = input.shape
-    else:
+    shape = input.shape
+    if batch_sizes is not None:
         seq_len, batch = len(batch_sizes), int(batch_sizes[0])
-    return [
+    elif len(shape) == 3:
+        seq_len, batch, _ = shape
+    else:
+        seq_len, batch = 1, shape[0]
+    return (
         index,
         input.dtype is torch.float64,
         seq_len,
         batch,
-        input.shape[-1],
+        shape[-1],
         w_hh.shape[0] // len(gates),
         0 if w_hr is None else w_hr.shape[0],
-        _address(batch_sizes),
+        0 if batch_sizes is None else batch_sizes.data_ptr(),
         input.data_ptr(),
-        _address(states[0]),
+        _address(states[0]) if states else 0,
         _address(states[1]) if len(states) > 1 else 0,
-        [_address(weight) for weight in weights],
-    ]
+        [0 if weight is None else weight.data_ptr() for weight in weights],
+    )
 
 
-# output and final states, and, if `kept` is given, the values that the backward pass needs into it
+# The output and the final states, or the next states of a step. What the backward pass needs
+# besides is appended to `kept`, if given.
 def _forward(
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
-    hx: Sequence[Tensor | None] | None,
+    states: Sequence[Tensor | None],
     weights: Weights,
     kept: list[Tensor] | None,
 ) -> tuple[Tensor, ...]:
     input = input if input.is_contiguous() else input.contiguous()
-    states = [_dense(state) for state in hx] if hx else [None]
+    states = [_dense(state) for state in states]
     weights = [_dense(weight) for weight in weights]
     problem = _problem(cell, input, batch_sizes, states, weights)
-    batch, hidden_size, projection = problem[3], problem[5], problem[6]
+    _, _, _, batch, input_size, hidden_size, projection, *_ = problem
     output_size, directions = projection or hidden_size, len(weights) // 5
-    output = input.new_empty(*input.shape[:-1], directions * output_size)
-    finals = [input.new_empty(directions, batch, output_size)]
+    is_step = batch_sizes is None and input.dim() == 2
+    new = input.new_empty
+    outputs = [new((*input.shape[:-1], directions * output_size))]
+    if not is_step:
+        outputs.append(new((directions, batch, output_size)))
     if len(cell.states) > 1:
-        finals.append(input.new_empty(directions, batch, hidden_size))
-    keep = None
+        outputs.append(new((batch, hidden_size) if is_step else (directions, batch, hidden_size)))
+    keep = 0
     if kept is not None:
-        rows = input.numel() // input.shape[-1]
-        keep = input.new_empty(directions * rows * _compiled[cell.name][3] * hidden_size)
-        kept.append(keep)
+        rows = input.numel() // input_size
+        kept.append(new(directions * rows * _compiled[cell.name][3] * hidden_size))
+        keep = kept[0].data_ptr()
     assert _native is not None
     _native.forward(
         *problem,
-        output.data_ptr(),
-        _address(keep),
-        finals[0].data_ptr(),
-        finals[1].data_ptr() if len(finals) > 1 else 0,
+        outputs[0].data_ptr(),
+        keep,
+        outputs[0 if is_step else 1].data_ptr(),
+        outputs[-1].data_ptr(),  # read as c_n by cells that have one
         get_num_threads(),
     )
-    return output, *finals
+    return tuple(outputs)
 
 
 class _Layer(torch.autograd.Function):
-    """A layer of the core, and its gradient."""
+    """A layer or a step of the core, and its gradient."""
 
     @staticmethod
     def forward(
@@ -286,18 +298,21 @@ class _Layer(torch.autograd.Function):
             torch.empty_like(tensor, memory_format=torch.contiguous_format) if want else None
             for tensor, want in zip((input, *tensors), wanted, strict=True)
         ]
-        dstates = [_address(gradient) for gradient in gradients[1 : 1 + num_states]]
+        is_step = len(upstream) == num_states
+        dfinals = (None, *upstream[1:]) if is_step else upstream[1:]
+        dstates = gradients[1 : 1 + num_states]
         assert _native is not None
         assert dense[0] is not None
         _native.backward(
             *_problem(cell, dense[0], batch_sizes, states, weights),
             output.data_ptr(),
             keep.data_ptr(),
-            *[_address(gradient) for gradient in upstream],
-            *[0] * (2 - num_states),
+            _address(upstream[0]),
+            _address(dfinals[0]),
+            _address(dfinals[1]) if num_states > 1 else 0,
             _address(gradients[0]),
-            *dstates,
-            *[0] * (2 - num_states),
+            _address(dstates[0]),
+            _address(dstates[1]) if num_states > 1 else 0,
             [_address(gradient) for gradient in gradients[1 + num_states :]],
             get_num_threads(),
         )
@@ -318,7 +333,10 @@ def _reference_gradients(
     input, states, weights = views[0], views[1 : 1 + num_states], views[1 + num_states :]
     assert input is not None
     hx = None if states[0] is None else tuple(state for state in states if state is not None)
-    outputs = reference.layer(cell, input, batch_sizes, hx, weights)
+    if batch_sizes is None and input.dim() == 2:
+        outputs = reference.step(cell, input, hx, weights[:4])
+    else:
+        outputs = reference.layer(cell, input, batch_sizes, hx, weights)
     used = [(o, g) for o, g in zip(outputs, upstream, strict=True) if g is not None]
     asked = [view for view, want in zip(views, wanted, strict=True) if want and view is not None]
     found = iter(
