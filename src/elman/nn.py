@@ -10,8 +10,9 @@ was written to, moved, tied, pruned, or replaced by a computed tensor takes effe
 
 Tensors that are not on the CPU go to PyTorch's own recurrent kernels. On the CPU, float32 and
 float64 are computed by the native core, other dtypes as `elman.ops` says. Under
-torch.autocast("cpu") the computation stays in the dtype of the weights, and the results have the
-dtype that torch.nn gives them.
+torch.autocast("cpu") the computation stays in the dtype of the weights, and only the results are
+lowered: all of RNN, RNNCell and LSTM, and of the others what has a lowered state or input to begin
+with. That is what torch.nn gives, but that its LSTM leaves the results of packed input as they are.
 
 Symbols: L time steps, N sequences in the batch, D = 2 if bidirectional else 1, H_in = input_size,
 H_out = proj_size or else hidden_size. The equations are in `elman.cells`.
@@ -42,8 +43,7 @@ class _Recurrent(Module):
 
     hidden_size: int
 
-    # Whether the state stays in its own dtype under autocast. torch.nn lowers the whole of RNN,
-    # RNNCell and LSTM, but only the products of the others.
+    # Whether the state stays in its own dtype under autocast.
     _keeps_state_dtype = False
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class _Recurrent(Module):
 
     def _autocast(self, input: Any, hx: Any) -> Any:
         # The core computes in float32 whatever comes in, so lowering the inputs and the weights
-        # would cost time and accuracy. Only the results are lowered.
+        # would cost time and accuracy.
         lower = torch.get_autocast_dtype("cpu")
         if self._keeps_state_dtype:
             state = input if hx is None else hx[0] if isinstance(hx, (tuple, list)) else hx
