@@ -111,22 +111,22 @@ def train_text(
         typer.Argument(metavar="FILE...", help="The text, in UTF-8; several are read as one."),
     ] = None,
     cell: Annotated[
-        str | None, typer.Option(help=f"lstm, gru or rnn. [default: {TextConfig.cell}]")
+        str | None, typer.Option(help=f"lstm, gru or rnn. (default: {TextConfig.cell})")
     ] = None,
     hidden: Annotated[
-        int | None, typer.Option(help="Units of each layer. [default: what suits the budget]")
+        int | None, typer.Option(help="Units of each layer. (default: what suits the budget)")
     ] = None,
     layers: Annotated[
-        int | None, typer.Option(help=f"Recurrent layers. [default: {TextConfig.layers}]")
+        int | None, typer.Option(help=f"Recurrent layers. (default: {TextConfig.layers})")
     ] = None,
     embed: Annotated[
-        int | None, typer.Option(help=f"Numbers for a character. [default: {TextConfig.embed}]")
+        int | None, typer.Option(help=f"Numbers for a character. (default: {TextConfig.embed})")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Rows of text read side by side. [default: chosen]")
+        int | None, typer.Option(help="Rows of text read side by side. (default: chosen)")
     ] = None,
     chunk: Annotated[
-        int | None, typer.Option(help="Characters between two updates. [default: chosen]")
+        int | None, typer.Option(help="Characters between two updates. (default: chosen)")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the text.")] = None,
     max_time: Annotated[
@@ -134,22 +134,22 @@ def train_text(
         typer.Option(
             parser=seconds,
             metavar="TIME",
-            help="Such as 90s, 3m, 1h30m. [default: 3m, if no --epochs]",
+            help="Such as 90s, 3m, 1h30m. (default: 3m, if no --epochs)",
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: chosen]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. (default: chosen)")] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="Share zeroed in training. [default: chosen]")
+        float | None, typer.Option(help="Share zeroed in training. (default: chosen)")
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(help=f"Most of a gradient's norm. [default: {TextConfig.clip}]")
+        float | None, typer.Option(help=f"Most of a gradient's norm. (default: {TextConfig.clip})")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help=f"Where chance starts. [default: {TextConfig.seed}]")
+        int | None, typer.Option(help=f"Where chance starts. (default: {TextConfig.seed})")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Directory of the run. [default: runs/NAME-OF-FILE]"),
+        typer.Option(metavar="RUN", help="Directory of the run. (default: runs/NAME-OF-FILE)"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where RUN stopped.")] = False,
 ) -> int:
@@ -218,10 +218,10 @@ def sample(
         float, typer.Option(help="Below 1 is safer, above 1 bolder, 0 the likeliest.")
     ] = 1.0,
     top_k: Annotated[
-        int | None, typer.Option(help="Choose among the K likeliest. [default: all]")
+        int | None, typer.Option(help="Choose among the K likeliest. (default: all)")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed writes the same. [default: another]")
+        int | None, typer.Option(help="The same seed writes the same. (default: another)")
     ] = None,
 ) -> None:
     """Write with the best weights of a run."""

@@ -16,7 +16,7 @@ def bench(
     ] = False,
     threads: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="May be given again. [default: 1, and PyTorch's own number]"),
+        typer.Option(min=1, help="May be given again. (default: 1, and PyTorch's own number)"),
     ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write all that was measured.")

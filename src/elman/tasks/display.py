@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
@@ -63,16 +64,19 @@ class Display:
             case "evaluation":
                 mark = " (best)" if record["best"] else ""
                 self._print(f"{_where(record)}  held-out text: {_loss(record)}{mark}")
-                for line in printable(record["sample"]).strip("\n").split("\n"):
-                    self._print(f"    {line}", style="dim")
+                self._print(printable(record["sample"]).strip("\n"), style="dim", indent=4)
             case "result":
                 self._print(
                     f"{_where(record)}  held-out text, all of it, best weights: {_loss(record)}"
                 )
 
-    def _print(self, line: str, style: str = "") -> None:
+    def _print(self, text: str, style: str = "", indent: int = 0) -> None:
         # On a terminal lines are folded at its width; into a file they go as they are.
-        self.console.print(Text(line, style), soft_wrap=not self.console.is_terminal)
+        for line in text.split("\n"):
+            if self.console.is_terminal:
+                self.console.print(Padding(Text(line, style), (0, 0, 0, indent), expand=False))
+            else:
+                self.console.print(Text(" " * indent + line), soft_wrap=True)
         self._printed = time.monotonic()
 
 

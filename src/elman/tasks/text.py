@@ -50,7 +50,7 @@ State: TypeAlias = Tensor | tuple[Tensor, ...] | None
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 _LOG_EVERY = 10  # updates
-_EVALUATIONS = 16  # in the whole budget
+_EVALUATIONS = 10  # in the whole budget
 _JUDGED = 2**14  # characters in each of them; the last one judges all that was held out
 _CONTEXT = 128  # characters read, and not judged, before each row that is judged
 _SAMPLE = 160  # characters
