@@ -17,7 +17,6 @@ import json
 import math
 import os
 import platform
-import resource
 import statistics
 import time
 import warnings
@@ -64,7 +63,7 @@ MODES: tuple[Mode, ...] = ("inference", "training")
 
 TURN_S = 0.02
 PAUSE_S = 0.005  # lets the other's worker threads, which spin for a while after a call, go to sleep
-DISTURBED = 20.0  # preemptions a second; an idle machine has a few, a busy one hundreds
+DISTURBED = 0.1  # cores busy with other processes, from which a row means little
 
 
 @dataclass(frozen=True)
@@ -300,10 +299,9 @@ class Spread:
         low: Microseconds that a quarter of them took at most.
         high: Microseconds that three quarters of them took at most.
         calls: How many were timed.
-        preempted: How often a second another process took the processor away meanwhile.
 
     Example:
-        >>> print(Spread(median=200, low=195, high=205, calls=100, preempted=0))
+        >>> print(Spread(median=200, low=195, high=205, calls=100))
         200 ± 2%
     """
 
@@ -311,41 +309,22 @@ class Spread:
     low: float
     high: float
     calls: int
-    preempted: float
 
     def __str__(self) -> str:
         shown = f"{self.median:,.1f}" if self.median < 100 else f"{self.median:,.0f}"
         return f"{shown} ± {(self.high - self.low) / 2 / self.median:.0%}"
 
-
-@dataclass(frozen=True)
-class _Turn:
-    calls: list[float]  # the seconds that each took
-    seconds: float
-    preempted: int
-
     @classmethod
-    def of(cls, call: Callable[[], object]) -> "_Turn":
-        time.sleep(PAUSE_S)
-        taken, begin = _times_preempted(), time.perf_counter()
-        times: list[float] = []
-        while (start := time.perf_counter()) < begin + TURN_S:
-            call()
-            times.append(time.perf_counter() - start)
-        # The first call finds cold caches, so it counts only if it filled the turn by itself.
-        seconds = time.perf_counter() - begin
-        return cls(times[1:] or times, seconds, _times_preempted() - taken)
-
-
-def _times_preempted() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    def of(cls, seconds: Sequence[float]) -> "Spread":
+        """Summarise the times of at least two calls."""
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return cls(round(median * 1e6, 3), round(low * 1e6, 3), round(high * 1e6, 3), len(seconds))
 
 
 def take_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Spread]:
     """Time several functions that alternate in turns of some milliseconds.
 
-    Of the rounds, only the half counts in which other processes took the processor from this one
-    least often, and all that are as good.
+    The first call of a turn finds cold caches, so it counts only if it filled the turn by itself.
 
     Args:
         calls: The functions.
@@ -356,21 +335,24 @@ def take_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Sp
         >>> fast.median < slow.median
         True
     """
-    rounds: list[list[_Turn]] = []
+    times: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds
-    while len(rounds) < 5 or time.perf_counter() < end:
-        rounds.append([_Turn.of(call) for call in calls])
-    unrest = [sum(t.preempted for t in turns) / sum(t.seconds for t in turns) for turns in rounds]
-    limit = statistics.median_low(unrest)
-    quiet = [turns for turns, rate in zip(rounds, unrest, strict=True) if rate <= limit]
-    return [_spread(turns) for turns in zip(*quiet, strict=True)]
+    turns = 0
+    while turns < 5 or time.perf_counter() < end:
+        for call, own in zip(calls, times, strict=True):
+            own += _turn(call)
+        turns += 1
+    return [Spread.of(own) for own in times]
 
 
-def _spread(turns: Sequence[_Turn]) -> Spread:
-    times = [x * 1e6 for turn in turns for x in turn.calls]
-    low, median, high = (round(x, 3) for x in statistics.quantiles(times, method="inclusive"))
-    preempted = sum(turn.preempted for turn in turns) / sum(turn.seconds for turn in turns)
-    return Spread(median, low, high, len(times), round(preempted, 1))
+def _turn(call: Callable[[], object]) -> list[float]:
+    time.sleep(PAUSE_S)
+    times: list[float] = []
+    over = time.perf_counter() + TURN_S
+    while (start := time.perf_counter()) < over:
+        call()
+        times.append(time.perf_counter() - start)
+    return times[1:] or times
 
 
 @dataclass(frozen=True)
@@ -479,6 +461,7 @@ class Row:
         theirs: The other's.
         peak: float32 GFLOP/s of so many threads, the better of just before and just after.
         bound: Microseconds, see `bound`.
+        elsewhere: How many cores other processes kept busy meanwhile, on average.
     """
 
     case: Case
@@ -489,11 +472,12 @@ class Row:
     theirs: Spread
     peak: float
     bound: float
+    elsewhere: float
 
     @property
     def disturbed(self) -> bool:
         """Tell whether the machine was too busy with other things for this row to mean much."""
-        return max(self.ours.preempted, self.theirs.preempted) > DISTURBED
+        return self.elsewhere > DISTURBED
 
     @property
     def ratio(self) -> float:
@@ -563,11 +547,34 @@ def _row(
     with torch.set_grad_enabled(mode == "training"):
         _check_same(us.read(), them.read(), f"{work.case}, {mode}: {ours.name} and {peer.name}")
         peaks = [_native.fma_peak(threads, 0.01)]
+        start, elsewhere = time.perf_counter(), _seconds_elsewhere()
         our_times, their_times = take_turns([us.call, them.call], seconds)
+        elsewhere = (_seconds_elsewhere() - elsewhere) / (time.perf_counter() - start)
         peaks.append(_native.fma_peak(threads, 0.01))
     peak = round(max(peaks), 1)
     limit = bound(work.case, mode, threads, peak, machine)
-    return Row(work.case, mode, threads, peer.name, our_times, their_times, peak, limit)
+    return Row(
+        work.case,
+        mode,
+        threads,
+        peer.name,
+        our_times,
+        their_times,
+        peak,
+        limit,
+        round(max(0.0, elsewhere), 2),
+    )
+
+
+def _seconds_elsewhere() -> float:
+    # Processor time of all other processes since the machine started; only Linux tells, and counts
+    # in hundredths of a second. The fields: user, nice, system, idle, iowait, irq, softirq, steal.
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    ticks = [int(x) for x in stat.read_text().split(maxsplit=9)[1:9]]
+    busy = sum(ticks) - ticks[3] - ticks[4]
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _check_same(us: list[Tensor], them: list[Tensor], who: str) -> None:
@@ -658,7 +665,9 @@ class Report:
                         ]
                         cases = max(cases, len(ratios))
                         line.append(f"{statistics.geometric_mean(ratios):.2f}x" if ratios else "")
-                    lines.append([f"{cell}, {cases} cases", mode, str(threads), *line])
+                    lines.append(
+                        [f"{cell}, {cases} case{'s' * (cases != 1)}", mode, str(threads), *line]
+                    )
         return titles, lines
 
     def markdown(self) -> str:
