@@ -152,7 +152,7 @@ def test_calls_alternate_and_the_first_of_a_turn_is_not_counted() -> None:
     spreads = take_turns([lambda: made.append("a"), lambda: made.append("b")], seconds=0.05)
     turns = "".join(made).replace("ba", "b a").replace("ab", "a b").split()
     assert [turn[0] for turn in turns] == ["a", "b"] * (len(turns) // 2)
-    assert len(turns) >= 10
+    assert len(turns) >= 6
     for letter, spread in zip("ab", spreads, strict=True):
         own = [turn for turn in turns if turn[0] == letter]
         assert spread.calls <= sum(len(turn) - 1 for turn in own)
@@ -160,7 +160,7 @@ def test_calls_alternate_and_the_first_of_a_turn_is_not_counted() -> None:
 
 def test_a_call_that_fills_its_turn_counts() -> None:
     (spread,) = take_turns([lambda: time.sleep(0.002)], seconds=0.0)
-    assert 3 <= spread.calls <= 5
+    assert spread.calls == 3
     assert spread.median >= 2000
 
 
@@ -180,10 +180,16 @@ def test_a_row_tells_how_busy_the_machine_was(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(bench, "_seconds_elsewhere", lambda: 1.5 * time.perf_counter())
     (row,) = measure(CASES[:1], ["inference"], 1, ENDLESS, seconds=0.1)
     assert row.elsewhere == pytest.approx(1.5, abs=0.1)
-    assert row.disturbed
-    monkeypatch.setattr(bench, "_seconds_elsewhere", lambda: 0.0)
-    (row,) = measure(CASES[:1], ["inference"], 1, ENDLESS, seconds=0.0)
-    assert not row.disturbed
+
+
+@pytest.mark.parametrize(
+    ("threads", "elsewhere", "disturbed"), [(1, 1.0, False), (1, 1.5, True), (2, 0.5, True)]
+)
+def test_a_row_is_disturbed_if_its_threads_lack_cores(
+    threads: int, elsewhere: float, disturbed: bool
+) -> None:
+    row = dataclasses.replace(next(some_rows()), threads=threads, elsewhere=elsewhere)
+    assert Report(ENDLESS, [row]).disturbed(row) == disturbed  # a machine of two cores
 
 
 @pytest.mark.parametrize("mode", MODES)

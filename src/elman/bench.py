@@ -63,7 +63,7 @@ MODES: tuple[Mode, ...] = ("inference", "training")
 
 TURN_S = 0.02
 PAUSE_S = 0.005  # lets the other's worker threads, which spin for a while after a call, go to sleep
-DISTURBED = 0.1  # cores busy with other processes, from which a row means little
+DISTURBED = 0.1  # cores too few for a row's threads, from which it means little
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ def take_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Sp
 
     Args:
         calls: The functions.
-        seconds: How long to go on, in all; each function gets five turns at least.
+        seconds: How long to go on, in all; each function gets three turns at least.
 
     Example:
         >>> fast, slow = take_turns([lambda: None, lambda: sum(range(10_000))], seconds=0.2)
@@ -338,7 +338,7 @@ def take_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Sp
     times: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds
     turns = 0
-    while turns < 5 or time.perf_counter() < end:
+    while turns < 3 or time.perf_counter() < end:
         for call, own in zip(calls, times, strict=True):
             own += _turn(call)
         turns += 1
@@ -475,11 +475,6 @@ class Row:
     elsewhere: float
 
     @property
-    def disturbed(self) -> bool:
-        """Tell whether the machine was too busy with other things for this row to mean much."""
-        return self.elsewhere > DISTURBED
-
-    @property
     def ratio(self) -> float:
         """How many times the other's call is longer than ours."""
         return self.theirs.median / self.ours.median
@@ -611,6 +606,10 @@ class Report:
         """The other contenders, in the order in which they first appear."""
         return list(dict.fromkeys(row.peer for row in self.rows))
 
+    def disturbed(self, row: Row) -> bool:
+        """Tell whether other processes took cores that the threads of this row needed."""
+        return row.threads + row.elsewhere > self.machine.cores + DISTURBED
+
     def header(self) -> str:
         """Return one line that names the machine and what it reached."""
         peaks = {n: max(r.peak for r in self.rows if r.threads == n) for n in self._threads()}
@@ -633,7 +632,7 @@ class Report:
         lines = []
         for (case, mode, count), by_peer in grouped.items():
             first = next(iter(by_peer.values()))
-            mark = " ~" * any(row.disturbed for row in by_peer.values())
+            mark = " ~" * any(map(self.disturbed, by_peer.values()))
             line = [str(case), mode, str(count), f"{first.ours}{mark}", f"{first.fraction:.0%}"]
             for peer in self.peers:
                 other = by_peer.get(peer)
@@ -661,7 +660,7 @@ class Report:
                             row.ratio
                             for row in self.rows
                             if (row.case.cell, row.mode, row.threads, row.peer) == wanted
-                            and not row.disturbed
+                            and not self.disturbed(row)
                         ]
                         cases = max(cases, len(ratios))
                         line.append(f"{statistics.geometric_mean(ratios):.2f}x" if ratios else "")
@@ -687,7 +686,7 @@ class Report:
             "half of what lies between the quartiles, of calls that take turns with the peer's in "
             "one process. Ratio: the peer's time over ours in that process. Of bound: the time in "
             "which the machine could do the arithmetic and read the weights, over ours. "
-            "~: other processes kept the machine busy meanwhile; no mean counts this line."
+            "~: other processes took cores that this line needed; no mean counts it."
         )
 
     def _threads(self) -> list[int]:
