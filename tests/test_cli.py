@@ -13,6 +13,7 @@ import typer
 
 from elman import checkpoint
 from elman.cli import main, seconds
+from elman.tasks import text
 
 WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "with", "his")
 SMALL = ["--hidden", "16", "--batch", "4", "--chunk", "16", "--seed", "5"]
@@ -227,6 +228,28 @@ def test_divergence_ends_with_code_1_and_one_line(
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "No space left on device"), 1, "elman: [Errno 28] No space left on device"),
+    ],
+)
+def test_what_the_world_does_to_a_command_is_told_in_a_line_at_most(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    def disturbed(run: Path, **how: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(text, "sample", disturbed)
+    assert main(["sample", "run"]) == code
+    assert capsys.readouterr().err.strip() == message
+
+
 def test_help_and_version_load_no_pytorch() -> None:
     code = (
         "import sys; from elman.cli import main;"
@@ -251,17 +274,17 @@ def test_a_reader_that_has_seen_enough_ends_sampling_quietly(book: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("words", "expected"),
     [("90", 90), ("90s", 90), ("3m", 180), ("1h30m", 5400), ("1.5m", 90), ("1h1m1s", 3661)],
 )
-def test_a_duration_is_read(text: str, expected: float) -> None:
-    assert seconds(text) == expected
+def test_a_duration_is_read(words: str, expected: float) -> None:
+    assert seconds(words) == expected
 
 
-@pytest.mark.parametrize("text", ["", "m", "3x", "-3m", "3m1h", "nan", "1e3"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+@pytest.mark.parametrize("words", ["", "m", "3x", "-3m", "3m1h", "nan", "1e3"])
+def test_what_is_no_duration_is_refused(words: str) -> None:
     with pytest.raises(typer.BadParameter, match="must be a time such as 90s"):
-        seconds(text)
+        seconds(words)
 
 
 def test_python_dash_m_elman_is_the_command_line() -> None:

@@ -87,6 +87,12 @@ def test_a_short_text_is_cut_small_enough_to_be_learnt(characters: int) -> None:
     assert chosen.batch * chosen.chunk <= characters
 
 
-def test_a_time_needs_a_speed() -> None:
-    with pytest.raises(InputError, match="max_time needs operations_per_second"):
-        choose(10_000, files=(), max_time=10.0)
+def test_the_more_often_a_text_is_read_the_more_dropout() -> None:
+    by_epochs = [choose(10**6, files=(), epochs=epochs).dropout for epochs in (1, 5, 20, 100)]
+    by_time = [
+        choose(10**6, FAST, files=(), hidden=256, max_time=20.0 * 8**k).dropout for k in range(4)
+    ]
+    for shares in (by_epochs, by_time):
+        assert shares == sorted(shares)
+        assert shares[0] < shares[-1] == 0.5
+    assert by_epochs[0] == 0.0

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from elman import checkpoint
-from elman.tasks import InputError, text
+from elman.tasks import DivergenceError, InputError, text
 from elman.tasks.config import TextConfig
 from elman.tasks.corpus import Corpus, encode
 from elman.tasks.run import Run
@@ -240,7 +240,7 @@ def test_a_time_budget_ends_in_time_with_the_learning_rate_at_zero(
 
 def test_an_exploding_loss_stops_and_names_update_and_layer(book: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        text.DivergenceError, match=r"diverged at update \d+: the loss is .* in the .* of \w+.*--lr"
+        DivergenceError, match=r"diverged at update \d+: the loss is .* in the .* of \w+.*--lr"
     ):
         train(book, tmp_path / "run", lr=1e6, epochs=40)
 
@@ -267,7 +267,7 @@ def test_weights_that_are_no_numbers_are_named(
     monkeypatch.setattr(text.Learner, "update", spoilt)
     monkeypatch.setattr(text, "_CHECKPOINT_EVERY_S", 0.0)
     monkeypatch.setattr(text, "_CHECKPOINT_SHARE", math.inf)
-    with pytest.raises(text.DivergenceError, match=f"update 13: the loss is nan.*{where}"):
+    with pytest.raises(DivergenceError, match=f"update 13: the loss is nan.*{where}"):
         train(book, tmp_path / "run")
     monkeypatch.undo()
     assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["position"]["step"] == 12
@@ -285,7 +285,7 @@ def test_a_layer_that_puts_out_no_numbers_is_named(
         return update(learner)
 
     monkeypatch.setattr(text.Learner, "update", spoilt)
-    with pytest.raises(text.DivergenceError, match=r"update 4: .* in the output of output;"):
+    with pytest.raises(DivergenceError, match=r"update 4: .* in the output of output;"):
         train(book, tmp_path / "run")
 
 

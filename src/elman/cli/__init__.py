@@ -24,7 +24,7 @@ from typer.exceptions import TyperException
 
 import elman
 from elman.cli.bench import bench
-from elman.tasks import InputError
+from elman.tasks import DivergenceError, InputError
 from elman.tasks.config import TextConfig
 
 __all__ = ["main"]
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `elman`; those of the process if None.
 
     Returns:
-        The exit code: 0 if all went well, 1 if training diverged, 2 for a mistake of the user's,
-        130 if training was stopped by Ctrl-C (it was saved, and can go on).
+        The exit code: 0 if all went well, 1 if training diverged or a file cannot be written, 2 for
+        a mistake of the user's, 130 after Ctrl-C (a training was saved, and can go on).
 
     Example:
         >>> main(["sample", "no-such-run"])
@@ -62,10 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.format_message()} (see: {command} --help)")
     except InputError as error:
         return _fail(str(error))
-    except ArithmeticError as error:
+    except (DivergenceError, OSError) as error:
         return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -88,7 +88,7 @@ class TextConfig:
             raise InputError("the budget is missing: give epochs or max_time")
 
 
-def choose(characters: int, operations_per_second: float | None = None, **given: Any) -> TextConfig:
+def choose(characters: int, operations_per_second: float = math.inf, **given: Any) -> TextConfig:
     """Complete the settings that the user gave with what suits the text, the time and the machine.
 
     A model that is too small stops learning early, and one that is too big sees too little text in
@@ -98,8 +98,8 @@ def choose(characters: int, operations_per_second: float | None = None, **given:
 
     Args:
         characters: the length of the text that is trained on.
-        operations_per_second: the machine's speed in training, as additions and multiplications;
-            needed if max_time is given and hidden is not.
+        operations_per_second: the machine's speed in training, as additions and multiplications:
+            what a time is worth; see `elman.tasks.text.measure_speed`.
         given: the settings that the user gave, under the names of TextConfig's.
 
     Returns:
@@ -120,14 +120,18 @@ def choose(characters: int, operations_per_second: float | None = None, **given:
     if chosen.get("epochs") is None and chosen.get("max_time") is None:
         chosen["max_time"] = 180.0
     # At least 50 updates an epoch, if the text is long enough for chunks worth their name.
-    chunk = chosen.setdefault("chunk", max(16, min(128, characters // 800)))
-    chosen.setdefault("batch", max(1, min(32, characters // (50 * chunk))))
-    chosen.setdefault("lr", 1e-3 if chosen.get("cell") == "rnn" else 3e-3)
-    chosen.setdefault("dropout", 0.1)
-    if "hidden" in chosen:
-        return TextConfig(**chosen)
-    config = TextConfig(**chosen, hidden=1)
-    return replace(config, hidden=_hidden(config, characters, operations_per_second))
+    chunk = chosen.setdefault("chunk", max(16, min(64, characters // 800)))
+    chosen.setdefault("batch", max(1, min(16, characters // (50 * chunk))))
+    chosen.setdefault("lr", 2e-3 if chosen.get("cell") == "rnn" else 6e-3)
+    config = TextConfig(**{"hidden": 1, "dropout": 0.0} | chosen)  # refuses what is out of range
+    operations = math.inf
+    if config.max_time is not None:
+        operations = operations_per_second * config.max_time
+    if "hidden" not in given:
+        config = replace(config, hidden=_hidden(config, characters, operations))
+    if "dropout" not in given:
+        config = replace(config, dropout=_dropout(config, characters, operations))
+    return config
 
 
 _CHARACTERS_PER_WEIGHT = 3  # seen in training, repeated or not
@@ -136,20 +140,26 @@ _OPERATIONS_PER_WEIGHT = 6  # and character: one product forward, two backward, 
 _GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
-def _hidden(config: TextConfig, characters: int, operations_per_second: float | None) -> int:
+def _hidden(config: TextConfig, characters: int, operations: float) -> int:
     """Return the hidden size, a multiple of 32 from 64 to 2048, that suits budget and text."""
-    limits = [float(_WEIGHTS_PER_CHARACTER * characters)]
+    most = float(_WEIGHTS_PER_CHARACTER * characters)
     if config.epochs is not None:
-        limits.append(config.epochs * characters / _CHARACTERS_PER_WEIGHT)
-    if config.max_time is not None:
-        if operations_per_second is None:
-            raise InputError("max_time needs operations_per_second, or hidden, to be given")
-        operations = operations_per_second * config.max_time
-        # operations = 6 * weights * seen, with seen = 3 * weights
-        limits.append(math.sqrt(operations / _OPERATIONS_PER_WEIGHT / _CHARACTERS_PER_WEIGHT))
+        most = min(most, config.epochs * characters / _CHARACTERS_PER_WEIGHT)
+    # operations = 6 * weights * seen, with seen = 3 * weights
+    most = min(most, math.sqrt(operations / _OPERATIONS_PER_WEIGHT / _CHARACTERS_PER_WEIGHT))
+    sizes = range(96, 2049, 32)
+    return max((s for s in sizes if _weights(replace(config, hidden=s)) <= most), default=64)
 
-    def weights(hidden: int) -> int:
-        inputs = config.embed + (config.layers - 1) * hidden
-        return _GATES[config.cell] * hidden * (inputs + config.layers * hidden)
 
-    return max([size for size in range(96, 2049, 32) if weights(size) <= min(limits)], default=64)
+def _dropout(config: TextConfig, characters: int, operations: float) -> float:
+    """Return the dropout: none for a text that is read once or twice, more the more often."""
+    passes = operations / _OPERATIONS_PER_WEIGHT / _weights(config) / characters
+    if config.epochs is not None:
+        passes = min(passes, config.epochs)
+    return round(min(0.5, max(0.0, 0.02 * (passes - 2))), 2)
+
+
+def _weights(config: TextConfig) -> int:
+    """Count the weights of the recurrent layers that are multiplied for each character."""
+    inputs = config.embed + (config.layers - 1) * config.hidden
+    return _GATES[config.cell] * config.hidden * (inputs + config.layers * config.hidden)

@@ -39,12 +39,12 @@ from torch import Tensor, nn
 
 import elman
 from elman import checkpoint
-from elman.tasks import InputError
+from elman.tasks import DivergenceError, InputError
 from elman.tasks.config import TextConfig, choose
 from elman.tasks.corpus import Corpus, encode
 from elman.tasks.run import Run
 
-__all__ = ["DivergenceError", "Result", "TextModel", "configure", "resume", "sample", "train"]
+__all__ = ["Result", "TextModel", "configure", "resume", "sample", "train"]
 
 State: TypeAlias = Tensor | tuple[Tensor, ...] | None
 Report: TypeAlias = Callable[[dict[str, Any]], None]
@@ -56,10 +56,6 @@ _CONTEXT = 128  # characters read, and not judged, before each row that is judge
 _SAMPLE = 160  # characters
 _CHECKPOINT_EVERY_S = 3.0
 _CHECKPOINT_SHARE = 0.01  # of the time, at most
-
-
-class DivergenceError(ArithmeticError):
-    """The loss or a gradient grew without bound, or is no number."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,8 @@ class TextModel(nn.Module):
 def configure(corpus: Corpus, **given: Any) -> TextConfig:
     """Complete the settings that the user gave; see `elman.tasks.config.choose`.
 
-    If the budget is a time and the size is left open, this takes a second to measure the machine.
+    If the budget is a time and the size or the dropout is left open, this takes most of a second
+    to measure the machine.
 
     Args:
         corpus: the text.
@@ -136,7 +133,8 @@ def configure(corpus: Corpus, **given: Any) -> TextConfig:
     """
     characters = len(corpus.training)
     timed = given.get("max_time") is not None or given.get("epochs") is None
-    speed = measure_speed() if timed and "hidden" not in given else None
+    known = not timed or given.keys() >= {"hidden", "dropout"}
+    speed = math.inf if known else measure_speed()
     return choose(characters, speed, files=corpus.files, **given)
 
 
