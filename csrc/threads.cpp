@@ -1,9 +1,11 @@
 #include "threads.hpp"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
@@ -26,27 +28,72 @@ void pause_core() {
 // needs the core, torch's own threads among them.
 constexpr int kPausesBeforeSleep = 500, kPausesBeforeYield = 200;
 
+double seconds_now() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(now).count();
+}
+
+// Waiting this long for helpers, and this share of the call, is a sign of a core that is not ours;
+// the calls of the next kAbstinence times as long do without helpers. That bounds the loss to a few
+// hundredths of the time.
+constexpr double kPatienceSeconds = 100e-6, kPatienceShare = 0.2, kAbstinence = 30;
+
+// The entry of GNU's OpenMP runtime, as compilers call it: runs body(data) on `threads` threads,
+// this one among them, and returns when all have. Null if no such runtime is loaded.
+using OpenMp = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+
 class Pool {
 public:
+  explicit Pool(OpenMp open_mp) : open_mp_(open_mp) {}
+
   void run(int threads, int count, void (*task)(void*, int), void* context) {
     std::unique_lock<std::mutex> turn(busy_, std::try_to_lock);
-    if (!turn.owns_lock()) {
+    const double begun = seconds_now();
+    if (!turn.owns_lock() || begun < alone_until_) {
       for (int i = 0; i < count; i++)
         task(context, i);
       return;
     }
-    start_helpers(threads - 1);
     task_.store(task, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
     count_.store(count, std::memory_order_relaxed);
-    helpers_wanted_.store(threads - 1, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     const uint64_t job = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
     ticket_.store(job << 32, std::memory_order_release);
+    const double finished = open_mp_ ? run_borrowed(threads) : run_own(threads);
+
+    const double ended = seconds_now(), waited = ended - finished;
+    if (waited > kPatienceSeconds && waited > kPatienceShare * (ended - begun))
+      alone_until_ = ended + kAbstinence * waited;
+  }
+
+private:
+  // Both return the time at which this thread found no more to do.
+  double run_borrowed(int threads) {
+    struct Team {
+      Pool* pool;
+      std::thread::id caller;
+      double finished;
+    } team{this, std::this_thread::get_id(), 0};
+    open_mp_(
+        [](void* data) {
+          Team& team = *static_cast<Team*>(data);
+          team.pool->take_tasks();
+          if (std::this_thread::get_id() == team.caller)
+            team.finished = seconds_now();
+        },
+        &team, static_cast<unsigned>(threads), 0);
+    return team.finished;
+  }
+
+  double run_own(int threads) {
+    start_helpers(threads - 1);
+    helpers_wanted_.store(threads - 1, std::memory_order_relaxed);
     call_.fetch_add(1, std::memory_order_release);
     call_.notify_all();
-
-    take_tasks(static_cast<uint32_t>(job));
+    take_tasks();
+    const double finished = seconds_now();
+    const int count = count_.load(std::memory_order_relaxed);
     for (int spins = 0; done_.load(std::memory_order_acquire) < count;) {
       if (++spins < kPausesBeforeYield) {
         pause_core();
@@ -54,15 +101,15 @@ public:
         std::this_thread::yield();
       }
     }
+    return finished;
   }
 
-private:
-  // A ticket is (job << 32 | next task). A helper reads the ticket, then the job's fields, then
+  // A ticket is (job << 32 | next task). Whoever reads a ticket then reads the job's fields, and
   // takes the task by exchanging the very ticket it read: that can only succeed while the job still
   // has an untaken task, that is, while its fields still stand.
-  void take_tasks(uint32_t job) {
+  void take_tasks() {
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    while (static_cast<uint32_t>(ticket >> 32) == job) {
+    for (;;) {
       const auto task = task_.load(std::memory_order_relaxed);
       void* const context = context_.load(std::memory_order_relaxed);
       const int i = static_cast<int>(ticket & 0xffffffff);
@@ -98,11 +145,13 @@ private:
       }
       seen = call_.load(std::memory_order_acquire);
       if (id < helpers_wanted_.load(std::memory_order_relaxed))
-        take_tasks(static_cast<uint32_t>(ticket_.load(std::memory_order_acquire) >> 32));
+        take_tasks();
     }
   }
 
+  const OpenMp open_mp_;
   std::mutex busy_;
+  double alone_until_ = 0; // guarded by busy_, as is helpers_
   int helpers_ = 0;
   std::atomic<void (*)(void*, int)> task_{nullptr};
   std::atomic<void*> context_{nullptr};
@@ -120,8 +169,8 @@ std::atomic<Pool*> pool{nullptr};
 Pool& the_pool() {
   static std::once_flag once;
   std::call_once(once, [] {
-    pool.store(new Pool);
-    pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool); });
+    pool.store(new Pool(reinterpret_cast<OpenMp>(dlsym(RTLD_DEFAULT, "GOMP_parallel"))));
+    pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool(nullptr)); });
   });
   return *pool.load(std::memory_order_acquire);
 }

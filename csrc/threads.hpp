@@ -1,8 +1,13 @@
 // The helper threads of a call, and its scratch memory.
 //
-// A call never needs its helpers: it hands out tasks one by one, takes part itself, and finishes
-// alone whatever nobody took. A helper that is not scheduled costs nothing; one that loses its core
-// in the middle of a task costs that wait. There is no barrier inside a task.
+// A call hands out tasks one by one, takes part itself, and does whatever nobody else takes: a
+// helper that is late costs nothing but its absence. There is no barrier inside a task. Where a
+// helper cost more than it gave, because other processes keep its core busy, calls do without for a
+// while (see Pool::run).
+//
+// The helpers are the threads of the OpenMP runtime that PyTorch has loaded, if it is GNU's: after
+// an operation of PyTorch's they keep their cores busy looking for the next one, and would leave no
+// room for others. Else, and in a forked child, where OpenMP's threads are gone, they are our own.
 #pragma once
 
 #include <cstddef>
