@@ -134,7 +134,7 @@ def choose(characters: int, operations_per_second: float = math.inf, **given: An
     return config
 
 
-_CHARACTERS_PER_WEIGHT = 3  # seen in training, repeated or not
+_CHARACTERS_PER_WEIGHT = 7  # seen in training, repeated or not: best of 2 to 20 on small budgets
 _WEIGHTS_PER_CHARACTER = 4  # of the text
 _OPERATIONS_PER_WEIGHT = 6  # and character: one product forward, two backward, of two each
 _GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -145,7 +145,7 @@ def _hidden(config: TextConfig, characters: int, operations: float) -> int:
     most = float(_WEIGHTS_PER_CHARACTER * characters)
     if config.epochs is not None:
         most = min(most, config.epochs * characters / _CHARACTERS_PER_WEIGHT)
-    # operations = 6 * weights * seen, with seen = 3 * weights
+    # operations = 6 * weights * seen, and seen is to be 7 * weights
     most = min(most, math.sqrt(operations / _OPERATIONS_PER_WEIGHT / _CHARACTERS_PER_WEIGHT))
     sizes = range(96, 2049, 32)
     return max((s for s in sizes if _weights(replace(config, hidden=s)) <= most), default=64)
