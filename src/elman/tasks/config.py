@@ -61,7 +61,7 @@ class TextConfig:
     embed: int = 64
     epochs: int | None = None
     max_time: float | None = None
-    clip: float = 1.0
+    clip: float = 0.3
     weight_decay: float = 0.01
     warmup: float = 0.05
     seed: int = 0
@@ -156,7 +156,7 @@ def _dropout(config: TextConfig, characters: int, operations: float) -> float:
     passes = operations / _OPERATIONS_PER_WEIGHT / _weights(config) / characters
     if config.epochs is not None:
         passes = min(passes, config.epochs)
-    return round(min(0.5, max(0.0, 0.02 * (passes - 2))), 2)
+    return round(min(0.5, max(0.0, 0.025 * (passes - 2))), 2)
 
 
 def _weights(config: TextConfig) -> int:
