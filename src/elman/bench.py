@@ -34,8 +34,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import elman
 import elman.nn
-from elman import _native
 from elman.cells import CELLS, Cell
+from elman.ops import _native
 
 __all__ = [
     "ELMAN",

@@ -25,7 +25,7 @@ from elman import reference
 from elman.cells import Cell
 
 try:
-    from elman import _native
+    from elman import _native as _native
 except ImportError as error:
     warnings.warn(
         f"elman: the native core could not be loaded ({error}); layers are computed by the slow "

@@ -36,8 +36,14 @@ def bench(
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
+    from elman import ops
     from elman.bench import GRID, MODES, QUICK, Machine, Report, measure
 
+    if ops._native is None:
+        raise InputError(
+            "the native core could not be loaded, and there is nothing to measure without it:"
+            " reinstall elman on a machine with a C++20 compiler"
+        )
     cases = GRID if full else QUICK
     counts = list(dict.fromkeys(threads or (1, torch.get_num_threads())))
     console = Console(highlight=False)
