@@ -330,9 +330,11 @@ void pack_all(const Operands<T>* directions, long count, int threads) {
 // cache.
 constexpr long kChunkValues = 1 << 16;
 
-// A direction's rows [block.begin, block.end) over the whole sequence.
+// A direction's rows [block.begin, block.end) over the whole sequence. `threads` share what they
+// can of the input's product; the recurrence is this thread's.
 template <class T>
-void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& operands) {
+void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& operands,
+                   int threads) {
   const FlushDenormals mode;
   const Shape<T>& at = dir.at;
   const long rows = block.end - block.begin;
@@ -366,7 +368,11 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
       for (long n = 0; n < active(t); n++, m++)
         in[m] = dir.x(t, block.begin + n), out[m] = gx + m * at.GH;
     }
-    multiply<T>(m, in, w_ih, w.b_ih ? bias_ih : nullptr, out);
+    parallel_for(threads, threads, [&](int part) {
+      const FlushDenormals helper_mode;
+      const long from = m * part / threads, to = m * (part + 1) / threads;
+      multiply<T>(to - from, in + from, w_ih, w.b_ih ? bias_ih : nullptr, out + from);
+    });
 
     m = 0;
     for (long s = s0; s < s1; s++) {
@@ -414,9 +420,11 @@ void forward(int index, const Problem<T>& p, int threads) {
 
   threads = worthwhile(threads, work);
   const long blocks = num_blocks(at, threads);
-  parallel_for(threads, static_cast<int>(at.D * blocks), [&](int task) {
+  const int tasks = static_cast<int>(at.D * blocks);
+  parallel_for(threads, tasks, [&](int task) {
     const long d = task / blocks;
-    forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks), operands[d]);
+    forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks), operands[d],
+                     tasks == 1 ? threads : 1);
   });
 }
 
