@@ -137,6 +137,30 @@ def test_strided_arguments_are_read_as_they_are(cell: Cell) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
+def test_strided_batch_sizes_are_read_as_they_are(cell: Cell) -> None:
+    x, _, weights = make_problem(cell)
+    rows, sizes = x.reshape(12, 5)[:6], torch.tensor([[3, 9], [2, 9], [1, 9]])[:, 0]
+    results = []
+    for batch_sizes in (sizes, sizes.clone()):
+        output = ops.layer(cell, rows, batch_sizes, None, weights)[0]
+        results.append((output, *torch.autograd.grad(output.sum(), [x, weights[0]])))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_holds_the_computation_and_not_its_result(cell: Cell) -> None:
+    x, hx, weights = make_problem(cell)
+    constants = [None if w is None else w.detach() for w in weights]
+    hx = tuple(state.detach() for state in hx)
+
+    def run(x: Tensor) -> Tensor:
+        return ops.layer(cell, x, None, hx, constants)[0]
+
+    traced = torch.jit.trace(run, (x.detach(),))
+    other = torch.randn_like(x)
+    torch.testing.assert_close(traced(other), run(other))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_computed_in_float32_and_rounded(cell: Cell, dtype: torch.dtype) -> None:
     x, hx, weights = make_problem(cell, dtype)

@@ -3,7 +3,8 @@
 `layer` and `step` take and return what `elman.reference.layer` and `step` do. CPU tensors of
 float32 and float64 go to the native core, forward and backward. bfloat16 and float16 are computed
 in float32 and rounded at the end. What the core does not do goes to the reference: other devices,
-an empty batch, forward-mode derivatives, function transforms, and derivatives of derivatives.
+an empty batch, forward-mode derivatives, function transforms, tracing, and derivatives of
+derivatives.
 
 Arguments arrive checked by `elman.shapes`; nothing here looks at a size twice.
 
@@ -162,6 +163,7 @@ def _is_native(cell: Cell, input: Tensor) -> bool:
         and input.numel() > 0
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._is_tracing()  # a trace would hold the empty outputs, not the call
     )
 
 
@@ -236,6 +238,7 @@ def _forward(
     input = input if input.is_contiguous() else input.contiguous()
     states = [_dense(state) for state in states]
     weights = [_dense(weight) for weight in weights]
+    batch_sizes = _dense(batch_sizes)
     problem = _problem(cell, input, batch_sizes, states, weights)
     _, _, _, batch, input_size, hidden_size, projection, *_ = problem
     output_size, directions = projection or hidden_size, len(weights) // 5
@@ -286,6 +289,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         batch_sizes, input, *tensors, output, keep = ctx.saved_tensors
+        batch_sizes = _dense(batch_sizes)
         cell, num_states, wanted = ctx.cell, ctx.num_states, ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # derivatives of these derivatives are asked for
             return (None,) * 3 + _reference_gradients(
