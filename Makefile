@@ -37,7 +37,7 @@ bench: $(VENV)/core $(VENV)/peers
 	$(BIN)/python bench/run.py
 
 clean:
-	rm -rf $(VENV) build dist runs/bench .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist runs/bench .mypy_cache .pytest_cache .ruff_cache
 
 # --group needs pip 25.1.
 $(VENV)/tools: pyproject.toml constraints.txt
