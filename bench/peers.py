@@ -35,6 +35,8 @@ class OnnxRuntime:
         if mode == "training" or case.proj_size or case.dtype != "float32":
             return None  # its operators know neither
         options = onnxruntime.SessionOptions()
+        # Its threads would go on looking for work on the cores that ours need next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.intra_op_num_threads = torch.get_num_threads()
         model = self.model(work).SerializeToString()
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
