@@ -54,11 +54,14 @@ public:
         task(context, i);
       return;
     }
+    // Closed first: a helper that is late for the last job must not take its used-up ticket for one
+    // of this job's, which may have more tasks. The exchange keeps the stores below behind it.
+    const uint64_t job = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+    ticket_.exchange(job << 32 | kClosed, std::memory_order_acq_rel);
     task_.store(task, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
-    count_.store(count, std::memory_order_relaxed);
+    count_.store(static_cast<uint32_t>(count), std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
-    const uint64_t job = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
     ticket_.store(job << 32, std::memory_order_release);
     const double finished = open_mp_ ? run_borrowed(threads) : run_own(threads);
 
@@ -93,7 +96,7 @@ private:
     call_.notify_all();
     take_tasks();
     const double finished = seconds_now();
-    const int count = count_.load(std::memory_order_relaxed);
+    const uint32_t count = count_.load(std::memory_order_relaxed);
     for (int spins = 0; done_.load(std::memory_order_acquire) < count;) {
       if (++spins < kPausesBeforeYield) {
         pause_core();
@@ -112,12 +115,12 @@ private:
     for (;;) {
       const auto task = task_.load(std::memory_order_relaxed);
       void* const context = context_.load(std::memory_order_relaxed);
-      const int i = static_cast<int>(ticket & 0xffffffff);
+      const uint32_t i = static_cast<uint32_t>(ticket);
       if (i >= count_.load(std::memory_order_relaxed))
         return;
       if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel))
         continue;
-      task(context, i);
+      task(context, static_cast<int>(i));
       done_.fetch_add(1, std::memory_order_release);
       ticket = ticket_.load(std::memory_order_acquire);
     }
@@ -149,15 +152,18 @@ private:
     }
   }
 
+  static constexpr uint64_t kClosed = UINT32_MAX; // in a ticket: no task to take, of any job
+
   const OpenMp open_mp_;
   std::mutex busy_;
   double alone_until_ = 0; // guarded by busy_, as is helpers_
   int helpers_ = 0;
   std::atomic<void (*)(void*, int)> task_{nullptr};
   std::atomic<void*> context_{nullptr};
-  std::atomic<int> count_{0}, helpers_wanted_{0};
+  std::atomic<uint32_t> count_{0};
+  std::atomic<int> helpers_wanted_{0};
   alignas(64) std::atomic<uint64_t> ticket_{0};
-  alignas(64) std::atomic<int> done_{0};
+  alignas(64) std::atomic<uint32_t> done_{0};
   alignas(64) std::atomic<uint32_t> call_{0};
 };
 
