@@ -32,7 +32,7 @@ format: $(VENV)/tools
 	$(BIN)/ruff format --quiet
 	$(BIN)/clang-format -i $(CORE)
 
-# The whole grid against every peer, in half an hour: runs/bench/results.json and table.md.
+# The whole grid against every peer, in a quarter of an hour: runs/bench/results.json and table.md.
 bench: $(VENV)/core $(VENV)/peers
 	$(BIN)/python bench/run.py
 

@@ -12,7 +12,7 @@ __all__ = ["bench"]
 
 def bench(
     full: Annotated[
-        bool, typer.Option("--full", help="The whole grid, in about ten minutes.")
+        bool, typer.Option("--full", help="The whole grid, in about six minutes.")
     ] = False,
     threads: Annotated[
         list[int] | None,
