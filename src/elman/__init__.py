@@ -14,32 +14,73 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from elman import onnx as onnx
+    from elman.carry import Carry, tbptt
+    from elman.convert import convert, revert
+    from elman.keras import from_keras, to_keras
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.ops import get_num_threads, set_num_threads, show_config
+    from elman.ragged import BucketBatchSampler, last
+    from elman.transforms import per_sample_grads
 
     __version__: str
+
+# The module that each public name comes from.
+_HOMES = {
+    "BucketBatchSampler": "ragged",
+    "Carry": "carry",
+    "GRU": "nn",
+    "GRUCell": "nn",
+    "LSTM": "nn",
+    "LSTMCell": "nn",
+    "RNN": "nn",
+    "RNNCell": "nn",
+    "convert": "convert",
+    "from_keras": "keras",
+    "get_num_threads": "ops",
+    "last": "ragged",
+    "per_sample_grads": "transforms",
+    "revert": "convert",
+    "set_num_threads": "ops",
+    "show_config": "ops",
+    "tbptt": "carry",
+    "to_keras": "keras",
+}
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "BucketBatchSampler",
+    "Carry",
     "GRUCell",
     "LSTMCell",
     "RNNCell",
     "__version__",
+    "convert",
+    "from_keras",
     "get_num_threads",
+    "last",
+    "onnx",
+    "per_sample_grads",
+    "revert",
     "set_num_threads",
     "show_config",
+    "tbptt",
+    "to_keras",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object
     if name == "__version__":
-        value: object = import_module("importlib.metadata").version("elman")
-    else:  # classes live in nn, functions in ops
-        value = getattr(import_module("elman.nn" if name[0].isupper() else "elman.ops"), name)
+        value = import_module("importlib.metadata").version("elman")
+    elif name == "onnx":
+        value = import_module("elman.onnx")
+    elif name in _HOMES:
+        value = getattr(import_module(f"elman.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 

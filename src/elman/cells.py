@@ -9,6 +9,9 @@ A cell is two projections and a pointwise step. With x the input and h the hidde
 and `step` is all that differs between cells. gx and gh stay apart, not summed, so that the GRU,
 whose reset gate acts on one part of gh, is an ordinary cell.
 
+One cell asks for more: the GRU of the paper resets h before the product. Its gates in `late` take
+their gh from what `reset` makes of h, once the other gates have theirs.
+
 Everything else follows from the table `CELLS`: the shapes of the parameters (one block of
 hidden_size rows per gate, in the order of `gates`), the structure of hx (one tensor per letter of
 `states`), the reference loop, the order of rows in ONNX. Layers, directions, dropout, projections
@@ -19,10 +22,21 @@ PyTorch tensors and on NumPy arrays; this module imports neither.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-__all__ = ["CELLS", "Array", "Cell", "Math", "gru", "lstm", "rnn_relu", "rnn_tanh"]
+__all__ = [
+    "CELLS",
+    "Array",
+    "Cell",
+    "Math",
+    "gru",
+    "gru_reset_before",
+    "lstm",
+    "reset_before",
+    "rnn_relu",
+    "rnn_tanh",
+]
 
 Array: TypeAlias = Any
 """A torch.Tensor or a numpy.ndarray."""
@@ -60,6 +74,9 @@ class Cell:
         onnx_op: The name of the ONNX operator that computes the same.
         onnx_gates: The same letters as `gates`, in the order in which ONNX stores them.
         paper: Where the cell comes from.
+        onnx_attributes: What the ONNX operator needs to be told, beyond sizes and direction.
+        late: The last letters of `gates` whose gh is made of the h that `reset` returns, if any.
+        reset: `reset(m, gx, gh, state)`, with gh of the gates before `late`, returns that h.
 
     Example:
         >>> from elman.cells import CELLS
@@ -75,6 +92,9 @@ class Cell:
     onnx_op: str
     onnx_gates: str
     paper: str
+    onnx_attributes: Mapping[str, Any] = field(default_factory=dict)
+    late: str = ""
+    reset: Callable[[Math, Array, Array, Sequence[Array]], Array] | None = None
 
 
 def rnn_tanh(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
@@ -133,13 +153,45 @@ def gru(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, .
     return (n + z * (state[0] - n),)
 
 
+def gru_reset_before(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    """Advance the gated recurrent unit of the paper by one step.
+
+        r = σ(gx_r + gh_r)          reset gate
+        z = σ(gx_z + gh_z)          update gate
+        n = tanh(gx_n + gh_n)       candidate, gh_n = W_hn (r h) + b_hn
+        h' = (1 - z) n + z h
+
+    Cho et al. 2014, https://arxiv.org/abs/1406.1078. Keras calls it reset_after=False, ONNX
+    linear_before_reset = 0.
+    """
+    _, xz, xn = m.split(gx, 3)
+    _, hz, hn = m.split(gh, 3)
+    n = m.tanh(xn + hn)
+    z = m.sigmoid(xz + hz)
+    return (n + z * (state[0] - n),)
+
+
+def reset_before(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> Array:
+    """Return r h, of which `gru_reset_before` takes gh_n; gh has the gates r and z."""
+    return m.sigmoid(m.split(gx, 3)[0] + m.split(gh, 2)[0]) * state[0]
+
+
 CELLS: Mapping[str, Cell] = {
     cell.name: cell
     for cell in (
-        Cell("rnn_tanh", "h", "h", rnn_tanh, "RNN", "h", "Elman 1990"),
-        Cell("rnn_relu", "h", "h", rnn_relu, "RNN", "h", "Le, Jaitly and Hinton 2015"),
+        Cell("rnn_tanh", "h", "h", rnn_tanh, "RNN", "h", "Elman 1990", {"activations": ["Tanh"]}),
+        Cell(
+            *("rnn_relu", "h", "h", rnn_relu, "RNN", "h", "Le, Jaitly and Hinton 2015"),
+            {"activations": ["Relu"]},
+        ),
         Cell("lstm", "ifgo", "hc", lstm, "LSTM", "iofg", "Hochreiter and Schmidhuber 1997"),
-        Cell("gru", "rzn", "h", gru, "GRU", "zrn", "Cho et al. 2014"),
+        Cell("gru", "rzn", "h", gru, "GRU", "zrn", "Cho et al. 2014", {"linear_before_reset": 1}),
+        Cell(
+            *("gru_reset_before", "rzn", "h", gru_reset_before, "GRU", "zrn", "Cho et al. 2014"),
+            {"linear_before_reset": 0},
+            late="n",
+            reset=reset_before,
+        ),
     )
 }
 """Every cell by its name."""

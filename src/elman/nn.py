@@ -8,7 +8,8 @@ stack layers with dropout between them, and bring the results back.
 Parameters are read by name at each call and nothing is derived from them and kept: a parameter that
 was written to, moved, tied, pruned, or replaced by a computed tensor takes effect at the next call.
 
-Tensors that are not on the CPU go to PyTorch's own recurrent kernels. On the CPU, float32 and
+Tensors that are not on the CPU go to PyTorch's own recurrent kernels, except those of a GRU with
+reset_after=False, which PyTorch does not have. On the CPU, float32 and
 float64 are computed by the native core, other dtypes as `elman.ops` says. Under
 torch.autocast("cpu") the computation stays in the dtype of the weights, and only the results are
 lowered: all of RNN, RNNCell and LSTM, and of the others what has a lowered state or input to begin
@@ -147,7 +148,7 @@ class _Layer(_Recurrent):
         )
         shapes.check_dropout(self, dropout, num_layers)
         super().__init__()
-        self.mode = cell.name.upper()
+        self.mode = "GRU" if cell.onnx_op == "GRU" else cell.name.upper()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -175,6 +176,11 @@ class _Layer(_Recurrent):
         self.reset_parameters()
 
     @property
+    def _cell(self) -> Cell:
+        """The definition of the cell, as it is at this call."""
+        return _MODES[self.mode]
+
+    @property
     def all_weights(self) -> list[list[Tensor]]:
         """The parameters of each layer and direction, in the order of their names."""
         return [
@@ -195,8 +201,9 @@ class _Layer(_Recurrent):
             ("batch_first", False),
             ("dropout", 0.0),
             ("bidirectional", False),
+            ("reset_after", True),
         ):
-            value = getattr(self, name)
+            value = getattr(self, name, default)
             if value != default:
                 text += f", {name}={value}"
         return text
@@ -276,8 +283,8 @@ class _Layer(_Recurrent):
         states: tuple[Tensor, ...] | None,
         weights: list[Any],
     ) -> tuple[Tensor, ...]:
-        cell = _MODES[self.mode]
-        if not input.is_cpu:
+        cell = self._cell
+        if not (input.is_cpu or cell.reset):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights)
         if self.num_layers == 1:
             return ops.layer(cell, input, batch_sizes, states, weights)
@@ -479,6 +486,8 @@ class GRU(_Layer):
         device: Where the parameters are made.
         dtype: The type of the parameters.
         proj_size: For LSTM only, so 0.
+        reset_after: Whether the reset gate acts on W_hn h + b_hn, as in PyTorch, or, if False, on h
+            before the product, as in the paper: `elman.cells.gru_reset_before`.
 
     Raises:
         ShapeError: a size is not positive, dropout is not in [0, 1], or proj_size is given. It is a
@@ -495,6 +504,7 @@ class GRU(_Layer):
     """
 
     _keeps_state_dtype = True
+    reset_after = True  # of those that were pickled by torch.nn
 
     def __init__(
         self,
@@ -509,10 +519,11 @@ class GRU(_Layer):
         dtype: torch.dtype | None = None,
         *,
         proj_size: int = 0,
+        reset_after: bool = True,
     ) -> None:
         shapes.check_no_projection(self, proj_size)
         super().__init__(
-            CELLS["gru"],
+            shapes.gru_cell(self, reset_after),
             input_size,
             hidden_size,
             num_layers,
@@ -524,6 +535,11 @@ class GRU(_Layer):
             device,
             dtype,
         )
+        self.reset_after = reset_after
+
+    @property
+    def _cell(self) -> Cell:
+        return shapes.gru_cell(self, self.reset_after)
 
 
 class _StepCell(_Recurrent):
@@ -557,7 +573,7 @@ class _StepCell(_Recurrent):
     @property
     @abstractmethod
     def _cell(self) -> Cell:
-        """The definition of this cell, as it is at this call."""
+        """The definition of the cell, as it is at this call."""
 
     def extra_repr(self) -> str:
         """Return the arguments that are not at their defaults, as torch.nn prints them."""
@@ -602,7 +618,7 @@ class _StepCell(_Recurrent):
     def _run(
         self, cell: Cell, input: Tensor, states: tuple[Tensor, ...] | None, weights: list[Any]
     ) -> Sequence[Tensor]:
-        if input.is_cpu:
+        if input.is_cpu or cell.reset:
             return ops.step(cell, input, states, weights)
         if states is None:
             states = (input.new_zeros(len(input), self.hidden_size),) * len(cell.states)
@@ -718,6 +734,7 @@ class GRUCell(_StepCell):
         bias: Whether there are bias_ih and bias_hh.
         device: Where the parameters are made.
         dtype: The type of the parameters.
+        reset_after: As of `GRU`.
 
     Raises:
         ShapeError: a size is not positive. It is a ValueError.
@@ -731,6 +748,7 @@ class GRUCell(_StepCell):
     """
 
     _keeps_state_dtype = True
+    reset_after = True  # of those that were pickled by torch.nn
 
     def __init__(
         self,
@@ -739,9 +757,18 @@ class GRUCell(_StepCell):
         bias: bool = True,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
     ) -> None:
-        super().__init__(CELLS["gru"], input_size, hidden_size, bias, device, dtype)
+        cell = shapes.gru_cell(self, reset_after)
+        super().__init__(cell, input_size, hidden_size, bias, device, dtype)
+        self.reset_after = reset_after
 
     @property
     def _cell(self) -> Cell:
-        return CELLS["gru"]
+        return shapes.gru_cell(self, self.reset_after)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that are not at their defaults, as torch.nn prints them."""
+        text = super().extra_repr()
+        return text if self.reset_after else f"{text}, reset_after=False"

@@ -112,7 +112,20 @@ def step(
     assert w_ih is not None
     assert w_hh is not None
     state = _zeros(cell, input, input.shape[0], w_hh) if hx is None else hx
-    return cell.step(MATH, linear(input, w_ih, b_ih), linear(state[0], w_hh, b_hh), state)
+    return _advance(cell, linear(input, w_ih, b_ih), w_hh, b_hh, state)
+
+
+# One step of the cell from gx, (N, G * hidden_size), and the state.
+def _advance(
+    cell: Cell, gx: Tensor, w_hh: Tensor, b_hh: Tensor | None, state: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    if cell.reset is None:
+        return cell.step(MATH, gx, linear(state[0], w_hh, b_hh), state)
+    early = w_hh.shape[0] * (len(cell.gates) - len(cell.late)) // len(cell.gates)
+    b_early, b_late = (None, None) if b_hh is None else (b_hh[:early], b_hh[early:])
+    gh = linear(state[0], w_hh[:early], b_early)
+    late = linear(cell.reset(MATH, gx, gh, state), w_hh[early:], b_late)
+    return cell.step(MATH, gx, torch.cat((gh, late), -1), state)
 
 
 # (rows, H_in), N per step, (N, .) per state -> (rows, H_out), (N, .) per state
@@ -135,7 +148,7 @@ def _direction(
         # begun: either way their state waits.
         n = gx_t.shape[0]
         before = [s[:n] for s in state]
-        after = cell.step(MATH, gx_t, linear(before[0], w_hh, b_hh), before)
+        after = _advance(cell, gx_t, w_hh, b_hh, before)
         if w_hr is not None:
             after = (linear(after[0], w_hr), *after[1:])
         outputs.append(after[0])

@@ -30,6 +30,7 @@ __all__ = [
     "check_packed",
     "check_states",
     "check_weights",
+    "gru_cell",
     "rnn_cell",
 ]
 
@@ -153,6 +154,17 @@ def rnn_cell(who: object, nonlinearity: str) -> Cell:
     if cell is None:
         _fail(who, f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     return cell
+
+
+def gru_cell(who: object, reset_after: bool) -> Cell:
+    """Return the GRU whose reset gate acts after or before the product.
+
+    Raises:
+        KindError: reset_after is not a bool.
+    """
+    if not isinstance(reset_after, bool):
+        _fail(who, f"reset_after must be True or False, got {reset_after!r}", KindError)
+    return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
 def _check_int(who: object, name: str, value: object) -> None:
