@@ -9,6 +9,12 @@
 //   kept     vectors that backward() needs of a step besides h; the states after h come last, so
 //            that the kept values of a step are also the previous state of the next one
 //   adds     gx and gh enter only as gx + gh, hence dgx == dgh and backward() leaves dgh alone
+//   passes   part of h reaches the new h past the product; of the others, backward() leaves no
+//            gradient of the previous h
+//   late     how many of the last gates take their gh from what reset() returns in place of h.
+//            reset() may leave in gh what forward() can use; reset_backward() gets the gradient of
+//            its result, adds to the one of h, sets dgx of the gates that are not late, and returns
+//            reset()'s result again
 //
 // backward() gets dstate[] = the gradient of the new state, and replaces it by that part of the
 // gradient of the previous state that does not pass through gh.
@@ -24,8 +30,8 @@ namespace {
 template <bool kRelu>
 struct Rnn {
   static constexpr const char *name = kRelu ? "rnn_relu" : "rnn_tanh", *gates = "h", *states = "h";
-  static constexpr int num_gates = 1, num_states = 1, kept = 0;
-  static constexpr bool adds = true;
+  static constexpr int num_gates = 1, num_states = 1, kept = 0, late = 0;
+  static constexpr bool adds = true, passes = false;
 
   template <class T>
   static ELMAN_INLINE void forward(const Vec<T> (&gx)[1], const Vec<T> (&gh)[1], Vec<T> (&state)[1],
@@ -52,8 +58,8 @@ struct Rnn {
 
 struct Gru {
   static constexpr const char *name = "gru", *gates = "rzn", *states = "h";
-  static constexpr int num_gates = 3, num_states = 1, kept = 4; // r, z, n, gh_n
-  static constexpr bool adds = false;
+  static constexpr int num_gates = 3, num_states = 1, kept = 4, late = 0; // r, z, n, gh_n
+  static constexpr bool adds = false, passes = true;
 
   template <class T>
   static ELMAN_INLINE void forward(const Vec<T> (&gx)[3], const Vec<T> (&gh)[3], Vec<T> (&state)[1],
@@ -77,10 +83,50 @@ struct Gru {
   }
 };
 
+struct GruResetBefore {
+  static constexpr const char *name = "gru_reset_before", *gates = "rzn", *states = "h";
+  static constexpr int num_gates = 3, num_states = 1, kept = 3, late = 1; // r, z, n
+  static constexpr bool adds = true, passes = true;
+
+  template <class T>
+  static ELMAN_INLINE Vec<T> reset(const Vec<T> (&gx)[2], Vec<T> (&gh)[2], Vec<T> h) {
+    gh[0] = sigmoid<T>(gx[0] + gh[0]); // r
+    return gh[0] * h;
+  }
+
+  template <class T>
+  static ELMAN_INLINE void forward(const Vec<T> (&gx)[3], const Vec<T> (&gh)[3], Vec<T> (&state)[1],
+                                   Vec<T>* keep) {
+    const Vec<T> z = sigmoid<T>(gx[1] + gh[1]);
+    const Vec<T> n = tanh<T>(gx[2] + gh[2]);
+    state[0] = n + z * (state[0] - n);
+    keep[0] = gh[0], keep[1] = z, keep[2] = n;
+  }
+
+  template <class T>
+  static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[1], Vec<T>,
+                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[3], Vec<T> (&)[3]) {
+    const Vec<T> z = keep[1], n = keep[2], dh = dstate[0];
+    dgx[2] = dh * (T(1) - z) * (T(1) - n * n);
+    dgx[1] = dh * (previous[0] - n) * z * (T(1) - z);
+    dgx[0] = Vec<T>{}; // until reset_backward()
+    dstate[0] = dh * z;
+  }
+
+  template <class T>
+  static ELMAN_INLINE Vec<T> reset_backward(const Vec<T>* keep, Vec<T> previous, Vec<T> dreset,
+                                            Vec<T>& dh, Vec<T> (&dgx)[2]) {
+    const Vec<T> r = keep[0];
+    dgx[0] = dreset * previous * r * (T(1) - r);
+    dh += dreset * r;
+    return r * previous;
+  }
+};
+
 struct Lstm {
   static constexpr const char *name = "lstm", *gates = "ifgo", *states = "hc";
-  static constexpr int num_gates = 4, num_states = 2, kept = 5; // i, f, g, o, c
-  static constexpr bool adds = true;
+  static constexpr int num_gates = 4, num_states = 2, kept = 5, late = 0; // i, f, g, o, c
+  static constexpr bool adds = true, passes = false;
 
   template <class T>
   static ELMAN_INLINE void forward(const Vec<T> (&gx)[4], const Vec<T> (&gh)[4], Vec<T> (&state)[2],
@@ -115,7 +161,7 @@ struct Lstm {
 };
 
 // The only list.
-using Cells = std::tuple<Rnn<false>, Rnn<true>, Lstm, Gru>;
+using Cells = std::tuple<Rnn<false>, Rnn<true>, Lstm, Gru, GruResetBefore>;
 
 } // namespace
 } // namespace elman

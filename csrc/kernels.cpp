@@ -113,14 +113,68 @@ void backward_row(const BackwardRow<T>& row, long H) {
   });
 }
 
+// The two halves of a cell whose late gates see a reset h, on one row. `gx`, `gh`, `dgx`: of the
+// other gates; `out` and `reset`: the h that the late gates see.
+template <class T, class Cell>
+void reset_row(const T* gx, T* gh, const T* h, T* out, long H) {
+  constexpr int kEarly = Cell::num_gates - Cell::late;
+  for_each_vector<T>(H, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+    Vec<T> x[kEarly], y[kEarly];
+    unroll<kEarly>([&](auto g) __attribute__((always_inline)) {
+      x[g] = get(gx + g * H + u), y[g] = get(gh + g * H + u);
+    });
+    put(out + u, Cell::template reset<T>(x, y, get(h + u)));
+    unroll<kEarly>([&](auto g) __attribute__((always_inline)) { put(gh + g * H + u, y[g]); });
+  });
+}
+
+template <class T, class Cell>
+void reset_backward_row(const T* keep, const T* h_previous, const T* dreset, T* dh, T* dgx,
+                        T* reset, long H) {
+  constexpr int kEarly = Cell::num_gates - Cell::late;
+  for_each_vector<T>(H, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+    Vec<T> kept[Cell::kept], gates[kEarly], dstate = get(dh + u);
+    unroll<Cell::kept>([&](auto i)
+                           __attribute__((always_inline)) { kept[i] = get(keep + i * H + u); });
+    unroll<kEarly>([&](auto g) __attribute__((always_inline)) { gates[g] = get(dgx + g * H + u); });
+    put(reset + u, Cell::template reset_backward<T>(kept, get(h_previous + u), get(dreset + u),
+                                                    dstate, gates));
+    put(dh + u, dstate);
+    unroll<kEarly>([&](auto g) __attribute__((always_inline)) { put(dgx + g * H + u, gates[g]); });
+  });
+}
+
 // A cell as the loop sees it.
 template <class T>
 struct CellKernel {
-  int gates, states, kept;
-  bool adds;
+  int gates, states, kept, late;
+  bool adds, passes;
   void (*forward)(const ForwardRow<T>&, long hidden_size);
   void (*backward)(const BackwardRow<T>&, long hidden_size);
+  // null unless late
+  void (*reset)(const T* gx, T* gh, const T* h, T* out, long hidden_size);
+  void (*reset_backward)(const T* keep, const T* h_previous, const T* dreset, T* dh, T* dgx,
+                         T* reset, long hidden_size);
 };
+
+template <class T, class Cell>
+constexpr CellKernel<T> make_kernel() {
+  CellKernel<T> kernel{Cell::num_gates,
+                       Cell::num_states,
+                       Cell::kept,
+                       Cell::late,
+                       Cell::adds,
+                       Cell::passes,
+                       &forward_row<T, Cell>,
+                       &backward_row<T, Cell>,
+                       nullptr,
+                       nullptr};
+  if constexpr (Cell::late > 0) {
+    kernel.reset = &reset_row<T, Cell>;
+    kernel.reset_backward = &reset_backward_row<T, Cell>;
+  }
+  return kernel;
+}
 
 template <class List>
 struct Tables;
@@ -128,8 +182,7 @@ template <class... C>
 struct Tables<std::tuple<C...>> {
   static constexpr CellInfo infos[] = {{C::name, C::gates, C::states, C::kept}...};
   template <class T>
-  static constexpr CellKernel<T> kernels[] = {
-      {C::num_gates, C::num_states, C::kept, C::adds, &forward_row<T, C>, &backward_row<T, C>}...};
+  static constexpr CellKernel<T> kernels[] = {make_kernel<T, C>()...};
 };
 
 // ---- the sequence ----
@@ -138,13 +191,16 @@ struct Tables<std::tuple<C...>> {
 template <class T>
 struct Shape {
   long L, N, I, H, R, D, GH;
-  const long* first; // [L + 1] first row of step t
-  const T* zeros;    // [max(H, R)]
+  long EH;              // G*H without the late gates
+  const int64_t* order; // as in the problem
+  const long* first;    // [L + 1] rows computed before step t
+  const T* zeros;       // [max(H, R)]
 
   Shape(const Problem<T>& p, const CellKernel<T>& cell, Scratch::Frame& scratch)
       : L(p.seq_len), N(p.batch), I(p.input_size), H(p.hidden_size),
         R(p.projection ? p.projection : p.hidden_size), D(p.directions),
-        GH(cell.gates * p.hidden_size) {
+        GH(cell.gates * p.hidden_size), EH((cell.gates - cell.late) * p.hidden_size),
+        order(p.order) {
     long* offsets = scratch.take<long>(L + 1);
     offsets[0] = 0;
     for (long t = 0; t < L; t++)
@@ -156,7 +212,11 @@ struct Shape {
     zeros = zero;
   }
 
-  long rows() const { return first[L]; }
+  long rows() const { return first[L]; }                     // computed
+  long all_rows() const { return order ? L * N : first[L]; } // of the arrays
+  // Sequence n, in the order of their lengths: its column, and its row at step t, in the arrays.
+  long column(long n) const { return order ? order[n] : n; }
+  long place(long t, long n) const { return order ? t * N + order[n] : first[t] + n; }
   long batch_at(long t) const { return t < 0 || t >= L ? 0 : first[t + 1] - first[t]; }
 };
 
@@ -173,22 +233,27 @@ struct Direction {
   long before(long t) const { return d ? t + 1 : t - 1; }
 
   const Weights<T>& weights() const { return p.weights[d]; }
-  const T* x(long t, long n) const { return p.x + (at.first[t] + n) * at.I; }
-  T* y(long t, long n) const { return p.y + ((at.first[t] + n) * at.D + d) * at.R; }
+  const T* x(long t, long n) const { return p.x + at.place(t, n) * at.I; }
+  T* y(long t, long n) const { return p.y + (at.place(t, n) * at.D + d) * at.R; }
   T* keep(long t, long n) const {
-    return p.keep + (d * at.rows() + at.first[t] + n) * cell.kept * at.H;
+    return p.keep + (d * at.all_rows() + at.place(t, n)) * cell.kept * at.H;
   }
   // The state that row n had before step t: that of its previous step or, at its first, the
   // initial.
   const T* h_before(long t, long n) const {
     if (n < at.batch_at(before(t)))
       return y(before(t), n);
-    return p.h_0 ? p.h_0 + (d * at.N + n) * at.R : at.zeros;
+    return p.h_0 ? state(p.h_0, n, at.R) : at.zeros;
   }
   const T* c_before(long t, long n) const { // from the kept values, of which c is the last
     if (n < at.batch_at(before(t)))
       return keep(before(t), n) + (cell.kept - 1) * at.H;
-    return p.c_0 ? p.c_0 + (d * at.N + n) * at.H : nullptr;
+    return p.c_0 ? state(p.c_0, n, at.H) : nullptr;
+  }
+  // Sequence n's part of a state [D, N, width], which may be null.
+  template <class U>
+  U* state(U* states, long n, long width) const {
+    return states ? states + (d * at.N + at.column(n)) * width : nullptr;
   }
 };
 
@@ -278,11 +343,13 @@ struct Weight {
   }
 };
 
-// The weights of a direction as operands: of the input, of h, and of the projection.
+// The weights of a direction as operands: of the input, of h, of the h that late gates see, and of
+// the projection.
 template <class T>
 struct Operands {
-  Weight<T> ih, hh, hr;
+  Weight<T> ih, hh, late, hr;
 };
+constexpr long kMatrices = 4;
 
 // Up to this many rows, a product that happens once reads its weights as they lie.
 constexpr long kRowsNotWorthPacking = 3;
@@ -297,24 +364,26 @@ Operands<T> make_operands(const Weights<T>& w, const Shape<T>& at, bool transpos
       m.packed = scratch.take<T>(packed_size<T>(m.out(), m.depth()));
     return m;
   };
-  return {make(with_input ? w.w_ih : nullptr, at.GH, at.I), make(w.w_hh, at.GH, at.R),
-          make(w.w_hr, at.R, at.H)};
+  const long late = at.GH - at.EH;
+  return {make(with_input ? w.w_ih : nullptr, at.GH, at.I), make(w.w_hh, at.EH, at.R),
+          make(late ? w.w_hh + at.EH * at.R : nullptr, late, at.R), make(w.w_hr, at.R, at.H)};
 }
 
 template <class T>
 void pack_all(const Operands<T>* directions, long count, int threads) {
   constexpr long kPieces = 8; // per matrix, enough to share out evenly
   auto matrix = [&](long i) -> const Weight<T>& {
-    const Operands<T>& d = directions[i / 3];
-    return i % 3 == 0 ? d.ih : i % 3 == 1 ? d.hh : d.hr;
+    const Operands<T>& d = directions[i / kMatrices];
+    const Weight<T>* const all[kMatrices] = {&d.ih, &d.hh, &d.late, &d.hr};
+    return *all[i % kMatrices];
   };
   double values = 0;
-  for (long i = 0; i < 3 * count; i++)
+  for (long i = 0; i < kMatrices * count; i++)
     if (matrix(i).packed)
       values += static_cast<double>(matrix(i).rows * matrix(i).cols);
   if (values == 0)
     return;
-  const int tasks = static_cast<int>(3 * count * kPieces);
+  const int tasks = static_cast<int>(kMatrices * count * kPieces);
   parallel_for(worthwhile(threads, 8 * values), tasks, [&](int task) {
     const Weight<T>& m = matrix(task / kPieces);
     if (!m.packed)
@@ -339,7 +408,7 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
   const Shape<T>& at = dir.at;
   const long rows = block.end - block.begin;
   const Operand<T> w_ih = operands.ih.operand(), w_hh = operands.hh.operand();
-  const Operand<T> w_hr = operands.hr.operand();
+  const Operand<T> w_late = operands.late.operand(), w_hr = operands.hr.operand();
   const Weights<T>& w = dir.weights();
   const long chunk = smaller(at.L, larger(1, kChunkValues / larger(1, rows * at.GH)));
 
@@ -356,8 +425,16 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     bias_ih[i] = w.b_ih;
   for (long i = 0; i < rows; i++)
     bias_hh[i] = w.b_hh;
-  if (dir.cell.states > 1)
-    copy(c, dir.p.c_0 ? dir.p.c_0 + (dir.d * at.N + block.begin) * at.H : nullptr, rows * at.H);
+  for (long n = 0; dir.cell.states > 1 && n < rows; n++)
+    copy(c + n * at.H, dir.state(dir.p.c_0, block.begin + n, at.H), at.H);
+  const long late_rows = dir.cell.late ? rows : 0;
+  T* reset = scratch.take<T>(late_rows * at.H);
+  const T **late_in = scratch.take<const T*>(late_rows),
+          **late_bias = scratch.take<const T*>(late_rows);
+  T** late_out = scratch.take<T*>(late_rows);
+  for (long i = 0; i < late_rows; i++)
+    late_in[i] = reset + i * at.H, late_out[i] = gh + i * at.GH + at.EH,
+    late_bias[i] = w.b_hh + at.EH;
 
   auto active = [&](long t) { return larger(0, smaller(at.batch_at(t), block.end) - block.begin); };
   for (long s0 = 0; s0 < at.L; s0 += chunk) {
@@ -380,6 +457,11 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
       for (long n = 0; n < count; n++)
         in[n] = dir.h_before(t, block.begin + n), out[n] = gh + n * at.GH;
       multiply<T>(count, in, w_hh, w.b_hh ? bias_hh : nullptr, out, s & 1);
+      if (dir.cell.late) {
+        for (long n = 0; n < count; n++)
+          dir.cell.reset(gx + (m + n) * at.GH, out[n], in[n], reset + n * at.H, at.H);
+        multiply<T>(count, late_in, w_late, w.b_hh ? late_bias : nullptr, late_out, s & 1);
+      }
       for (long n = 0; n < count; n++, m++) {
         const long row = block.begin + n;
         dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : in[n],
@@ -395,14 +477,25 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     }
   }
 
-  // Every row's state after its own last step.
+  // Every row's state after its own last step, or the initial one of a row that has no step.
   for (long s = 0; s < at.L; s++) {
     const long t = dir.time(s), next = s + 1 < at.L ? active(dir.time(s + 1)) : 0;
     for (long n = next; n < active(t); n++)
-      copy(dir.p.h_n + (dir.d * at.N + block.begin + n) * at.R, dir.y(t, block.begin + n), at.R);
+      copy(dir.state(dir.p.h_n, block.begin + n, at.R), dir.y(t, block.begin + n), at.R);
   }
-  if (dir.cell.states > 1)
-    copy(dir.p.c_n + (dir.d * at.N + block.begin) * at.H, c, rows * at.H);
+  for (long n = active(0); n < rows; n++)
+    copy(dir.state(dir.p.h_n, block.begin + n, at.R), dir.state(dir.p.h_0, block.begin + n, at.R),
+         at.R);
+  for (long n = 0; dir.cell.states > 1 && n < rows; n++)
+    copy(dir.state(dir.p.c_n, block.begin + n, at.H), c + n * at.H, at.H);
+}
+
+// Zeros what lies past the ends of the sequences in a padded array of rows of `width` values.
+template <class T>
+void clear_padding(const Shape<T>& at, T* array, long width) {
+  for (long t = 0; at.order && t < at.L; t++)
+    for (long n = at.batch_at(t); n < at.N; n++)
+      copy<T>(array + at.place(t, n) * width, nullptr, width);
 }
 
 template <class T>
@@ -413,6 +506,7 @@ void forward(int index, const Problem<T>& p, int threads) {
   const double work =
       static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
 
+  clear_padding(at, p.y, at.D * at.R);
   Operands<T> operands[2];
   for (long d = 0; d < at.D; d++)
     operands[d] = make_operands(p.weights[d], at, true, true, scratch);
@@ -444,6 +538,7 @@ struct BackwardBuffers {
   T *dgx, *dgh;        // [chunk rows, G*H]; the same buffer if the cell adds
   T* dh_total;         // [chunk rows, R] with a projection: gradient of its output, ...
   T *hidden, *dhidden; // [chunk rows, H], [N, H] ... its input, and the gradient of that
+  T *reset, *dreset;   // the same two with late gates: of the h that they see
 };
 
 // Steps [s0, s1) of a direction, last first, for a block of rows: gradients of gates and states.
@@ -453,6 +548,7 @@ void backward_block(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   const FlushDenormals mode;
   const Shape<T>& at = dir.at;
   const Operand<T> w_hh = operands.hh.operand(), w_hr = operands.hr.operand();
+  const Operand<T> w_late = operands.late.operand();
   const long rows = block.end - block.begin;
   const bool projected = dir.p.projection != 0;
 
@@ -464,7 +560,7 @@ void backward_block(const Direction<T>& dir, const Gradients<T>& g, const Backwa
     const long count = larger(0, smaller(at.batch_at(t), block.end) - block.begin);
     auto chunk_row = [&](long n) { return at.first[t] - first_row + block.begin + n; };
     auto dy = [&](long n) -> const T* {
-      return g.dy ? g.dy + ((at.first[t] + block.begin + n) * at.D + dir.d) * at.R : nullptr;
+      return g.dy ? g.dy + (at.place(t, block.begin + n) * at.D + dir.d) * at.R : nullptr;
     };
     if (projected) {
       for (long n = 0; n < count; n++) {
@@ -486,9 +582,19 @@ void backward_block(const Direction<T>& dir, const Gradients<T>& g, const Backwa
            projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n), dh, b.dc + row * at.H,
            b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
           at.H);
-      in[n] = b.dgh + r * at.GH, out[n] = b.dh + row * at.R;
+      in[n] = b.dgx + r * at.GH + at.EH, out[n] = b.dreset + row * at.H;
     }
-    multiply<T>(count, in, w_hh, dir.cell.adds ? nullptr : out, out, s & 1);
+    if (dir.cell.late) {
+      multiply<T>(count, in, w_late, nullptr, out, s & 1);
+      for (long n = 0; n < count; n++) {
+        const long row = block.begin + n, r = chunk_row(n);
+        dir.cell.reset_backward(dir.keep(t, row), dir.h_before(t, row), out[n], b.dh + row * at.R,
+                                b.dgx + r * at.GH, b.reset + r * at.H, at.H);
+      }
+    }
+    for (long n = 0; n < count; n++)
+      in[n] = b.dgh + chunk_row(n) * at.GH, out[n] = b.dh + (block.begin + n) * at.R;
+    multiply<T>(count, in, w_hh, dir.cell.passes ? out : nullptr, out, s & 1);
   }
 }
 
@@ -500,6 +606,13 @@ void weight_gradient(long rows, const T* const* dg, const T* const* in, long col
   const FlushDenormals mode;
   constexpr int V = kLanes<T>;
   const long units = to - from;
+  if (rows == 0 && !add) {
+    if (dw)
+      copy<T>(dw + from * cols, nullptr, units * cols);
+    if (db)
+      copy<T>(db + from, nullptr, units);
+    return;
+  }
   Scratch::Frame scratch;
   T* panels = scratch.take<T>(dw ? packed_size<T>(cols, kPackedRows) : 0);
   T* transposed = scratch.take<T>(units * kPackedRows);
@@ -553,13 +666,22 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
   b.dh_total = scratch.take<T>(projected ? chunk_rows * at.R : 0);
   b.hidden = scratch.take<T>(projected ? chunk_rows * at.H : 0);
   b.dhidden = scratch.take<T>(projected ? at.N * at.H : 0);
-  // Row addresses of a chunk: x, the previous h, dgx, dgh and, projected, its input and output.
+  b.reset = scratch.take<T>(dir.cell.late ? chunk_rows * at.H : 0);
+  b.dreset = scratch.take<T>(dir.cell.late ? at.N * at.H : 0);
+  // Row addresses of a chunk, group by group: x, the previous h, dgx, dgh, what late gates see and,
+  // projected, its input and output.
   const T **x = scratch.take<const T*>(chunk_rows), **h = scratch.take<const T*>(chunk_rows);
   const T **dgx = scratch.take<const T*>(chunk_rows), **dgh = scratch.take<const T*>(chunk_rows);
   const T **hidden = scratch.take<const T*>(chunk_rows), **dh = scratch.take<const T*>(chunk_rows);
+  const T** reset = scratch.take<const T*>(chunk_rows);
   T** dx = scratch.take<T*>(chunk_rows);
-  copy(b.dh, g.dh_n ? g.dh_n + dir.d * at.N * at.R : nullptr, at.N * at.R);
-  copy(b.dc, g.dc_n ? g.dc_n + dir.d * at.N * at.H : nullptr, at.N * at.H);
+  long *begin = scratch.take<long>(g.groups + 1), *end = scratch.take<long>(g.groups);
+  auto group = [&](long n) { return g.groups == 1 ? 0 : at.column(n) * g.groups / at.N; };
+  for (long n = 0; n < at.N; n++) {
+    copy(b.dh + n * at.R, dir.state(g.dh_n, n, at.R), at.R);
+    if (dir.cell.states > 1)
+      copy(b.dc + n * at.H, dir.state(g.dc_n, n, at.H), at.H);
+  }
 
   const WeightGradients<T>& dw = g.dweights[dir.d];
   bool add = false;
@@ -573,49 +695,65 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
       backward_block<T>(dir, g, b, operands, s0, s1, first_row, row_block(at, blocks, task));
     });
 
-    for (long t = early, r = 0; t < late; t++) {
-      for (long n = 0; n < at.batch_at(t); n++, r++) {
+    for (long i = 0; i <= g.groups; i++)
+      begin[i] = 0;
+    for (long t = early; t < late; t++)
+      for (long n = 0; n < at.batch_at(t); n++)
+        begin[group(n) + 1]++;
+    for (long i = 0; i < g.groups; i++)
+      end[i] = begin[i], begin[i + 1] += begin[i];
+    for (long t = early, row = 0; t < late; t++) {
+      for (long n = 0; n < at.batch_at(t); n++, row++) {
+        const long r = end[group(n)]++;
         x[r] = dir.x(t, n), h[r] = dir.h_before(t, n);
-        dgx[r] = b.dgx + r * at.GH, dgh[r] = b.dgh + r * at.GH;
+        dgx[r] = b.dgx + row * at.GH, dgh[r] = b.dgh + row * at.GH;
         if (projected)
-          hidden[r] = b.hidden + r * at.H, dh[r] = b.dh_total + r * at.R;
+          hidden[r] = b.hidden + row * at.H, dh[r] = b.dh_total + row * at.R;
+        if (dir.cell.late)
+          reset[r] = b.reset + row * at.H;
         if (g.dx)
-          dx[r] = g.dx + (first_row + r) * at.I;
+          dx[r] = g.dx + at.place(t, n) * at.I;
       }
     }
-    // Four jobs, each cut into `threads` parts by outputs, never by the terms of a sum.
-    parallel_for(threads, 4 * threads, [&](int task) {
+    // Five jobs, each cut into `threads` parts by outputs, never by the terms of a sum.
+    parallel_for(threads, 5 * threads, [&](int task) {
       const long part = task % threads;
-      auto from = [&](long n) { return n * part / threads; };
-      auto to = [&](long n) { return n * (part + 1) / threads; };
+      // The gradient of the rows [first, last) of a weight, in this part, for every group.
+      auto gradient = [&](const T* const* outer, const T* const* inner, long cols, long first,
+                          long last, long units, T* weight, T* bias) {
+        const long from = first + (last - first) * part / threads;
+        const long to = first + (last - first) * (part + 1) / threads;
+        for (long i = 0; (weight || bias) && from < to && i < g.groups; i++)
+          weight_gradient<T>(end[i] - begin[i], outer + begin[i], inner + begin[i], cols, from, to,
+                             add, weight ? weight + i * units * cols : nullptr,
+                             bias ? bias + i * units : nullptr);
+      };
       switch (task / threads) {
       case 0:
-        if (dw.w_ih || dw.b_ih)
-          weight_gradient<T>(rows, dgx, x, at.I, from(at.GH), to(at.GH), add, dw.w_ih, dw.b_ih);
-        break;
+        return gradient(dgx, x, at.I, 0, at.GH, at.GH, dw.w_ih, dw.b_ih);
       case 1:
-        if (dw.w_hh || dw.b_hh)
-          weight_gradient<T>(rows, dgh, h, at.R, from(at.GH), to(at.GH), add, dw.w_hh, dw.b_hh);
-        break;
+        return gradient(dgh, h, at.R, 0, at.EH, at.GH, dw.w_hh, dw.b_hh);
       case 2:
-        if (dw.w_hr)
-          weight_gradient<T>(rows, dh, hidden, at.H, from(at.R), to(at.R), add, dw.w_hr, nullptr);
-        break;
+        return gradient(dgh, reset, at.R, at.EH, at.GH, at.GH, dw.w_hh, dw.b_hh);
+      case 3:
+        return gradient(dh, hidden, at.H, 0, at.R, at.R, dw.w_hr, nullptr);
       default:
         if (g.dx) {
           const FlushDenormals mode;
-          T** out = dx + from(rows);
+          const long from = rows * part / threads, to = rows * (part + 1) / threads;
+          T** out = dx + from;
           // The directions come one after another and add up.
-          multiply<T>(to(rows) - from(rows), dgx + from(rows), operands.ih.operand(),
-                      dir.d ? out : nullptr, out);
+          multiply<T>(to - from, dgx + from, operands.ih.operand(), dir.d ? out : nullptr, out);
         }
       }
     });
   }
-  if (g.dh_0)
-    copy(g.dh_0 + dir.d * at.N * at.R, b.dh, at.N * at.R);
-  if (g.dc_0)
-    copy(g.dc_0 + dir.d * at.N * at.H, b.dc, at.N * at.H);
+  for (long n = 0; n < at.N; n++) {
+    if (g.dh_0)
+      copy(dir.state(g.dh_0, n, at.R), b.dh + n * at.R, at.R);
+    if (g.dc_0)
+      copy(dir.state(g.dc_0, n, at.H), b.dc + n * at.H, at.H);
+  }
 }
 
 template <class T>
@@ -626,6 +764,8 @@ void backward(int index, const Problem<T>& p, const Gradients<T>& g, int threads
   const double work =
       2. * static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
 
+  if (g.dx)
+    clear_padding(at, g.dx, at.I);
   Operands<T> operands[2];
   for (long d = 0; d < at.D; d++)
     operands[d] = make_operands(p.weights[d], at, false, g.dx != nullptr, scratch);

@@ -32,9 +32,9 @@ struct Sizes {
 };
 
 template <class T>
-Problem<T> problem(const Sizes& s, Address batch_sizes, Address x, Address h_0, Address c_0,
-                   const Addresses& weights, Address y, Address keep, Address h_n, Address c_n,
-                   std::vector<Weights<T>>& directions) {
+Problem<T> problem(const Sizes& s, Address batch_sizes, Address order, Address x, Address h_0,
+                   Address c_0, const Addresses& weights, Address y, Address keep, Address h_n,
+                   Address c_n, std::vector<Weights<T>>& directions) {
   for (std::size_t i = 0; i + 4 < weights.size(); i += 5) {
     directions.push_back({at<T>(weights[i]), at<T>(weights[i + 1]), at<T>(weights[i + 2]),
                           at<T>(weights[i + 3]), at<T>(weights[i + 4])});
@@ -46,6 +46,7 @@ Problem<T> problem(const Sizes& s, Address batch_sizes, Address x, Address h_0, 
           s.projection,
           static_cast<long>(directions.size()),
           at<const int64_t>(batch_sizes),
+          at<const int64_t>(order),
           at<T>(x),
           at<T>(h_0),
           at<T>(c_0),
@@ -57,25 +58,26 @@ Problem<T> problem(const Sizes& s, Address batch_sizes, Address x, Address h_0, 
 }
 
 void forward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
-             long projection, Address batch_sizes, Address x, Address h_0, Address c_0,
-             const Addresses& weights, Address y, Address keep, Address h_n, Address c_n,
-             int threads) {
+             long projection, Address batch_sizes, Address order, Address x, Address h_0,
+             Address c_0, const Addresses& weights, Address y, Address keep, Address h_n,
+             Address c_n, int threads) {
   const nb::gil_scoped_release unlocked;
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, int)) {
     std::vector<Weights<T>> directions;
-    kernel(cell,
-           problem<T>(sizes, batch_sizes, x, h_0, c_0, weights, y, keep, h_n, c_n, directions),
-           threads);
+    kernel(
+        cell,
+        problem<T>(sizes, batch_sizes, order, x, h_0, c_0, weights, y, keep, h_n, c_n, directions),
+        threads);
   };
   is_double ? run(kernels().forward_double) : run(kernels().forward_float);
 }
 
 void backward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
-              long projection, Address batch_sizes, Address x, Address h_0, Address c_0,
-              const Addresses& weights, Address y, Address keep, Address dy, Address dh_n,
-              Address dc_n, Address dx, Address dh_0, Address dc_0, const Addresses& dweights,
-              int threads) {
+              long projection, Address batch_sizes, Address order, Address x, Address h_0,
+              Address c_0, const Addresses& weights, Address y, Address keep, Address dy,
+              Address dh_n, Address dc_n, Address dx, Address dh_0, Address dc_0,
+              const Addresses& dweights, long groups, int threads) {
   const nb::gil_scoped_release unlocked;
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, const Gradients<T>&, int)) {
@@ -85,8 +87,9 @@ void backward(int cell, bool is_double, long seq_len, long batch, long input_siz
       gradients.push_back({at<T>(dweights[i]), at<T>(dweights[i + 1]), at<T>(dweights[i + 2]),
                            at<T>(dweights[i + 3]), at<T>(dweights[i + 4])});
     }
-    kernel(cell, problem<T>(sizes, batch_sizes, x, h_0, c_0, weights, y, keep, 0, 0, directions),
-           {at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dx), at<T>(dh_0), at<T>(dc_0),
+    kernel(cell,
+           problem<T>(sizes, batch_sizes, order, x, h_0, c_0, weights, y, keep, 0, 0, directions),
+           {groups, at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dx), at<T>(dh_0), at<T>(dc_0),
             gradients.data()},
            threads);
   };

@@ -23,8 +23,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # stands for the public names of the package.
 LAYERS = (
     *("__main__", "cli", "tasks", "bench", "checkpoint", "elman"),
-    *("convert", "keras", "onnx", "transforms", "carry", "ragged"),
-    *("nn", "shapes", "ops", "reference", "cells", "_native"),
+    *("swap", "keras", "onnx", "transforms", "carry", "ragged"),
+    *("nn", "shapes", "ops", "library", "core", "reference", "cells", "_native"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elman import _native, ops
+from elman import _native, core, ops
 from elman.cells import CELLS, Cell
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -26,8 +26,8 @@ def cell(request: pytest.FixtureRequest) -> Cell:
 
 @pytest.fixture
 def threads() -> object:
-    yield ops.set_num_threads
-    ops.set_num_threads(None)
+    yield core.set_num_threads
+    core.set_num_threads(None)
 
 
 def make_weights(
@@ -224,7 +224,7 @@ def _in_child(cell_name: str, x: Tensor, weights: list, queue) -> None:
     # Its helpers are the core's own. One that is late for a call must not disturb the next one,
     # which has another number of tasks.
     for call in range(200):
-        ops.set_num_threads(2 + call % 3)
+        core.set_num_threads(2 + call % 3)
         ops.layer(CELLS[cell_name], x[:, : 4 + call % 29], None, None, weights)
     queue.put(ops.layer(CELLS[cell_name], x, None, None, weights)[0].numpy())
 

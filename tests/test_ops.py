@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elman import ops, reference
+from elman import core, ops, reference
 from elman.cells import CELLS, Cell
 
 
@@ -256,19 +256,19 @@ def test_without_the_extension_the_reference_serves_with_one_warning() -> None:
 def test_the_number_of_threads_follows_torch_unless_set() -> None:
     before = torch.get_num_threads()
     try:
-        ops.set_num_threads(3)
-        assert ops.get_num_threads() == 3
+        core.set_num_threads(3)
+        assert core.get_num_threads() == 3
         assert torch.get_num_threads() == before
-        ops.set_num_threads(None)
-        assert ops.get_num_threads() == before
+        core.set_num_threads(None)
+        assert core.get_num_threads() == before
     finally:
-        ops.set_num_threads(None)
+        core.set_num_threads(None)
     with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
-        ops.set_num_threads(0)
+        core.set_num_threads(0)
 
 
-@pytest.mark.skipif(ops._native is None, reason="needs the native core")
+@pytest.mark.skipif(core._native is None, reason="needs the native core")
 def test_the_stub_declares_what_the_core_has() -> None:
-    stub = Path(ops.__file__).with_name("_native.pyi").read_text(encoding="utf-8")
+    stub = Path(core.__file__).with_name("_native.pyi").read_text(encoding="utf-8")
     declared = {node.name for node in ast.parse(stub).body if isinstance(node, ast.FunctionDef)}
-    assert declared == {name for name in dir(ops._native) if not name.startswith("_")}
+    assert declared == {name for name in dir(core._native) if not name.startswith("_")}

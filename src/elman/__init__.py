@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from elman import onnx as onnx
     from elman.carry import Carry, tbptt
-    from elman.convert import convert, revert
+    from elman.core import get_num_threads, set_num_threads, show_config
     from elman.keras import from_keras, to_keras
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-    from elman.ops import get_num_threads, set_num_threads, show_config
     from elman.ragged import BucketBatchSampler, last
+    from elman.swap import convert, revert
     from elman.transforms import per_sample_grads
 
     __version__: str
@@ -35,14 +35,14 @@ _HOMES = {
     "LSTMCell": "nn",
     "RNN": "nn",
     "RNNCell": "nn",
-    "convert": "convert",
+    "convert": "swap",
     "from_keras": "keras",
-    "get_num_threads": "ops",
+    "get_num_threads": "core",
     "last": "ragged",
     "per_sample_grads": "transforms",
-    "revert": "convert",
-    "set_num_threads": "ops",
-    "show_config": "ops",
+    "revert": "swap",
+    "set_num_threads": "core",
+    "show_config": "core",
     "tbptt": "carry",
     "to_keras": "keras",
 }

@@ -35,7 +35,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import elman
 import elman.nn
 from elman.cells import CELLS, Cell
-from elman.ops import _native
+from elman.core import _native
 
 __all__ = [
     "ELMAN",

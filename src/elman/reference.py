@@ -2,7 +2,8 @@
 
 It is the oracle of the tests, and it computes what the native core does not: other dtypes and
 devices, and derivatives of derivatives. `layer` and `step` have the same signatures in `elman.ops`,
-which chooses between the two. Sizes are not checked here; `elman.shapes` has done it.
+which chooses between the two; `gradients` are theirs, as tensors that can be differentiated again.
+Sizes are not checked here; `elman.shapes` has done it.
 
 Symbols: L time steps, N sequences in the batch, D directions, H_in and H_out features per step in
 and out, G gates.
@@ -16,7 +17,7 @@ from torch.nn.functional import linear
 
 from elman.cells import Cell
 
-__all__ = ["TorchMath", "layer", "step"]
+__all__ = ["TorchMath", "gradients", "layer", "step"]
 
 
 class TorchMath:
@@ -41,6 +42,7 @@ def layer(
     batch_sizes: Tensor | None,
     hx: tuple[Tensor, ...] | None,
     weights: Sequence[Tensor | None],
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Run one layer, in all its directions, over a batch of sequences.
 
@@ -53,10 +55,12 @@ def layer(
             states after the first. Zeros if None.
         weights: w_ih, w_hh, b_ih, b_hh, w_hr for each direction; the biases and the projection
             w_hr may be None.
+        lengths: (N,) steps of each sequence of a padded input, from 0 to L; None if all have L.
 
     Returns:
-        The output, (L, N, D * H_out) or (rows, D * H_out), and the final states, shaped as hx,
-        each sequence's at its own last step. No two of them share memory.
+        The output, (L, N, D * H_out) or (rows, D * H_out), zeros past the end of a sequence, and
+        the final states, shaped as hx, each sequence's at its own last step, or its initial state
+        if it has no step. No two of them share memory.
 
     Example:
         >>> import torch
@@ -67,8 +71,13 @@ def layer(
         >>> output.shape, h_n
         (torch.Size([4, 1, 2]), tensor([[[3., 3.]]]))
     """
+    runs_at = None
     if batch_sizes is None:
         sizes = [input.shape[1]] * input.shape[0]
+        if lengths is not None:
+            time = torch.arange(len(sizes), device=input.device)
+            runs_at = (time[:, None] < lengths.to(input.device))[..., None]
+            input = torch.where(runs_at, input, 0)  # what is there, NaN or not, is not read
         rows = input.flatten(0, 1)
     else:
         sizes = batch_sizes.tolist()
@@ -78,6 +87,7 @@ def layer(
             cell,
             rows,
             sizes,
+            runs_at,
             None if hx is None else [state[d] for state in hx],
             weights[5 * d : 5 * d + 5],
             reverse=d == 1,
@@ -128,11 +138,13 @@ def _advance(
     return cell.step(MATH, gx, torch.cat((gh, late), -1), state)
 
 
-# (rows, H_in), N per step, (N, .) per state -> (rows, H_out), (N, .) per state
+# (rows, H_in), N per step, which of them run (L, N, 1), (N, .) per state
+# -> (rows, H_out), (N, .) per state
 def _direction(
     cell: Cell,
     rows: Tensor,
     sizes: Sequence[int],
+    runs_at: Tensor | None,
     hx: Sequence[Tensor] | None,
     weights: Sequence[Tensor | None],
     reverse: bool,
@@ -143,7 +155,9 @@ def _direction(
     state = _zeros(cell, rows, sizes[0], w_hh) if hx is None else hx
     gx = linear(rows, w_ih, b_ih).split_with_sizes(list(sizes))
     outputs: list[Tensor] = []
-    for gx_t in reversed(gx) if reverse else gx:
+    times = range(len(gx))
+    for t in reversed(times) if reverse else times:
+        gx_t = gx[t]
         # The first n sequences take this step. The others have ended, or, in reverse, have not
         # begun: either way their state waits.
         n = gx_t.shape[0]
@@ -151,6 +165,10 @@ def _direction(
         after = _advance(cell, gx_t, w_hh, b_hh, before)
         if w_hr is not None:
             after = (linear(after[0], w_hr), *after[1:])
+        if runs_at is not None:
+            outputs.append(torch.where(runs_at[t], after[0], 0))
+            state = [torch.where(runs_at[t], a, s) for a, s in zip(after, state, strict=True)]
+            continue
         outputs.append(after[0])
         waits = n < state[0].shape[0]
         state = (
@@ -163,3 +181,52 @@ def _direction(
 def _zeros(cell: Cell, like: Tensor, batch: int, w_hh: Tensor) -> tuple[Tensor, ...]:
     widths = [w_hh.shape[1]] + [w_hh.shape[0] // len(cell.gates)] * (len(cell.states) - 1)
     return tuple(like.new_zeros(batch, width) for width in widths)
+
+
+def gradients(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    lengths: Tensor | None,
+    wanted: Sequence[bool],
+    upstream: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a layer, or of a step of a cell, that can be differentiated again.
+
+    Args:
+        cell: As in `layer`, like the next five; states may be None each, for zeros.
+        input: As in `layer`, or (N, H_in) without batch_sizes for a step.
+        batch_sizes: As in `layer`; not read if there are lengths.
+        states: As in `layer`.
+        weights: As in `layer`, five also for a step.
+        lengths: As in `layer`.
+        wanted: For input, each state and each weight, whether its gradient is asked for.
+        upstream: The gradients of the results, None for zeros.
+
+    Returns:
+        The gradients in the same order, None where not wanted.
+    """
+    # Views make each argument its own node: a weight tied to two names still gets two gradients.
+    views = [None if t is None else t.view_as(t) for t in (input, *states, *weights)]
+    x, states, weights = views[0], views[1 : 1 + len(states)], views[1 + len(states) :]
+    assert x is not None
+    hx = None if states[0] is None else tuple(state for state in states if state is not None)
+    if x.dim() == 3 or batch_sizes is not None:
+        packed = None if x.dim() == 3 else batch_sizes
+        outputs = layer(cell, x, packed, hx, weights, lengths)
+    else:
+        outputs = step(cell, x, hx, weights[:4])
+    used = [(o, g) for o, g in zip(outputs, upstream, strict=True) if g is not None]
+    asked = [view for view, want in zip(views, wanted, strict=True) if want and view is not None]
+    found = iter(
+        torch.autograd.grad(
+            [output for output, _ in used],
+            asked,
+            [gradient for _, gradient in used],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    return tuple(next(found) if want else None for want in wanted)

@@ -36,10 +36,10 @@ def bench(
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
-    from elman import ops
+    from elman import core
     from elman.bench import GRID, MODES, QUICK, Machine, Report, measure
 
-    if ops._native is None:
+    if core._native is None:
         raise InputError(
             "the native core could not be loaded, and there is nothing to measure without it:"
             " reinstall elman on a machine with a C++20 compiler"

@@ -1,0 +1,313 @@
+"""The native core on tensors: makes its results, hands over addresses, and counts its threads.
+
+Nothing here is differentiated, and nothing looks at a size twice: arguments arrive checked by
+`elman.shapes`. Names and layouts are those of `elman.reference.layer`, whose results `forward`
+gives, and with them `kept` for the backward pass: for each direction and row of the input some
+vectors of hidden_size, private to the core. Two things are its own. A step of a cell is a sequence
+of length 1 whose tensors lack the axes for time and for directions: the same kernel, hence the same
+bits. And sequences of given lengths are told by `ragged`: how many run at each step, and their
+columns by descending length.
+
+Environment:
+    ELMAN_BACKEND: "native", the default, or "reference" to compute everything by the reference.
+    ELMAN_ISA: the instruction set to use, one of those that `show_config` names.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elman.cells import Cell
+
+try:
+    from elman import _native as _native
+except ImportError as error:
+    warnings.warn(
+        f"elman: the native core could not be loaded ({error}); layers are computed by the slow "
+        "reference. Reinstall elman on a machine with a C++20 compiler to build the core.",
+        stacklevel=2,
+    )
+    _native = None  # type: ignore[assignment]
+
+__all__ = [
+    "backward",
+    "computes",
+    "forward",
+    "get_num_threads",
+    "kept_width",
+    "ragged",
+    "set_num_threads",
+    "show_config",
+]
+
+_BACKENDS = ("native", "reference")
+_backend = os.environ.get("ELMAN_BACKEND") or "native"
+if _backend not in _BACKENDS:
+    raise ValueError(
+        f"elman: ELMAN_BACKEND must be one of {_BACKENDS}, got {_backend!r}: unset it for the "
+        "native core"
+    )
+# name -> (index in the core, gates, states, vectors kept per row); empty without the core
+_compiled: dict[str, tuple[int, str, str, int]] = (
+    {} if _native is None or _backend == "reference" else _native.cells()
+)
+_num_threads: int | None = None  # None: as many as PyTorch uses
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call may use.
+
+    Returns:
+        The number given to `set_num_threads` or, without one, `torch.get_num_threads()`.
+
+    Example:
+        >>> import elman, torch
+        >>> elman.get_num_threads() == torch.get_num_threads()
+        True
+    """
+    return _num_threads or torch.get_num_threads()
+
+
+def set_num_threads(num_threads: int | None) -> None:
+    """Set how many threads a call may use; PyTorch's own setting is left alone.
+
+    Results do not depend on it.
+
+    Args:
+        num_threads: At least 1, or None to follow `torch.get_num_threads()`, which is the default.
+
+    Raises:
+        ValueError: If num_threads is less than 1.
+
+    Example:
+        >>> import elman
+        >>> elman.set_num_threads(1)
+        >>> elman.get_num_threads()
+        1
+        >>> elman.set_num_threads(None)
+    """
+    global _num_threads
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(
+            f"set_num_threads: num_threads must be at least 1, got {num_threads}: pass None to "
+            "follow torch.get_num_threads()"
+        )
+    _num_threads = num_threads
+
+
+def show_config() -> None:
+    """Print what computes the layers in this process, for bug reports and the curious.
+
+    Example:
+        >>> import elman
+        >>> elman.show_config()  # doctest: +ELLIPSIS
+        elman ...
+    """
+    import elman
+
+    lines = [f"elman {elman.__version__} (torch {torch.__version__})"]
+    if _native is None:
+        lines.append("backend: reference (the native core could not be loaded)")
+    elif not _compiled:
+        lines.append("backend: reference (ELMAN_BACKEND)")
+    else:
+        available = ", ".join(_native.isas())
+        lines.append("backend: native")
+        lines.append(f"instruction set: {_native.isa()} (of {available}; ELMAN_ISA overrides)")
+        lines.append(f"compiler: {_native.compiler()}")
+    lines.append(f"threads: {get_num_threads()}")
+    print("\n".join(lines))
+
+
+def computes(cell: Cell, input: Tensor) -> bool:
+    """Return whether the core has this cell for tensors of this kind."""
+    return (
+        cell.name in _compiled
+        and (input.dtype is torch.float32 or input.dtype is torch.float64)
+        and input.device.type == "cpu"
+    )
+
+
+def ragged(lengths: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
+    """Say how a padded batch of unequal sequences runs.
+
+    Args:
+        lengths: (N,) steps of each sequence, from 0 to seq_len.
+        seq_len: L.
+
+    Returns:
+        batch_sizes, (L,) sequences that are still running at each step; order, (N,) their columns
+        by descending length.
+    """
+    lengths = lengths.to("cpu", torch.int64)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    return (lengths > torch.arange(seq_len)[:, None]).sum(1), order
+
+
+def kept_width(cell: Cell, hidden_size: int) -> int:
+    """Return how many values `forward` keeps of each row and direction."""
+    return _compiled[cell.name][3] * hidden_size
+
+
+def forward(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    order: Tensor | None,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    keep: bool,
+) -> list[Tensor]:
+    """Run a layer, or one step of a cell.
+
+    Args:
+        cell: One that the core `computes`.
+        input: (L, N, H_in), or (rows, H_in) of a packed batch, or (N, H_in) for one step.
+        batch_sizes: (L,) of a packed or ragged batch.
+        order: (N,) of a ragged batch.
+        states: The initial states, (D, N, .), or (N, .) for one step; none, or None each, for
+            zeros.
+        weights: Five for each direction.
+        keep: Whether `backward` will follow.
+
+    Returns:
+        The output and the final states, or the next states of a step; then, if keep, `kept`.
+    """
+    # What is read must outlive the call: its copies have names here.
+    input, batch_sizes = _dense(input), _dense(batch_sizes)
+    states = [_dense(state) for state in states]
+    weights = [_dense(weight) for weight in weights]
+    problem = _problem(cell, input, batch_sizes, order, states, weights)
+    _, _, _, batch, _, hidden_size, projection, *_ = problem
+    output_size, directions = projection or hidden_size, len(weights) // 5
+    is_step = batch_sizes is None and input.dim() == 2
+    new = input.new_empty
+    results = [new((*input.shape[:-1], directions * output_size))]
+    if not is_step:
+        results.append(new((directions, batch, output_size)))
+    if len(cell.states) > 1:
+        results.append(new((batch, hidden_size) if is_step else (directions, batch, hidden_size)))
+    c_n = results[-1]  # read as such by cells that have one
+    if keep:
+        results.append(new((directions, *input.shape[:-1], kept_width(cell, hidden_size))))
+    _native.forward(
+        *problem,
+        results[0].data_ptr(),
+        results[-1].data_ptr() if keep else 0,
+        results[0 if is_step else 1].data_ptr(),
+        c_n.data_ptr(),
+        get_num_threads(),
+    )
+    return results
+
+
+def backward(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    order: Tensor | None,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    output: Tensor,
+    kept: Tensor,
+    upstream: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    groups: int = 1,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of what `forward` was given.
+
+    Args:
+        cell: As in `forward`, like the next five.
+        input: As in `forward`.
+        batch_sizes: As in `forward`.
+        order: As in `forward`.
+        states: As in `forward`.
+        weights: As in `forward`.
+        output: The first of its results.
+        kept: The last of its results.
+        upstream: The gradients of the others, None for zeros.
+        wanted: For input, each state and each weight, whether its gradient is asked for.
+        groups: If more than 1, the batch is that many equal groups of neighbouring sequences, and
+            the gradients of the weights are stacked, (groups, ...), one for each.
+
+    Returns:
+        The gradients in the same order, None where not wanted.
+    """
+    input, batch_sizes, output, kept = map(_dense, (input, batch_sizes, output, kept))
+    states = [_dense(state) for state in states]
+    weights = [_dense(weight) for weight in weights]
+    upstream = [_dense(gradient) for gradient in upstream]
+    outer = () if groups == 1 else (groups,)
+    gradients = [
+        input.new_empty(tensor.shape if i <= len(states) else (*outer, *tensor.shape))
+        if want and tensor is not None
+        else None
+        for i, (tensor, want) in enumerate(zip((input, *states, *weights), wanted, strict=True))
+    ]
+    is_step = len(upstream) == len(states)
+    dfinals = [None, *upstream[1:]] if is_step else upstream[1:]
+    dstates = gradients[1 : 1 + len(states)]
+    _native.backward(
+        *_problem(cell, input, batch_sizes, order, states, weights),
+        output.data_ptr(),
+        kept.data_ptr(),
+        _address(upstream[0]),
+        _address(dfinals[0]),
+        _address(dfinals[1]) if len(states) > 1 else 0,
+        _address(gradients[0]),
+        _address(dstates[0]),
+        _address(dstates[1]) if len(states) > 1 else 0,
+        [_address(gradient) for gradient in gradients[1 + len(states) :]],
+        groups,
+        get_num_threads(),
+    )
+    return tuple(gradients)
+
+
+# The tensor in the one layout that the core reads; None stays None.
+def _dense(tensor: Any) -> Any:
+    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+# What the core is to compute, from dense tensors: its sizes, and the addresses of what it reads.
+def _problem(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    order: Tensor | None,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+) -> tuple[Any, ...]:
+    _, w_hh, _, _, w_hr = weights[:5]
+    assert w_hh is not None
+    index, gates, _, _ = _compiled[cell.name]
+    shape = input.shape
+    if len(shape) == 3:
+        seq_len, batch, _ = shape
+    elif batch_sizes is not None:
+        seq_len, batch = len(batch_sizes), int(batch_sizes[0])
+    else:
+        seq_len, batch = 1, shape[0]
+    return (
+        index,
+        input.dtype is torch.float64,
+        seq_len,
+        batch,
+        shape[-1],
+        w_hh.shape[0] // len(gates),
+        0 if w_hr is None else w_hr.shape[0],
+        0 if batch_sizes is None else batch_sizes.data_ptr(),
+        0 if order is None else order.data_ptr(),
+        input.data_ptr(),
+        _address(states[0]) if states else 0,
+        _address(states[1]) if len(states) > 1 else 0,
+        [0 if weight is None else weight.data_ptr() for weight in weights],
+    )

@@ -1,0 +1,283 @@
+"""A layer as operators of torch.library, for torch.compile, torch.export and torch.func.
+
+    elman::layer            forward; `kept` is what the backward pass needs besides
+    elman::layer_backward   its gradients
+
+Each is one opaque node of a graph, whatever the number of steps. `compiled` calls the first where a
+graph is being made. `transformed` does so under transforms of torch.func: vmap over sequences adds
+them to the batch, with the gradients of the weights still apart for each; vmap over weights is a
+loop. What differentiates more than once, or forwards, goes to the reference.
+
+The operators know only what the core computes. A cell without c has an empty c_n.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
+
+from elman import core, reference
+from elman.cells import CELLS, Cell
+
+__all__ = ["compiled", "transformed"]
+
+_READ = "Tensor input, Tensor? batch_sizes, Tensor? lengths, Tensor? h_0, Tensor? c_0"
+for _suffix in ("", "_reverse"):
+    for _name in ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr"):
+        _always = _suffix == "" and _name in ("w_ih", "w_hh")
+        _READ += f", Tensor{'' if _always else '?'} {_name}{_suffix}"
+
+# Positions among these.
+_INPUT, _BATCH_SIZES, _LENGTHS, _STATES, _WEIGHTS = 0, 1, 2, slice(3, 5), slice(5, 15)
+_DIFFERENTIABLE = [0, *range(3, 15)]
+
+
+def compiled(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor | None],
+    lengths: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Run a layer as a node of a graph; arguments and results as `elman.reference.layer`."""
+    arguments = _arguments(input, batch_sizes, lengths, hx, weights)
+    keep = (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_exporting()  # most often for inference
+        and any(tensor is not None and tensor.requires_grad for tensor in arguments)
+    )
+    results: tuple[Tensor, ...] = torch.ops.elman.layer(*arguments, cell.name, keep)
+    return results[: 1 + len(cell.states)]
+
+
+def transformed(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor | None],
+    lengths: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Run a layer under transforms; arguments and results as `elman.reference.layer`."""
+    transforms = [level.key() for level in get_interpreter_stack() or ()]
+    if transforms.count(TransformType.Grad) > 1 or TransformType.Jvp in transforms:
+        return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
+    arguments = _arguments(input, batch_sizes, lengths, hx, weights)
+    results: tuple[Tensor, ...] = _Transformed.apply(*arguments, cell.name, True)  # type: ignore[no-untyped-call]
+    return results[: 1 + len(cell.states)]
+
+
+def _arguments(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    hx: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor | None],
+) -> list[Any]:
+    states = [*(hx or ()), None, None][:2]
+    return [input, batch_sizes, lengths, *states, *[*weights, *[None] * 5][:10]]
+
+
+# --- the operators ------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    "elman::layer",
+    mutates_args=(),
+    schema=f"({_READ}, str cell, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def layer(*arguments: Any) -> tuple[Tensor, ...]:
+    """Run a layer: output, h_n, c_n and, if keep, what its backward pass needs besides."""
+    *read, name, keep = arguments
+    results = core.forward(*_call(name, read), keep)  # type: ignore[call-arg]
+    return _four(CELLS[name], results, keep)
+
+
+@layer.register_fake
+def _(*arguments: Any) -> tuple[Tensor, ...]:
+    *read, name, keep = arguments
+    cell, input, states = CELLS[name], read[_INPUT], read[_STATES]
+    _, w_hh, _, _, w_hr, w_ih_reverse, *_ = read[_WEIGHTS]
+    directions, hidden_size = 1 if w_ih_reverse is None else 2, w_hh.shape[0] // len(cell.gates)
+    output_size = hidden_size if w_hr is None else w_hr.shape[0]
+    if read[_BATCH_SIZES] is None:
+        batch = input.shape[1]
+    elif states[0] is not None:
+        batch = states[0].shape[1]
+    else:
+        batch = torch.library.get_ctx().new_dynamic_size()
+    new = input.new_empty
+    results = [new((*input.shape[:-1], directions * output_size))]
+    results += [new((directions, batch, width)) for width in (output_size, hidden_size)]
+    results = results[: 1 + len(cell.states)]
+    if keep:
+        width = core.kept_width(cell, hidden_size)
+        results.append(new((directions, *input.shape[:-1], width)))
+    return _four(cell, results, keep)
+
+
+@torch.library.custom_op(
+    "elman::layer_backward",
+    mutates_args=(),
+    schema=f"({_READ}, str cell, Tensor output, Tensor kept, Tensor? d_output, Tensor? d_h_n,"
+    " Tensor? d_c_n, bool[] wanted, int groups) -> Tensor[]",
+)
+def layer_backward(*arguments: Any) -> list[Tensor]:
+    """Return, in order, the wanted gradients of input, states and weights."""
+    *read, name, output, kept, d_output, d_h_n, d_c_n, wanted, groups = arguments
+    call = cell, _, _, _, states, weights = _call(name, read)
+    if kept.numel() == 0 and core.kept_width(cell, 1):  # nobody expected a backward pass
+        kept = core.forward(*call, True)[-1]
+    upstream = (d_output, d_h_n, d_c_n)[: 1 + len(states)]
+    wanted = [*wanted[: 1 + len(states)], *wanted[3 : 3 + len(weights)]]
+    gradients = core.backward(*call, output, kept, upstream, wanted, groups)
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+@layer_backward.register_fake
+def _(*arguments: Any) -> list[Tensor]:
+    *_, wanted, groups = arguments
+    differentiable = [arguments[i] for i in _DIFFERENTIABLE]
+    return [
+        tensor.new_empty(tensor.shape if groups == 1 or i < 3 else (groups, *tensor.shape))
+        for i, (tensor, want) in enumerate(zip(differentiable, wanted, strict=True))
+        if want
+    ]
+
+
+# The first arguments of `core.forward` and `core.backward`, from those of the operators.
+def _call(name: str, read: Sequence[Any]) -> Any:
+    input, batch_sizes, lengths = read[:3]
+    order = None
+    if lengths is not None:
+        batch_sizes, order = core.ragged(lengths, len(input))
+    cell, weights = CELLS[name], read[_WEIGHTS]
+    states = read[_STATES][: len(cell.states)]
+    return cell, input, batch_sizes, order, states, weights[: 5 if weights[5] is None else 10]
+
+
+# Results of the core -> output, h_n, c_n, kept, empty where there are none.
+def _four(cell: Cell, results: Sequence[Tensor], keep: bool) -> tuple[Tensor, ...]:
+    output, h_n, *rest = results
+    c_n = rest[0] if len(cell.states) > 1 else output.new_empty(0)
+    return output, h_n, c_n, rest[-1] if keep else output.new_empty(0)
+
+
+# --- autograd -----------------------------------------------------------------------------------
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *read, ctx.name, _ = inputs
+    ctx.save_for_backward(*read, output[0], output[3])
+    ctx.mark_non_differentiable(output[3])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    wanted = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
+    results = torch.ops.elman.layer_backward(
+        *ctx.saved_tensors[:15], ctx.name, *ctx.saved_tensors[15:], *upstream[:3], wanted, 1
+    )
+    found = iter(results)
+    gradients = [next(found) if want else None for want in wanted]
+    return gradients[0], None, None, *gradients[1:], None, None
+
+
+layer.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _Transformed(torch.autograd.Function):
+    """The same for torch.func, which cannot look into the autograd of an operator."""
+
+    generate_vmap_rule = True
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        results: tuple[Tensor, ...] = torch.ops.elman.layer(*arguments)
+        return results
+
+
+# --- vmap ---------------------------------------------------------------------------------------
+# An axis that is mapped joins the batch where all of it meets the same weights.
+
+
+@layer.register_vmap
+def _(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> Any:
+    if not _joins_the_batch(arguments, in_dims):
+        return _loop(torch.ops.elman.layer, info.batch_size, in_dims, arguments)
+    size = info.batch_size
+    output, h_n, c_n, kept = torch.ops.elman.layer(
+        *_join(arguments[:5], in_dims, size), *arguments[5:]
+    )
+    results = [_part(output, 1, size), _part(h_n, 1, size)]
+    results += [_part(t, axis, size) if t.numel() else t for t, axis in ((c_n, 1), (kept, 2))]
+    return tuple(results), (1, 1, 1 if c_n.numel() else None, 2 if kept.numel() else None)
+
+
+@layer_backward.register_vmap
+def _(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> Any:
+    *_, wanted, groups = arguments
+    if groups > 1 or not _joins_the_batch(arguments, in_dims):
+        return _loop(torch.ops.elman.layer_backward, info.batch_size, in_dims, arguments)
+    size = info.batch_size
+    # after the weights: the name of the cell, output, kept, three upstream gradients
+    joined = _join(arguments[:5], in_dims, size)
+    later = _join(arguments[16:21], in_dims[16:21], size, axes=(1, 2, 1, 1, 1))
+    results = torch.ops.elman.layer_backward(*joined, *arguments[5:16], *later, wanted, size)
+    of_batch = sum(wanted[:3])
+    if size == 1:
+        results = [*results[:of_batch], *(gradient[None] for gradient in results[of_batch:])]
+    parts = [_part(gradient, 1, size) for gradient in results[:of_batch]]
+    parts += results[of_batch:]
+    return parts, [1] * of_batch + [0] * (len(parts) - of_batch)
+
+
+def _joins_the_batch(arguments: Sequence[Any], in_dims: Sequence[int | None]) -> bool:
+    mapped_weights = any(dim is not None for dim in in_dims[_WEIGHTS])
+    return arguments[_BATCH_SIZES] is None and not mapped_weights
+
+
+# Each tensor with what is mapped, `size` times, beside its batch axis: before it, and in one.
+def _join(
+    tensors: Sequence[Tensor | None],
+    in_dims: Sequence[int | None],
+    size: int,
+    axes: Sequence[int] = (1, 0, 0, 1, 1),
+) -> list[Tensor | None]:
+    joined = []
+    for tensor, dim, axis in zip(tensors, in_dims, axes, strict=False):
+        if tensor is not None and tensor.numel():
+            if dim is None:
+                tensor = tensor.unsqueeze(axis).repeat_interleave(size, axis)
+            else:
+                tensor = tensor.movedim(dim, axis)
+            tensor = tensor.flatten(axis, axis + 1)
+        joined.append(tensor)
+    return joined
+
+
+# The opposite of joining: the mapped axis is `axis`, and the batch follows it.
+def _part(tensor: Tensor, axis: int, size: int) -> Tensor:
+    shape = tensor.shape
+    return tensor.view(*shape[:axis], size, shape[axis] // size, *shape[axis + 1 :])
+
+
+def _loop(
+    operator: Any, size: int, in_dims: Sequence[int | None], arguments: Sequence[Any]
+) -> tuple[list[Tensor], list[int]]:
+    runs = [
+        operator(
+            *(
+                argument if dim is None else argument.select(dim, i)
+                for argument, dim in zip(arguments, in_dims, strict=True)
+            )
+        )
+        for i in range(size)
+    ]
+    results = [torch.stack(parts) for parts in zip(*runs, strict=True)]
+    return results, [0] * len(results)
