@@ -1,0 +1,244 @@
+"""The recurrent layers and cells of torch.nn in a model, exchanged for ours, and back.
+
+A module is exchanged by giving it the other class, `module.__class__ = elman.LSTM`, as PyTorch does
+itself when it parametrizes a module. The object stays: its parameters and their optimisers, its
+hooks with their order and handles, its flags and names, what users attached to it, and whoever
+else refers to it, several parents or none. So a model that is itself an LSTM is no special case,
+nor is one under torch.compile, DataParallel or DistributedDataParallel: they hold the same module,
+and compiled code notices a change of class and is compiled again.
+
+This is sound because both classes mean the same by the public attributes and by the names of the
+parameters, and because what else an instance keeps is derived from these: lists of names and shapes
+here, the list of flat weights there. The lists come from a fresh instance of the new class, made on
+the meta device, where tensors have no memory; those of the old class are removed.
+
+Exchanged are modules of exactly torch.nn's classes, parametrized ones among them. A subclass is
+left: its methods may reach for what only torch.nn's has. What is left is in the report, with the
+reason. Not dealt with are code that asks `isinstance(module, torch.nn.LSTM)` after the exchange,
+and recurrent modules that do not come from torch.nn.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
+
+from elman import nn
+from elman.shapes import KindError
+
+__all__ = ["Entry", "Report", "convert", "revert"]
+
+_OURS: Mapping[type[Module], type[Module]] = {
+    getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__
+}
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recurrent module of a model, and what became of it.
+
+    Attributes:
+        name: Where it is in the model, the first such place if it is shared; "" is the model.
+        before: Its class as it was.
+        after: Its class as it is; the same if it was left.
+        reason: Why it was left; empty if it was replaced.
+    """
+
+    name: str
+    before: str
+    after: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What `convert` or `revert` did; printed, it is a table.
+
+    Attributes:
+        replaced: The modules that have their new class now.
+        left: The recurrent modules that are as they were, each with the reason.
+
+    Example:
+        >>> import elman, torch
+        >>> report = elman.convert(torch.nn.GRUCell(3, 4))
+        >>> [entry.after for entry in report.replaced], report.left
+        (['elman.GRUCell'], ())
+    """
+
+    replaced: tuple[Entry, ...]
+    left: tuple[Entry, ...]
+
+    def __repr__(self) -> str:
+        entries = (*self.replaced, *self.left)
+        if not entries:
+            return "nothing to replace"
+        names = [entry.name or "(the model)" for entry in entries]
+        whats = [
+            f"left: {entry.before}, {entry.reason}"
+            if entry.reason
+            else f"{entry.before} -> {entry.after}"
+            for entry in entries
+        ]
+        width = max(map(len, names))
+        lines = [f"{name:{width}}  {what}" for name, what in zip(names, whats, strict=True)]
+        return "\n".join([f"{len(self.replaced)} replaced, {len(self.left)} left", *lines])
+
+
+def convert(model: Module) -> Report:
+    """Make the recurrent layers and cells of torch.nn in a model ours, in place.
+
+    The modules keep their parameters, so optimisers go on, and their hooks, flags, names and
+    attributes. Modules that are in several places, or in compiled or parallel wrappers, are
+    replaced there too. `revert` is the way back.
+
+    Args:
+        model: Any module; it may itself be a recurrent layer or cell.
+
+    Returns:
+        What was replaced, and what was left and why.
+
+    Raises:
+        KindError: model is not a module. It is a TypeError.
+
+    Example:
+        >>> import elman, torch
+        >>> model = torch.nn.ModuleDict({"encoder": torch.nn.LSTM(3, 4), "head": torch.nn.Tanh()})
+        >>> elman.convert(model)
+        1 replaced, 0 left
+        encoder  torch.nn.LSTM -> elman.LSTM
+        >>> model.encoder
+        LSTM(3, 4)
+        >>> elman.revert(model)
+        1 replaced, 0 left
+        encoder  elman.LSTM -> torch.nn.LSTM
+    """
+    return _exchange("convert", model, _OURS, _why_not_ours)
+
+
+def revert(model: Module) -> Report:
+    """Make our layers and cells in a model torch.nn's, in place: the way back from `convert`.
+
+    A GRU or GRUCell with reset_after=False is left, as torch.nn has none.
+
+    Args:
+        model: Any module; it may itself be a recurrent layer or cell.
+
+    Returns:
+        What was replaced, and what was left and why.
+
+    Raises:
+        KindError: model is not a module. It is a TypeError.
+
+    Example:
+        >>> import elman
+        >>> model = elman.GRU(3, 4)
+        >>> elman.revert(model)
+        1 replaced, 0 left
+        (the model)  elman.GRU -> torch.nn.GRU
+        >>> type(model)
+        <class 'torch.nn.modules.rnn.GRU'>
+    """
+    return _exchange("revert", model, _THEIRS, _why_not_theirs)
+
+
+def _exchange(
+    who: str,
+    model: Module,
+    pairs: Mapping[type[Module], type[Module]],
+    why_not: Callable[[Module], str | None],
+) -> Report:
+    if not isinstance(model, Module):
+        raise KindError(
+            f"{who}: model must be a torch.nn.Module, got {type(model).__name__}: pass the module "
+            "that has the layers"
+        )
+    replaced, left, changes = [], [], []
+    for name, module in model.named_modules():
+        reason = why_not(module)
+        if reason is None:
+            continue
+        before = type_before_parametrizations(module)
+        if reason:
+            left.append(Entry(name, _title(before), _title(before), reason))
+            continue
+        after = pairs[before]
+        replaced.append(Entry(name, _title(before), _title(after)))
+        changes.append((module, after, _fresh(before, module), _fresh(after, module)))
+    # Nothing can fail from here on, so a model is exchanged as a whole or not at all.
+    for change in changes:
+        _become(*change)
+    return Report(tuple(replaced), tuple(left))
+
+
+# The attributes of a new instance that has parameters of the same names and shapes.
+def _fresh(kind: type[Module], module: Any) -> dict[str, Any]:
+    arguments = ["input_size", "hidden_size", "bias"]
+    if hasattr(module, "num_layers"):
+        arguments += ["num_layers", "bidirectional"]
+    if getattr(module, "proj_size", 0):  # torch.nn.RNN and GRU do not take it, even 0
+        arguments.append("proj_size")
+    return vars(kind(**{name: getattr(module, name) for name in arguments}, device="meta"))
+
+
+# `old` and `new` are attributes of fresh instances of the classes before and after.
+def _become(module: Module, after: type[Module], old: dict[str, Any], new: dict[str, Any]) -> None:
+    cls = after
+    if is_parametrized(module):
+        # It has a class of its own, or shared with its deep copies, on which each computed tensor
+        # is a property.
+        members = {k: v for k, v in vars(type(module)).items() if k not in _OF_EVERY_CLASS}
+        cls = type(type(module).__name__, (after,), members)
+    own = vars(module)
+    for name in old.keys() - new.keys():
+        own.pop(name, None)
+    own |= {name: new[name] for name in new.keys() - old.keys()}
+    module.__class__ = cls
+    if isinstance(module, torch.nn.RNNBase):
+        module._init_flat_weights()  # from its own parameters, as after a move to another device
+
+
+_OF_EVERY_CLASS = ("__dict__", "__weakref__")
+
+
+# Why a module cannot become ours: "" if it can, None if there is nothing to exchange.
+def _why_not_ours(module: Module) -> str | None:
+    # A scripted module tells the class that it was made of.
+    if getattr(module, "original_name", type(module).__name__) in nn.__all__:
+        if isinstance(module, torch.jit.ScriptModule):
+            return "its code is fixed by TorchScript"
+        if type(module).__module__.startswith("torch.ao.nn."):
+            return "it is quantized, or made to be"
+    return _why_not(module, _OURS)
+
+
+def _why_not_theirs(module: Module) -> str | None:
+    if isinstance(module, (nn.GRU, nn.GRUCell)) and not module.reset_after:
+        return "torch.nn has no GRU with reset_after=False"
+    return _why_not(module, _THEIRS)
+
+
+def _why_not(module: Module, kinds: Mapping[type[Module], Any]) -> str | None:
+    kind: Any = type_before_parametrizations(module)
+    if kind not in kinds:
+        base = next((base for base in kinds if isinstance(module, base)), None)
+        if base is None:
+            return None
+        own = kind.forward is not base.forward
+        return f"a subclass of {_title(base)}" + " that overrides forward" * own
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance, perhaps by one that calls the old"
+    for name, parameter in module.named_parameters(recurse=False):
+        if type(parameter) not in (Parameter, Tensor):
+            return f"its {name} is a {type(parameter).__name__} and no plain tensor"
+    return ""
+
+
+def _title(kind: type) -> str:
+    if kind in _OURS:
+        return f"torch.nn.{kind.__name__}"
+    return f"elman.{kind.__name__}" if kind in _THEIRS else f"{kind.__module__}.{kind.__qualname__}"
