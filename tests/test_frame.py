@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = (
     *("__main__", "cli", "tasks", "bench", "checkpoint", "elman"),
     *("swap", "keras", "onnx", "transforms", "carry", "ragged"),
-    *("nn", "shapes", "ops", "library", "core", "reference", "cells", "_native"),
+    *("nn", "ops", "library", "core", "reference", "shapes", "cells", "_native"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 
-from elman import core, reference
+from elman import core, reference, shapes
 from elman.cells import CELLS, Cell
 
 __all__ = ["compiled", "transformed"]
@@ -153,6 +153,7 @@ def _call(name: str, read: Sequence[Any]) -> Any:
     input, batch_sizes, lengths = read[:3]
     order = None
     if lengths is not None:
+        shapes.check_range(layer, lengths, len(input))
         batch_sizes, order = core.ragged(lengths, len(input))
     cell, weights = CELLS[name], read[_WEIGHTS]
     states = read[_STATES][: len(cell.states)]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter, init
 from torch.nn.functional import dropout as apply_dropout
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from elman import ops, shapes
 from elman.cells import CELLS, Cell
@@ -89,7 +89,7 @@ class _Recurrent(Module):
         shapes.check_weights(self, self._layout, weights)
         return weights
 
-    def _autocast(self, input: Any, hx: Any) -> Any:
+    def _autocast(self, input: Any, hx: Any, *lengths: Any) -> Any:
         # The core computes in float32 whatever comes in, so lowering the inputs and the weights
         # would cost time and accuracy.
         lower = torch.get_autocast_dtype("cpu")
@@ -99,7 +99,7 @@ class _Recurrent(Module):
                 lower = torch.promote_types(lower, state.data.dtype)
         dtype = self._weights()[0].dtype
         with torch.autocast("cpu", enabled=False):
-            return _cast(self.forward(_cast(input, dtype), _cast(hx, dtype)), lower)
+            return _cast(self.forward(_cast(input, dtype), _cast(hx, dtype), *lengths), lower)
 
 
 # Autocast lets alone what is double, integer or elsewhere.
@@ -208,24 +208,30 @@ class _Layer(_Recurrent):
                 text += f", {name}={value}"
         return text
 
-    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
+    def forward(self, input: Any, hx: Any = None, lengths: Any = None) -> tuple[Any, Any]:
         """Run over whole sequences.
 
         Every call starts from hx, or from zeros: a layer does not remember the last one.
 
         Args:
-            input: (L, N, H_in), or (N, L, H_in) if batch_first, or (L, H_in) for one sequence, or a
-                torch.nn.utils.rnn.PackedSequence for sequences of different lengths. L is at least
-                1, N may be 0.
+            input: (L, N, H_in), or (N, L, H_in) if batch_first, or (L, H_in) for one sequence. For
+                sequences of different lengths: padded, with their lengths, or a
+                torch.nn.utils.rnn.PackedSequence, or a jagged nested tensor (N, L, H_in), whatever
+                batch_first. L is at least 1, N may be 0.
             hx: The initial state, zeros if None. h_0 is (D * num_layers, N, H_out), or
                 (D * num_layers, H_out) for one sequence; batch_first does not change it. The LSTM
                 takes the pair (h_0, c_0), with c_0 (D * num_layers, N, hidden_size).
+            lengths: (N,) steps of each sequence of a padded input, integers from 0 to L in any
+                order, as a tensor of any integer dtype and device or a list. None if all have L.
+                What the input holds past the end of a sequence is not read.
 
         Returns:
             output, h_n, or for the LSTM output, (h_n, c_n). output has the last layer's h at every
-            step: (L, N, D * H_out), laid out as input is, or packed. h_n and c_n are shaped as hx:
-            each layer, direction and sequence at its own last step, in the caller's order. No two
-            of them share memory, and gradients flow through all.
+            step: (L, N, D * H_out), laid out as input is, or packed, or nested; zeros past the end
+            of a sequence. h_n and c_n are shaped as hx: each layer, direction and sequence at its
+            own last step, in the caller's order, and of a sequence of length 0 its initial state.
+            The second direction begins at each sequence's own end. No two of them share memory,
+            and gradients flow through all.
 
         Raises:
             ShapeError: a shape, dtype or device disagrees with the layer or the rest of the call.
@@ -234,24 +240,31 @@ class _Layer(_Recurrent):
                 TypeError, an AttributeError and an IndexError.
         """
         if torch.is_autocast_enabled("cpu"):
-            return self._autocast(input, hx)  # type: ignore[no-any-return]
+            return self._autocast(input, hx, lengths)  # type: ignore[no-any-return]
         weights = self._weights()
         if isinstance(input, PackedSequence):
+            shapes.check_no_lengths(self, lengths, "a PackedSequence")
             return self._forward_packed(input, hx, weights)
+        if isinstance(input, Tensor) and input.is_nested:
+            shapes.check_no_lengths(self, lengths, "a nested tensor")
+            return self._forward_nested(input, hx, weights)
 
         shape = shapes.check_input(self, input, weights[0])
         batch = () if len(shape) == 2 else shape[:1] if self.batch_first else shape[1:2]
         states = None if hx is None else self._states(hx, weights[0], batch, shape)
+        if lengths is not None:
+            seq_len = shape[1 if batch and self.batch_first else 0]
+            lengths = shapes.check_lengths(self, lengths, batch, seq_len)
         if not batch:
             if states is not None:
                 states = tuple(state.unsqueeze(1) for state in states)
-            results = self._run(input.unsqueeze(1), None, states, weights)
+            results = self._run(input.unsqueeze(1), None, states, weights, lengths)
             results = tuple(result.squeeze(1) for result in results)
         elif self.batch_first:
-            output, *final = self._run(input.transpose(0, 1), None, states, weights)
+            output, *final = self._run(input.transpose(0, 1), None, states, weights, lengths)
             results = (output.transpose(0, 1), *final)
         else:
-            results = self._run(input, None, states, weights)
+            results = self._run(input, None, states, weights, lengths)
         return results[0], _as_hx(results[1:])
 
     def _forward_packed(
@@ -266,6 +279,18 @@ class _Layer(_Recurrent):
         if inverse is not None:
             final = [state.index_select(1, inverse) for state in final]
         return PackedSequence(output, batch_sizes, order, inverse), _as_hx(final)
+
+    def _forward_nested(self, input: Any, hx: Any, weights: list[Any]) -> tuple[Tensor, Any]:
+        batch, seq_len = shapes.check_nested(self, input, weights[0])
+        states = None if hx is None else self._states(hx, weights[0], (batch,))
+        padded = torch.nested.to_padded_tensor(
+            input, 0.0, (batch, max(seq_len, 1), self.input_size)
+        )
+        lengths = input.offsets().diff()
+        output, *final = self._run(padded.transpose(0, 1), None, states, weights, lengths)
+        running = torch.arange(len(output), device=lengths.device) < lengths[:, None]
+        values = output.transpose(0, 1)[running]
+        return torch.nested.nested_tensor_from_jagged(values, input.offsets()), _as_hx(final)
 
     # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell
     def _states(
@@ -282,12 +307,13 @@ class _Layer(_Recurrent):
         batch_sizes: Tensor | None,
         states: tuple[Tensor, ...] | None,
         weights: list[Any],
+        lengths: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         cell = self._cell
         if not (input.is_cpu or cell.reset):
-            return self._run_elsewhere(cell, input, batch_sizes, states, weights)
+            return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if self.num_layers == 1:
-            return ops.layer(cell, input, batch_sizes, states, weights)
+            return ops.layer(cell, input, batch_sizes, states, weights, lengths)
         directions = self._num_directions
         finals = []
         for layer in range(self.num_layers):
@@ -300,6 +326,7 @@ class _Layer(_Recurrent):
                 batch_sizes,
                 None if states is None else tuple(state[rows] for state in states),
                 weights[5 * rows.start : 5 * rows.stop],
+                lengths,
             )
             finals.append(final)
         return input, *(torch.cat(layers) for layers in zip(*finals, strict=True))
@@ -312,11 +339,14 @@ class _Layer(_Recurrent):
         batch_sizes: Tensor | None,
         states: tuple[Tensor, ...] | None,
         weights: list[Any],
+        lengths: Tensor | None,
     ) -> tuple[Tensor, ...]:
         if states is None:
             batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
             rows = self.num_layers * self._num_directions
             states = tuple(input.new_zeros(rows, batch, width) for width in self._state_widths)
+        if lengths is not None:
+            return self._pack_elsewhere(cell, input, states, weights, lengths)
         options = (
             _as_hx(states),
             [weight for weight in weights if weight is not None],
@@ -330,6 +360,34 @@ class _Layer(_Recurrent):
         if batch_sizes is None:
             return tuple(kernel(input, *options, False))  # time-major, so not batch_first
         return tuple(kernel(input, batch_sizes, *options))
+
+    # the same for padded sequences, which are packed for it; those that have no step run for one
+    # that nobody sees
+    def _pack_elsewhere(
+        self,
+        cell: Cell,
+        input: Tensor,
+        states: tuple[Tensor, ...],
+        weights: list[Any],
+        lengths: Tensor,
+    ) -> tuple[Tensor, ...]:
+        packed = pack_padded_sequence(input, lengths.cpu().clamp(min=1), enforce_sorted=False)
+        data, batch_sizes, order, inverse = packed
+        assert order is not None
+        assert inverse is not None
+        states_in_order = tuple(state.index_select(1, order) for state in states)
+        output, *final = self._run_elsewhere(
+            cell, data, batch_sizes, states_in_order, weights, None
+        )
+        output, _ = pad_packed_sequence(packed._replace(data=output), total_length=len(input))
+        lived = (lengths > 0).to(input.device)[:, None]
+        return (
+            torch.where(lived, output, 0),
+            *(
+                torch.where(lived, after.index_select(1, inverse), before)
+                for after, before in zip(final, states, strict=True)
+            ),
+        )
 
 
 class RNN(_Layer):

@@ -26,8 +26,12 @@ __all__ = [
     "check_cell_input",
     "check_dropout",
     "check_input",
+    "check_lengths",
+    "check_nested",
+    "check_no_lengths",
     "check_no_projection",
     "check_packed",
+    "check_range",
     "check_states",
     "check_weights",
     "gru_cell",
@@ -233,6 +237,95 @@ def check_input(layer: Layer, input: Tensor, weight: Tensor) -> torch.Size:
     return shape
 
 
+def check_lengths(layer: Layer, lengths: Any, batch: tuple[int, ...], seq_len: int) -> torch.Tensor:
+    """Check the lengths of a padded input, a list or a tensor (N,) of integers from 0 to L.
+
+    Returns:
+        The lengths, int64. Where a graph is made of the call, or functions are transformed, their
+        values are not looked at: `check_range` does it when they are known.
+
+    Raises:
+        KindError: lengths are not integers, or the input has no batch axis.
+        ShapeError: there are not N of them, or one is out of range.
+    """
+    if not batch:
+        _fail(
+            layer,
+            "lengths must be None for one sequence without a batch axis, got "
+            f"{_name(lengths)}: cut the input, input[:length]",
+            KindError,
+        )
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        lengths = None
+    if lengths is None or (lengths.numel() and not _is_integer(lengths)):
+        got = "what is no tensor" if lengths is None else str(lengths.dtype)
+        _fail(layer, f"lengths must be integers, got {got}: use a list of int", KindError)
+    if lengths.shape != batch:
+        _fail(
+            layer,
+            f"lengths must be (N,) = {tuple(batch)}, one for each sequence, got "
+            f"{tuple(lengths.shape)}: {_LENGTHS}",
+        )
+    lengths = lengths.long()
+    if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+        check_range(layer, lengths, seq_len)
+    return lengths
+
+
+def check_range(who: object, lengths: Tensor, seq_len: int) -> None:
+    """Check that lengths are from 0 to seq_len.
+
+    Raises:
+        ShapeError: one of them is not.
+    """
+    if lengths.is_meta or not lengths.numel():
+        return
+    least, most = (int(bound) for bound in torch.aminmax(lengths))
+    if least < 0 or most > seq_len:
+        wrong = least if least < 0 else most
+        _fail(who, f"lengths must be from 0 to L = {seq_len}, got {wrong}: {_LENGTHS}")
+
+
+def check_no_lengths(layer: Layer, lengths: Any, what: str) -> None:
+    """Check that an input which says its lengths itself comes without others.
+
+    Raises:
+        ShapeError: there are lengths.
+    """
+    if lengths is not None:
+        _fail(layer, f"lengths must be None with {what}, got {_name(lengths)}: it has its own")
+
+
+def check_nested(layer: Layer, input: Any, weight: Tensor) -> tuple[int, int]:
+    """Check a nested input: jagged, (N, L, H_in), its rows one after another.
+
+    Returns:
+        N, and the length of the longest sequence.
+
+    Raises:
+        ShapeError: its layout, rank, features, dtype or device is wrong.
+    """
+    if input.layout is not torch.jagged:
+        _fail(
+            layer,
+            f"a nested input must have layout torch.jagged, got {input.layout}: {_NEST}",
+        )
+    if input.dim() != 3 or not input.is_contiguous():
+        _fail(
+            layer,
+            "a nested input must be (N, L, H_in), ragged in L, and contiguous, got rank "
+            f"{input.dim()}{'' if input.is_contiguous() else ', not contiguous'}: {_NEST}",
+        )
+    values = input.values()
+    if values.shape[-1] != layer.input_size:
+        _wrong_features(layer, values.shape, layer.input_size, "input.values()")
+    _check_kind(layer, "input", values, weight)
+    lengths = input.offsets().diff()
+    return len(lengths), int(lengths.max()) if len(lengths) else 0
+
+
 def check_packed(layer: Layer, input: PackedSequence, weight: Tensor) -> int:
     """Check a packed input: data (rows, H_in), and batch_sizes that add up to rows.
 
@@ -347,6 +440,8 @@ def check_states(
 # --- messages ---------------------------------------------------------------------------------
 
 _STATES = ("h_0", "c_0")
+_LENGTHS = "give the steps of each sequence before padding"
+_NEST = "build it with torch.nested.nested_tensor(sequences, layout=torch.jagged)"
 _PACK = "build it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence"
 
 
@@ -356,6 +451,10 @@ def _name(who: object) -> str:
 
 def _fail(who: object, text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
     raise error(f"{_name(who)}: {text}")
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
 
 
 def _not_a_tensor(who: object, got: object, expected: str) -> NoReturn:
