@@ -22,9 +22,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # From top to bottom. A module imports what stands below it, and a folder is one layer; "elman"
 # stands for the public names of the package.
 LAYERS = (
-    *("__main__", "cli", "tasks", "bench", "checkpoint", "elman"),
+    *("__main__", "cli", "tasks", "bench", "elman"),
     *("swap", "keras", "onnx", "transforms", "carry", "ragged"),
-    *("nn", "ops", "library", "core", "reference", "shapes", "cells", "_native"),
+    *("nn", "ops", "library", "core", "reference", "shapes", "cells", "_native", "checkpoint"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
