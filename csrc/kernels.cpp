@@ -507,6 +507,8 @@ void forward(int index, const Problem<T>& p, int threads) {
       static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
 
   clear_padding(at, p.y, at.D * at.R);
+  for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
+    clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
   Operands<T> operands[2];
   for (long d = 0; d < at.D; d++)
     operands[d] = make_operands(p.weights[d], at, true, true, scratch);

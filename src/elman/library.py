@@ -92,7 +92,7 @@ def _arguments(
 def layer(*arguments: Any) -> tuple[Tensor, ...]:
     """Run a layer: output, h_n, c_n and, if keep, what its backward pass needs besides."""
     *read, name, keep = arguments
-    results = core.forward(*_call(name, read), keep)  # type: ignore[call-arg]
+    results = core.forward(*_call(name, read), keep)
     return _four(CELLS[name], results, keep)
 
 
@@ -132,8 +132,8 @@ def layer_backward(*arguments: Any) -> list[Tensor]:
     if kept.numel() == 0 and core.kept_width(cell, 1):  # nobody expected a backward pass
         kept = core.forward(*call, True)[-1]
     upstream = (d_output, d_h_n, d_c_n)[: 1 + len(states)]
-    wanted = [*wanted[: 1 + len(states)], *wanted[3 : 3 + len(weights)]]
-    gradients = core.backward(*call, output, kept, upstream, wanted, groups)
+    asked = _of_the_core(wanted, states, weights)
+    gradients = core.backward(*call, output, kept, upstream, asked, groups)
     return [gradient for gradient in gradients if gradient is not None]
 
 
@@ -149,15 +149,22 @@ def _(*arguments: Any) -> list[Tensor]:
 
 
 # The first arguments of `core.forward` and `core.backward`, from those of the operators.
-def _call(name: str, read: Sequence[Any]) -> Any:
+def _call(name: str, read: Sequence[Any]) -> tuple[Cell, Tensor, Any, Any, list[Any], list[Any]]:
     input, batch_sizes, lengths = read[:3]
     order = None
     if lengths is not None:
         shapes.check_range(layer, lengths, len(input))
         batch_sizes, order = core.ragged(lengths, len(input))
     cell, weights = CELLS[name], read[_WEIGHTS]
-    states = read[_STATES][: len(cell.states)]
-    return cell, input, batch_sizes, order, states, weights[: 5 if weights[5] is None else 10]
+    states, directions = read[_STATES][: len(cell.states)], 1 if weights[5] is None else 2
+    return cell, input, batch_sizes, order, [*states], [*weights[: 5 * directions]]
+
+
+# Of what is wanted of input, two states and ten weights, that of those which the core has.
+def _of_the_core(
+    wanted: Sequence[bool], states: Sequence[Any], weights: Sequence[Any]
+) -> list[bool]:
+    return [*wanted[: 1 + len(states)], *wanted[3 : 3 + len(weights)]]
 
 
 # Results of the core -> output, h_n, c_n, kept, empty where there are none.
@@ -178,29 +185,76 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, upstream, torch.ops.elman.layer_backward)
+
+
+def _gradients(
+    ctx: Any, upstream: Sequence[Tensor | None], backward: Any
+) -> tuple[Tensor | None, ...]:
+    *read, output, kept = ctx.saved_tensors
     wanted = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
-    results = torch.ops.elman.layer_backward(
-        *ctx.saved_tensors[:15], ctx.name, *ctx.saved_tensors[15:], *upstream[:3], wanted, 1
-    )
-    found = iter(results)
-    gradients = [next(found) if want else None for want in wanted]
+    results = iter(backward(*read, ctx.name, output, kept, *upstream[:3], wanted, 1))
+    gradients = [next(results) if want else None for want in wanted]
     return gradients[0], None, None, *gradients[1:], None, None
 
 
 layer.register_autograd(_backward, setup_context=_setup_context)
 
 
+# torch.func looks into an autograd.Function, and not into the autograd of an operator.
 class _Transformed(torch.autograd.Function):
-    """The same for torch.func, which cannot look into the autograd of an operator."""
+    """The same for torch.func."""
 
     generate_vmap_rule = True
     setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         results: tuple[Tensor, ...] = torch.ops.elman.layer(*arguments)
         return results
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, upstream, _TransformedBackward.apply)
+
+
+class _TransformedBackward(torch.autograd.Function):
+    """The gradients for torch.func; their own, by the reference."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.ops.elman.layer_backward(*arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *read, ctx.name, _, _, d_output, d_h_n, d_c_n, ctx.wanted, _ = inputs
+        ctx.save_for_backward(*read, d_output, d_h_n, d_c_n)
+
+    @staticmethod
+    def backward(ctx: Any, *d_gradients: Tensor) -> tuple[Tensor | None, ...]:
+        needed = [*ctx.needs_input_grad[:15], *ctx.needs_input_grad[18:21]]
+        asked = [t for t, need in zip(ctx.saved_tensors, needed, strict=True) if need]
+
+        def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+            given = iter(tensors)
+            all_tensors = [
+                next(given) if need else tensor
+                for tensor, need in zip(ctx.saved_tensors, needed, strict=True)
+            ]
+            cell, input, batch_sizes, _, states, weights = _call(ctx.name, all_tensors)
+            results = reference.gradients(
+                *(cell, input, batch_sizes, states, weights, all_tensors[_LENGTHS]),
+                _of_the_core(ctx.wanted, states, weights),
+                all_tensors[15 : 16 + len(states)],
+            )
+            return tuple(result for result in results if result is not None)
+
+        found = iter(torch.func.vjp(gradients, *asked)[1](d_gradients))
+        results = [next(found) if need else None for need in needed]
+        # between them the name of the cell, output and kept, which follow from the others
+        return *results[:15], None, None, None, *results[15:], None, None
 
 
 # --- vmap ---------------------------------------------------------------------------------------
@@ -274,7 +328,7 @@ def _loop(
     runs = [
         operator(
             *(
-                argument if dim is None else argument.select(dim, i)
+                argument.select(dim, i) if isinstance(dim, int) else argument
                 for argument, dim in zip(arguments, in_dims, strict=True)
             )
         )

@@ -41,11 +41,12 @@ def layer(
             results = layer(cell, input.float(), batch_sizes, *wide, lengths)
             return tuple(result.to(input.dtype) for result in results)
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
-    if torch.compiler.is_compiling():
+    compiling, transforming = _modes()
+    if compiling and not transforming:
         return library.compiled(cell, input, batch_sizes, hx, weights, lengths)
-    if torch._C._are_functorch_transforms_active():
+    if transforming and not compiling:
         return library.transformed(cell, input, batch_sizes, hx, weights, lengths)
-    if _is_beyond_the_core():
+    if compiling or _is_beyond_the_core():
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
     order = None
     if lengths is not None:
@@ -62,13 +63,18 @@ def step(
             after = step(cell, input.float(), _widen(hx), _widen(weights))
             return tuple(state.to(input.dtype) for state in after)
         return reference.step(cell, input, hx, weights)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if any(_modes()):
         states = None if hx is None else tuple(state.unsqueeze(0) for state in hx)
         results = layer(cell, input.unsqueeze(0), None, states, (*weights, None))
         return tuple(state.squeeze(0) for state in results[1:])
     if _is_beyond_the_core():
         return reference.step(cell, input, hx, weights)
     return _run(cell, input, None, None, hx, (*weights, None))
+
+
+# Whether a graph is being made, and whether functions are being transformed.
+def _modes() -> tuple[bool, bool]:
+    return torch.compiler.is_compiling(), torch._C._are_functorch_transforms_active()
 
 
 # Whether derivatives are pushed forward, or calls are recorded with what they return: a trace would

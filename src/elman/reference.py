@@ -208,25 +208,23 @@ def gradients(
     Returns:
         The gradients in the same order, None where not wanted.
     """
-    # Views make each argument its own node: a weight tied to two names still gets two gradients.
-    views = [None if t is None else t.view_as(t) for t in (input, *states, *weights)]
-    x, states, weights = views[0], views[1 : 1 + len(states)], views[1 + len(states) :]
-    assert x is not None
-    hx = None if states[0] is None else tuple(state for state in states if state is not None)
-    if x.dim() == 3 or batch_sizes is not None:
-        packed = None if x.dim() == 3 else batch_sizes
-        outputs = layer(cell, x, packed, hx, weights, lengths)
-    else:
-        outputs = step(cell, x, hx, weights[:4])
-    used = [(o, g) for o, g in zip(outputs, upstream, strict=True) if g is not None]
-    asked = [view for view, want in zip(views, wanted, strict=True) if want and view is not None]
-    found = iter(
-        torch.autograd.grad(
-            [output for output, _ in used],
-            asked,
-            [gradient for _, gradient in used],
-            create_graph=True,
-            allow_unused=True,
-        )
-    )
+    tensors = (input, *states, *weights)
+    asked = [t for t, want in zip(tensors, wanted, strict=True) if want and t is not None]
+    used = [i for i, gradient in enumerate(upstream) if gradient is not None]
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(given)
+        x, *others = (next(rest) if want else t for t, want in zip(tensors, wanted, strict=True))
+        assert x is not None
+        hx = tuple(state for state in others[: len(states)] if state is not None) or None
+        if x.dim() == 3:
+            results = layer(cell, x, None, hx, others[len(states) :], lengths)
+        elif batch_sizes is not None:
+            results = layer(cell, x, batch_sizes, hx, others[len(states) :])
+        else:
+            results = step(cell, x, hx, others[len(states) :][:4])
+        return tuple(results[i] for i in used)
+
+    cotangents = tuple(gradient for gradient in upstream if gradient is not None)
+    found = iter(torch.func.vjp(run, *asked)[1](cotangents))
     return tuple(next(found) if want else None for want in wanted)

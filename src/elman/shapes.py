@@ -237,7 +237,7 @@ def check_input(layer: Layer, input: Tensor, weight: Tensor) -> torch.Size:
     return shape
 
 
-def check_lengths(layer: Layer, lengths: Any, batch: tuple[int, ...], seq_len: int) -> torch.Tensor:
+def check_lengths(who: object, lengths: Any, batch: tuple[int, ...], seq_len: int) -> Tensor:
     """Check the lengths of a padded input, a list or a tensor (N,) of integers from 0 to L.
 
     Returns:
@@ -250,28 +250,28 @@ def check_lengths(layer: Layer, lengths: Any, batch: tuple[int, ...], seq_len: i
     """
     if not batch:
         _fail(
-            layer,
+            who,
             "lengths must be None for one sequence without a batch axis, got "
             f"{_name(lengths)}: cut the input, input[:length]",
             KindError,
         )
     try:
-        lengths = torch.as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError):
-        lengths = None
-    if lengths is None or (lengths.numel() and not _is_integer(lengths)):
-        got = "what is no tensor" if lengths is None else str(lengths.dtype)
-        _fail(layer, f"lengths must be integers, got {got}: use a list of int", KindError)
-    if lengths.shape != batch:
+        steps = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        _fail(who, f"lengths must be integers, got {lengths!r}: {error}", KindError)
+    if steps.numel() and not _is_integer(steps):
+        remedy = "use a list of int, or lengths.long()"
+        _fail(who, f"lengths must be integers, got {steps.dtype}: {remedy}", KindError)
+    if steps.shape != batch:
         _fail(
-            layer,
+            who,
             f"lengths must be (N,) = {tuple(batch)}, one for each sequence, got "
-            f"{tuple(lengths.shape)}: {_LENGTHS}",
+            f"{tuple(steps.shape)}: {_LENGTHS}",
         )
-    lengths = lengths.long()
+    steps = steps.long()
     if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
-        check_range(layer, lengths, seq_len)
-    return lengths
+        check_range(who, steps, seq_len)
+    return steps
 
 
 def check_range(who: object, lengths: Tensor, seq_len: int) -> None:
@@ -288,14 +288,14 @@ def check_range(who: object, lengths: Tensor, seq_len: int) -> None:
         _fail(who, f"lengths must be from 0 to L = {seq_len}, got {wrong}: {_LENGTHS}")
 
 
-def check_no_lengths(layer: Layer, lengths: Any, what: str) -> None:
+def check_no_lengths(who: object, lengths: Any, what: str) -> None:
     """Check that an input which says its lengths itself comes without others.
 
     Raises:
         ShapeError: there are lengths.
     """
     if lengths is not None:
-        _fail(layer, f"lengths must be None with {what}, got {_name(lengths)}: it has its own")
+        _fail(who, f"lengths must be None with {what}, got {_name(lengths)}: it has its own")
 
 
 def check_nested(layer: Layer, input: Any, weight: Tensor) -> tuple[int, int]:
@@ -450,7 +450,8 @@ def _name(who: object) -> str:
 
 
 def _fail(who: object, text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
-    raise error(f"{_name(who)}: {text}")
+    # A module, or the name of a function.
+    raise error(f"{who if isinstance(who, str) else _name(who)}: {text}")
 
 
 def _is_integer(tensor: Tensor) -> bool:
