@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Sampler
 
+from elman import shapes
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["BucketBatchSampler", "last"]
@@ -41,7 +42,7 @@ def last(
 
     Args:
         output: What a layer returned first: (L, N, F), or (N, L, F) if batch_first, or (L, F) of
-            one sequence, or a PackedSequence, or a jagged NestedTensor (N, j, F).
+            one sequence, or a PackedSequence, or a jagged nested tensor (N, L, F).
         lengths: (N,) the number of steps of each row, from 0 to L: a list or a tensor of integers
             on any device. None if all have L. Packed and jagged output have lengths of their own.
         bidirectional: Whether the layer is: then the first half of the features is taken at the
@@ -65,7 +66,7 @@ def last(
         True
     """
     if isinstance(output, PackedSequence):
-        _no_lengths(lengths, "a PackedSequence has those of its rows")
+        shapes.check_no_lengths("last", lengths, "a PackedSequence")
         features, at_end, at_start = _packed(output)
     elif not isinstance(output, Tensor):
         raise KindError(
@@ -74,7 +75,7 @@ def last(
             "output, hx = layer(input), and give the first"
         )
     elif output.is_nested:
-        _no_lengths(lengths, "a NestedTensor has those of its rows")
+        shapes.check_no_lengths("last", lengths, "a nested tensor")
         features, at_end, at_start = _jagged(output)
     elif output.dim() in (2, 3):
         features, at_end, at_start = _padded(output, lengths, batch_first)
@@ -103,13 +104,12 @@ def _padded(output: Tensor, lengths: Any, batch_first: bool) -> tuple[Tensor, _P
         raise ShapeError(
             f"last: output must have at least one time step, got L = 0 in {tuple(output.shape)}"
         )
-    if not batched:
-        _no_lengths(lengths, "(L, F) is one sequence; cut it with output[:length]")
     if lengths is None:
         return output, lambda x: x.select(time, -1), lambda x: x.select(time, 0)
-    steps = _steps(lengths, output, time)
+    rows = (output.shape[1 - time],) if batched else ()
+    steps = shapes.check_lengths("last", lengths, rows, output.shape[time]).to(output.device)
     empty = (steps == 0).unsqueeze(-1)
-    # Not steps - 1 clamped: what is out of range is for gather to find where we could not look.
+    # Not steps - 1 clamped: in a compiled graph it is gather that finds what is out of range.
     place = torch.where(steps == 0, 0, steps - 1).unsqueeze(time).unsqueeze(-1)
 
     def at_end(x: Tensor) -> Tensor:
@@ -117,38 +117,6 @@ def _padded(output: Tensor, lengths: Any, batch_first: bool) -> tuple[Tensor, _P
         return x.gather(time, index).squeeze(time).masked_fill(empty, 0)
 
     return output, at_end, lambda x: x.select(time, 0).masked_fill(empty, 0)
-
-
-# lengths as the user gave them -> (N,) int64 on the device of output
-def _steps(lengths: Any, output: Tensor, time: int) -> Tensor:
-    try:
-        given = torch.as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise KindError(f"last: lengths must be (N,) integers, got {lengths!r}: {error}") from error
-    integers = not (given.is_floating_point() or given.is_complex() or given.dtype is torch.bool)
-    if not integers and given.numel():  # a list of no lengths has no integers in it
-        raise KindError(
-            f"last: lengths must be integers, got {given.dtype}: use lengths.long(), or of a mask "
-            f"mask.sum({time})"
-        )
-    batch = output.shape[1 - time]
-    if given.shape != (batch,):
-        text = f"last: lengths must be (N,) = ({batch},), got {tuple(given.shape)}"
-        if given.shape == (output.shape[time],):
-            said, rule, remedy = "(L, N, F)", "(N, L, F)", "use batch_first=True"
-            if time:
-                said, rule, remedy = rule, said, "leave out batch_first"
-            text += f": output {tuple(output.shape)} is read as {said}; if it is {rule}, {remedy}"
-        raise ShapeError(text)
-    # A compiled graph has no numbers to look at.
-    if batch and not torch.compiler.is_compiling():
-        least, most = int(given.min()), int(given.max())
-        if least < 0 or most > output.shape[time]:
-            raise ShapeError(
-                f"last: lengths must be from 0 to L = {output.shape[time]}, got "
-                f"{least if least < 0 else most}: they count the steps of each row of output"
-            )
-    return given.to(output.device, torch.int64)
 
 
 def _packed(output: PackedSequence) -> tuple[Tensor, _Pick, _Pick]:
@@ -165,7 +133,7 @@ def _packed(output: PackedSequence) -> tuple[Tensor, _Pick, _Pick]:
 def _jagged(output: Any) -> tuple[Tensor, _Pick, _Pick]:
     if output.layout is not torch.jagged or output.dim() != 3 or output._ragged_idx != 1:
         raise KindError(
-            "last: a NestedTensor must be jagged, (N, j, F), got layout "
+            "last: a nested tensor must be jagged, (N, L, F), got layout "
             f"{output.layout} of {output.dim()} axes: use torch.nested.nested_tensor(rows, "
             "layout=torch.jagged)"
         )
@@ -184,11 +152,6 @@ def _jagged(output: Any) -> tuple[Tensor, _Pick, _Pick]:
         lambda x: x.index_select(0, end).masked_fill(mask, 0),
         lambda x: x.index_select(0, start).masked_fill(mask, 0),
     )
-
-
-def _no_lengths(lengths: Any, reason: str) -> None:
-    if lengths is not None:
-        raise ShapeError(f"last: lengths must be None here, since {reason}: leave it out")
 
 
 # --- batches of similar lengths -----------------------------------------------------------------
