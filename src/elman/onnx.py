@@ -221,8 +221,8 @@ def _rows(stored: str, wanted: str, hidden_size: int) -> Tensor:
 
 
 # One layer in all its directions. As `elman.reference.layer`, but for lengths, int32 (N,) or None:
-# (L, N, H_in) and (D, N, width) per state -> (L, N, D * H_out) and (D, N, width) per state. The last
-# of widths is hidden_size.
+# (L, N, H_in) and (D, N, width) per state -> (L, N, D * H_out) and (D, N, width) per state.
+# The last of widths is hidden_size.
 def _layer(
     graph: _Graph,
     cell: Cell,
@@ -705,7 +705,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, _Layer]:
     except _package("google.protobuf.message").DecodeError as error:
         _fail("load", f"{path} must be an ONNX file, got something else: {error}")
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = _package("onnx.inliner").inline_local_functions(model)
     file = _File(path, model)
     stacks: list[list[_Read]] = []
     for read in file.recurrent():
@@ -916,7 +916,7 @@ class _File:
         hidden_size = hidden_size or (0, *arrays["R"].shape)[-1]
         rows = len(cell.gates) * hidden_size
         wanted = {
-            "W": (directions, rows, *arrays["W"].shape[2:]),
+            "W": (directions, rows, (*arrays["W"].shape[2:], 1)[0]),
             "R": (directions, rows, hidden_size),
             "B": (directions, 2 * rows),
         }
