@@ -408,6 +408,14 @@ def test_a_reverted_module_follows_its_parameters_to_another_dtype() -> None:
     assert module.float()(x.float())[0].dtype is torch.float32
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_reverted_module_can_be_scripted() -> None:
+    model, x = nn.Sequential(nn.LSTM(3, 4)), torch.randn(5, 2, 3)
+    elman.convert(model)
+    elman.revert(model)
+    near(torch.jit.script(model)(x), model(x))
+
+
 def test_modules_without_memory_are_converted() -> None:
     with torch.device("meta"):
         model = Tagger()
