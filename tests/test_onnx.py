@@ -215,12 +215,21 @@ def test_parameters_are_written_as_they_are_read_at_a_call(path: Path) -> None:
     assert_equal(session(path).run(None, values), call(module, values))
 
 
-def test_a_failed_export_leaves_the_old_file(path: Path) -> None:
+def test_an_export_that_stops_at_any_point_leaves_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path.write_bytes(b"old")
     with pytest.raises(ShapeError):
         elman.onnx.export(layer("gru").bfloat16(), path)
-    assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        elman.onnx.export(layer("gru"), path)
+    assert path.read_bytes() == b"old"
 
 
 # --- what is not written ------------------------------------------------------------------------
