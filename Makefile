@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CORE := $(wildcard csrc/*.cpp csrc/*.hpp)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench format clean
+.PHONY: demo test lint bench docs works format clean
 
 # A minute of examples that need no data.
 demo: $(VENV)/core
@@ -36,8 +36,16 @@ format: $(VENV)/tools
 bench: $(VENV)/core $(VENV)/peers
 	$(BIN)/python bench/run.py
 
+# The pages of docs/ into build/docs, of which index.html is the first; warnings are errors.
+docs: $(VENV)/docs
+	$(BIN)/zensical build --strict --clean
+
+# The table of what works in torch.nn and in elman, docs/works.md, by trying.
+works: $(VENV)/core
+	$(BIN)/python docs/works.py
+
 clean:
-	rm -rf $(VENV) build dist runs/bench .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist runs/bench .cache .mypy_cache .pytest_cache .ruff_cache
 
 # --group needs pip 25.1.
 $(VENV)/tools: pyproject.toml constraints.txt
@@ -55,4 +63,8 @@ $(VENV)/core: $(VENV)/tools CMakeLists.txt $(CORE)
 
 $(VENV)/peers: $(VENV)/tools
 	$(PIP) install --constraint constraints.txt --group bench
+	touch $@
+
+$(VENV)/docs: $(VENV)/tools
+	$(PIP) install --constraint constraints.txt --group docs
 	touch $@
