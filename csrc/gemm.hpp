@@ -141,14 +141,14 @@ ELMAN_INLINE void tile_of_rows(int rows, const T* const* a, long depth, const Pa
 
 template <class T, int kChains>
 void multiply_in_chains(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
-                        T* const* c, bool backwards) {
+                        T* const* c, bool backwards, long from, long to) {
   constexpr int V = kLanes<T>, P = panel_vectors(kChains);
   const bool packed = b.layout == Layout::kPacked;
-  const long panels = num_panels<T>(b.cols), vectors = ceil_div(b.cols, V);
+  const long panels = to - from, vectors = ceil_div(b.cols, V);
   // Rows are dealt out evenly: 16 rows in tiles of up to 6 are 6 + 5 + 5, never 6 + 6 + 3 + 1.
   const long tiles = ceil_div(rows, tile_rows(kChains));
   for (long i = 0; i < panels; i++) {
-    const long p = backwards ? panels - 1 - i : i;
+    const long p = backwards ? to - 1 - i : from + i;
     const int width = static_cast<int>(smaller(P, vectors - p * P));
     const int last = static_cast<int>(smaller(V, b.cols - (p * P + width - 1) * V));
     auto panel = [&](long first) -> Panel<T> {
@@ -270,17 +270,18 @@ void multiply_columns(long rows, const T* const* a, const Operand<T>& b, const T
 
 // c[m] = initial[m] + a[m] . b for every row m; initial may be null (zeros) or c itself.
 // `backwards` walks the columns from the last: a caller that comes back with the same b alternates,
-// and finds in the cache what it used last.
+// and finds in the cache what it used last. Of an operand that is not by columns, panels [from, to)
+// can be taken alone.
 template <class T>
 void multiply(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
-              T* const* c, bool backwards = false) {
+              T* const* c, bool backwards, long from, long to) {
   if (rows == 0)
     return;
   auto in_chains = [&](auto n) __attribute__((always_inline)) {
     if (b.layout == Layout::kColumns)
       multiply_columns<T, n.value>(rows, a, b, initial, c);
     else
-      multiply_in_chains<T, n.value>(rows, a, b, initial, c, backwards);
+      multiply_in_chains<T, n.value>(rows, a, b, initial, c, backwards, from, to);
   };
   switch (chains<T>(b.cols)) {
   case 1:
@@ -291,6 +292,11 @@ void multiply(long rows, const T* const* a, const Operand<T>& b, const T* const*
     if constexpr (kLanes<T> >= 4)
       return in_chains(std::integral_constant<int, 4>{});
   }
+}
+template <class T>
+void multiply(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
+              T* const* c, bool backwards = false) {
+  multiply<T>(rows, a, b, initial, c, backwards, 0, num_panels<T>(b.cols));
 }
 
 // Packs panels [from, to) of the transpose of w, [cols][depth] as torch stores weights: a . w^T.

@@ -27,15 +27,21 @@ namespace {
 // projection h has another size than the units: such a cell must not need it, and gets zeros.
 template <class T>
 struct ForwardRow {
-  const T *gx, *gh, *h_previous;
-  T *h, *c, *keep; // c is replaced in place; keep may be null
+  const T *gx, *gh, *h_previous, *c_previous;
+  T *h, *c, *keep; // c may be c_previous; keep may be null
 };
 template <class T>
 struct BackwardRow {
   const T *keep, *h_previous, *c_previous, *h, *dy; // c_previous null: zeros; dy null: zeros
-  T *dh, *dc;   // in: gradient of the new state; out: of the previous one, but for gh's part
-  T *dgx, *dgh; // out
-  T* hidden;    // out, if not null: h before the projection
+  const T *dh, *dc;                                 // gradient of the new state
+  T *dh_previous, *dc_previous; // out: of the previous one, but for gh's part; may be dh and dc
+  T *dgx, *dgh;                 // out
+  T* hidden;                    // out, if not null: h before the projection
+};
+
+// A range of hidden units.
+struct Units {
+  long from, to;
 };
 
 constexpr int at_least_one(int n) {
@@ -44,15 +50,15 @@ constexpr int at_least_one(int n) {
 
 // Calls f(unit, load, store) for each vector of units; the last one may be partial.
 template <class T, class F>
-ELMAN_INLINE void for_each_vector(long hidden_size, F&& f) {
+ELMAN_INLINE void for_each_vector(Units units, F&& f) {
   constexpr int V = kLanes<T>;
-  long u = 0;
-  for (; u + V <= hidden_size; u += V) {
+  long u = units.from;
+  for (; u + V <= units.to; u += V) {
     f(
         u, [](const T* p) __attribute__((always_inline)) { return load(p); },
         [](T* p, Vec<T> v) __attribute__((always_inline)) { store(p, v); });
   }
-  if (const int n = static_cast<int>(hidden_size - u)) {
+  if (const int n = static_cast<int>(units.to - u)) {
     f(
         u, [n](const T* p) __attribute__((always_inline)) { return load_first(p, n); },
         [n](T* p, Vec<T> v) __attribute__((always_inline)) { store_first(p, v, n); });
@@ -60,8 +66,8 @@ ELMAN_INLINE void for_each_vector(long hidden_size, F&& f) {
 }
 
 template <class T, class Cell>
-void forward_row(const ForwardRow<T>& row, long H) {
-  for_each_vector<T>(H, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+void forward_row(const ForwardRow<T>& row, long H, Units units) {
+  for_each_vector<T>(units, [&](long u, auto get, auto put) __attribute__((always_inline)) {
     Vec<T> gx[Cell::num_gates], gh[Cell::num_gates], state[Cell::num_states];
     Vec<T> keep[at_least_one(Cell::kept)];
     unroll<Cell::num_gates>([&](auto g) __attribute__((always_inline)) {
@@ -70,7 +76,7 @@ void forward_row(const ForwardRow<T>& row, long H) {
     });
     state[0] = get(row.h_previous + u);
     if constexpr (Cell::num_states > 1)
-      state[1] = get(row.c + u);
+      state[1] = get(row.c_previous + u);
     Cell::template forward<T>(gx, gh, state, keep);
     put(row.h + u, state[0]);
     if constexpr (Cell::num_states > 1)
@@ -83,8 +89,8 @@ void forward_row(const ForwardRow<T>& row, long H) {
 }
 
 template <class T, class Cell>
-void backward_row(const BackwardRow<T>& row, long H) {
-  for_each_vector<T>(H, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+void backward_row(const BackwardRow<T>& row, long H, Units units) {
+  for_each_vector<T>(units, [&](long u, auto get, auto put) __attribute__((always_inline)) {
     Vec<T> keep[at_least_one(Cell::kept)], previous[Cell::num_states], dstate[Cell::num_states];
     Vec<T> dgx[Cell::num_gates], dgh[Cell::num_gates];
     unroll<Cell::kept>([&](auto i)
@@ -102,9 +108,9 @@ void backward_row(const BackwardRow<T>& row, long H) {
         put(row.hidden + u, Cell::template hidden<T>(keep));
     }
     Cell::template backward<T>(keep, previous, get(row.h + u), dstate, dgx, dgh);
-    put(row.dh + u, dstate[0]);
+    put(row.dh_previous + u, dstate[0]);
     if constexpr (Cell::num_states > 1)
-      put(row.dc + u, dstate[1]);
+      put(row.dc_previous + u, dstate[1]);
     unroll<Cell::num_gates>([&](auto g) __attribute__((always_inline)) {
       put(row.dgx + g * H + u, dgx[g]);
       if constexpr (!Cell::adds)
@@ -118,7 +124,7 @@ void backward_row(const BackwardRow<T>& row, long H) {
 template <class T, class Cell>
 void reset_row(const T* gx, T* gh, const T* h, T* out, long H) {
   constexpr int kEarly = Cell::num_gates - Cell::late;
-  for_each_vector<T>(H, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+  for_each_vector<T>({0, H}, [&](long u, auto get, auto put) __attribute__((always_inline)) {
     Vec<T> x[kEarly], y[kEarly];
     unroll<kEarly>([&](auto g) __attribute__((always_inline)) {
       x[g] = get(gx + g * H + u), y[g] = get(gh + g * H + u);
@@ -132,7 +138,7 @@ template <class T, class Cell>
 void reset_backward_row(const T* keep, const T* h_previous, const T* dreset, T* dh, T* dgx,
                         T* reset, long H) {
   constexpr int kEarly = Cell::num_gates - Cell::late;
-  for_each_vector<T>(H, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+  for_each_vector<T>({0, H}, [&](long u, auto get, auto put) __attribute__((always_inline)) {
     Vec<T> kept[Cell::kept], gates[kEarly], dstate = get(dh + u);
     unroll<Cell::kept>([&](auto i)
                            __attribute__((always_inline)) { kept[i] = get(keep + i * H + u); });
@@ -149,8 +155,8 @@ template <class T>
 struct CellKernel {
   int gates, states, kept, late;
   bool adds, passes;
-  void (*forward)(const ForwardRow<T>&, long hidden_size);
-  void (*backward)(const BackwardRow<T>&, long hidden_size);
+  void (*forward)(const ForwardRow<T>&, long hidden_size, Units);
+  void (*backward)(const BackwardRow<T>&, long hidden_size, Units);
   // null unless late
   void (*reset)(const T* gx, T* gh, const T* h, T* out, long hidden_size);
   void (*reset_backward)(const T* keep, const T* h_previous, const T* dreset, T* dh, T* dgx,
@@ -187,6 +193,11 @@ struct Tables<std::tuple<C...>> {
 
 // ---- the sequence ----
 
+// A range of batch rows.
+struct RowBlock {
+  long begin, end;
+};
+
 // Sizes and the place of every row.
 template <class T>
 struct Shape {
@@ -217,6 +228,9 @@ struct Shape {
   // Sequence n, in the order of their lengths: its column, and its row at step t, in the arrays.
   long column(long n) const { return order ? order[n] : n; }
   long place(long t, long n) const { return order ? t * N + order[n] : first[t] + n; }
+  long running(RowBlock block, long t) const { // rows of a block that take step t
+    return larger(0, smaller(batch_at(t), block.end) - block.begin);
+  }
   long batch_at(long t) const { return t < 0 || t >= L ? 0 : first[t + 1] - first[t]; }
 };
 
@@ -278,11 +292,7 @@ int worthwhile(int threads, double multiply_adds) {
   return most < 1 ? 1 : most < threads ? static_cast<int>(most) + 1 : threads;
 }
 
-// A range of batch rows; the blocks of a batch hold about equally many steps.
-struct RowBlock {
-  long begin, end;
-};
-
+// The blocks of a batch hold about equally many steps.
 template <class T>
 RowBlock row_block(const Shape<T>& at, long blocks, long i) {
   auto boundary = [&](long b) {
@@ -399,11 +409,46 @@ void pack_all(const Operands<T>* directions, long count, int threads) {
 // cache.
 constexpr long kChunkValues = 1 << 16;
 
-// A direction's rows [block.begin, block.end) over the whole sequence. `threads` share what they
-// can of the input's product; the recurrence is this thread's.
+// Whether threads that share out the units of each step gain more than they lose by meeting after
+// it: if no row is left to share out, and a step is long. What would take a second meeting in a
+// step, and rows that end apart, are not shared out.
+constexpr double kWorthMeeting = 5e4; // multiply-adds of a step
+
 template <class T>
-void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& operands,
-                   int threads) {
+bool pays_together(const Direction<T>& dir, int threads) {
+  const Shape<T>& at = dir.at;
+  return threads > 1 && at.L > 1 && !dir.p.batch_sizes && !dir.p.projection && !dir.cell.late &&
+         static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
+}
+
+// The share of a thread, in whole panels of products whose outputs are the units.
+template <class T>
+Units units_of(const Shape<T>& at, int part, int parts) {
+  const long width = panel_cols<T>(at.GH), panels = ceil_div(at.H, width);
+  return {smaller(at.H, panels * part / parts * width),
+          smaller(at.H, panels * (part + 1) / parts * width)};
+}
+
+// The outputs of a product that belong to some units, of every gate there is.
+template <class T>
+void multiply_units(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
+                    T* const* c, bool backwards, Units units, long H) {
+  if (units.to - units.from == H)
+    return multiply<T>(rows, a, b, initial, c, backwards);
+  const long width = panel_cols<T>(b.cols);
+  for (long gate = 0; gate < b.cols && units.from < units.to; gate += H) {
+    multiply<T>(rows, a, b, initial, c, backwards, (gate + units.from) / width,
+                ceil_div(gate + units.to, width));
+  }
+}
+
+// Some units of a direction's rows [block.begin, block.end), from step `first` to the last, with
+// c[s % 2] the cell state before step s. `threads` share what they can of the input's product; the
+// steps are this thread's, or its part of them the gang's. Returns the step from which this thread
+// is to go on alone; at.L: there is nothing left for it to do.
+template <class T>
+long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& operands,
+                   int threads, Units units, Gang* gang, long first, T* const (&c)[2]) {
   const FlushDenormals mode;
   const Shape<T>& at = dir.at;
   const long rows = block.end - block.begin;
@@ -415,7 +460,6 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
   Scratch::Frame scratch;
   T* gx = scratch.take<T>(chunk * rows * at.GH);
   T* gh = scratch.take<T>(rows * at.GH);
-  T* c = scratch.take<T>(rows * at.H);
   T* hidden = dir.p.projection ? scratch.take<T>(rows * at.H) : nullptr;
   const T** in = scratch.take<const T*>(chunk * rows);
   const T** bias_ih = scratch.take<const T*>(chunk * rows);
@@ -425,38 +469,37 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     bias_ih[i] = w.b_ih;
   for (long i = 0; i < rows; i++)
     bias_hh[i] = w.b_hh;
-  for (long n = 0; dir.cell.states > 1 && n < rows; n++)
-    copy(c + n * at.H, dir.state(dir.p.c_0, block.begin + n, at.H), at.H);
   const long late_rows = dir.cell.late ? rows : 0;
   T* reset = scratch.take<T>(late_rows * at.H);
-  const T **late_in = scratch.take<const T*>(late_rows),
-          **late_bias = scratch.take<const T*>(late_rows);
+  const T** late_in = scratch.take<const T*>(late_rows);
+  const T** late_bias = scratch.take<const T*>(late_rows);
   T** late_out = scratch.take<T*>(late_rows);
-  for (long i = 0; i < late_rows; i++)
-    late_in[i] = reset + i * at.H, late_out[i] = gh + i * at.GH + at.EH,
+  for (long i = 0; i < late_rows; i++) {
+    late_in[i] = reset + i * at.H, late_out[i] = gh + i * at.GH + at.EH;
     late_bias[i] = w.b_hh + at.EH;
+  }
 
-  auto active = [&](long t) { return larger(0, smaller(at.batch_at(t), block.end) - block.begin); };
-  for (long s0 = 0; s0 < at.L; s0 += chunk) {
+  for (long s0 = first; s0 < at.L; s0 += chunk) {
     const long s1 = smaller(at.L, s0 + chunk);
     long m = 0;
     for (long s = s0; s < s1; s++) {
       const long t = dir.time(s);
-      for (long n = 0; n < active(t); n++, m++)
+      for (long n = 0; n < at.running(block, t); n++, m++)
         in[m] = dir.x(t, block.begin + n), out[m] = gx + m * at.GH;
     }
     parallel_for(threads, threads, [&](int part) {
       const FlushDenormals helper_mode;
       const long from = m * part / threads, to = m * (part + 1) / threads;
-      multiply<T>(to - from, in + from, w_ih, w.b_ih ? bias_ih : nullptr, out + from);
+      multiply_units<T>(to - from, in + from, w_ih, w.b_ih ? bias_ih : nullptr, out + from, false,
+                        units, at.H);
     });
 
     m = 0;
     for (long s = s0; s < s1; s++) {
-      const long t = dir.time(s), count = active(t);
+      const long t = dir.time(s), count = at.running(block, t);
       for (long n = 0; n < count; n++)
         in[n] = dir.h_before(t, block.begin + n), out[n] = gh + n * at.GH;
-      multiply<T>(count, in, w_hh, w.b_hh ? bias_hh : nullptr, out, s & 1);
+      multiply_units<T>(count, in, w_hh, w.b_hh ? bias_hh : nullptr, out, s & 1, units, at.H);
       if (dir.cell.late) {
         for (long n = 0; n < count; n++)
           dir.cell.reset(gx + (m + n) * at.GH, out[n], in[n], reset + n * at.H, at.H);
@@ -465,25 +508,73 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
       for (long n = 0; n < count; n++, m++) {
         const long row = block.begin + n;
         dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : in[n],
-                          hidden ? hidden + n * at.H : dir.y(t, row), c + n * at.H,
-                          dir.p.keep ? dir.keep(t, row) : nullptr},
-                         at.H);
+                          c[s & 1] + n * at.H, hidden ? hidden + n * at.H : dir.y(t, row),
+                          c[(s + 1) & 1] + n * at.H, dir.p.keep ? dir.keep(t, row) : nullptr},
+                         at.H, units);
       }
       if (hidden) {
         for (long n = 0; n < count; n++)
           in[n] = hidden + n * at.H, out[n] = dir.y(t, block.begin + n);
         multiply<T>(count, in, w_hr, nullptr, out);
       }
+      if (gang) {
+        switch (gang->finish(s)) {
+        case Gang::Next::kStep:
+          break;
+        case Gang::Next::kAlone:
+          return s;
+        case Gang::Next::kAloneAfterStep:
+          return s + 1;
+        case Gang::Next::kLeave:
+          return at.L;
+        }
+      }
     }
+  }
+  return at.L;
+}
+
+// A direction's rows [block.begin, block.end) over the whole sequence, by up to `threads` threads.
+template <class T>
+void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& operands,
+                   int threads) {
+  const Shape<T>& at = dir.at;
+  const long rows = block.end - block.begin;
+  const Units all{0, at.H};
+  Scratch::Frame scratch;
+  T* c = scratch.take<T>(rows * at.H);
+  for (long n = 0; dir.cell.states > 1 && n < rows; n++)
+    copy(c + n * at.H, dir.state(dir.p.c_0, block.begin + n, at.H), at.H);
+
+  if (pays_together(dir, threads)) {
+    // Who goes on alone has a c of its own: one that was lost may still write to the gang's.
+    T* const shared[2] = {c, scratch.take<T>(rows * at.H)};
+    T* const own = scratch.take<T>(rows * at.H);
+    c = shared[at.L & 1];
+    Gang gang(threads);
+    parallel_for(threads, threads, [&](int) {
+      const int part = gang.join();
+      if (part < 0)
+        return;
+      const Units units = units_of(at, part, gang.parts());
+      const long s = forward_steps(dir, block, operands, 1, units, &gang, 0, shared);
+      if (s < at.L) {
+        copy(own, static_cast<const T*>(shared[s & 1]), rows * at.H);
+        forward_steps(dir, block, operands, 1, all, nullptr, s, {own, own});
+        c = own;
+      }
+    });
+  } else {
+    forward_steps(dir, block, operands, threads, all, nullptr, 0, {c, c});
   }
 
   // Every row's state after its own last step, or the initial one of a row that has no step.
   for (long s = 0; s < at.L; s++) {
-    const long t = dir.time(s), next = s + 1 < at.L ? active(dir.time(s + 1)) : 0;
-    for (long n = next; n < active(t); n++)
+    const long t = dir.time(s), next = s + 1 < at.L ? at.running(block, dir.time(s + 1)) : 0;
+    for (long n = next; n < at.running(block, t); n++)
       copy(dir.state(dir.p.h_n, block.begin + n, at.R), dir.y(t, block.begin + n), at.R);
   }
-  for (long n = active(0); n < rows; n++)
+  for (long n = at.running(block, 0); n < rows; n++)
     copy(dir.state(dir.p.h_n, block.begin + n, at.R), dir.state(dir.p.h_0, block.begin + n, at.R),
          at.R);
   for (long n = 0; dir.cell.states > 1 && n < rows; n++)
@@ -543,10 +634,23 @@ struct BackwardBuffers {
   T *reset, *dreset;   // the same two with late gates: of the h that they see
 };
 
-// Steps [s0, s1) of a direction, last first, for a block of rows: gradients of gates and states.
+// The gradients of the states between two steps, for the rows of the batch: step s reads dh and
+// dc[s % 2], and writes what of the previous state's does not pass through the product to
+// dh_rest[s % 2] and dc[(s + 1) % 2].
 template <class T>
-void backward_block(const Direction<T>& dir, const Gradients<T>& g, const BackwardBuffers<T>& b,
-                    const Operands<T>& operands, long s0, long s1, long first_row, RowBlock block) {
+struct StateGradients {
+  T* dh;                 // [N, R]
+  T *dh_rest[2], *dc[2]; // [N, R], [N, H]
+};
+
+// Steps [s0, s1) of a direction, last first, for a block of rows and some units: gradients of the
+// gates, and of the states. Those from `done` on are done, but for the product of step `done`.
+// Returns like forward_steps the `done` from which this thread is to go on alone; -1: nothing is
+// left for it to do.
+template <class T>
+long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const BackwardBuffers<T>& b,
+                    const StateGradients<T>& state, const Operands<T>& operands, long s0, long s1,
+                    long first_row, RowBlock block, Units units, Gang* gang, long done) {
   const FlushDenormals mode;
   const Shape<T>& at = dir.at;
   const Operand<T> w_hh = operands.hh.operand(), w_hr = operands.hr.operand();
@@ -555,11 +659,22 @@ void backward_block(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   const bool projected = dir.p.projection != 0;
 
   Scratch::Frame scratch;
-  const T** in = scratch.take<const T*>(rows);
+  const T **in = scratch.take<const T*>(rows), **rest = scratch.take<const T*>(rows);
   T** out = scratch.take<T*>(rows);
-  for (long s = s1; s-- > s0;) {
-    const long t = dir.time(s);
-    const long count = larger(0, smaller(at.batch_at(t), block.end) - block.begin);
+  for (long s = done;; s--) {
+    if (s < s1) {
+      const long t = dir.time(s), count = at.running(block, t);
+      for (long n = 0; n < count; n++) {
+        const long row = block.begin + n;
+        in[n] = b.dgh + (at.first[t] - first_row + row) * at.GH;
+        rest[n] = state.dh_rest[s & 1] + row * at.R, out[n] = state.dh + row * at.R;
+      }
+      multiply_units<T>(count, in, w_hh, dir.cell.passes ? rest : nullptr, out, s & 1, units, at.R);
+    }
+    if (s == s0)
+      return -1;
+    const long next = s - 1, t = dir.time(next), count = at.running(block, t);
+    T *const rest_out = state.dh_rest[next & 1], *const dc = state.dc[next & 1];
     auto chunk_row = [&](long n) { return at.first[t] - first_row + block.begin + n; };
     auto dy = [&](long n) -> const T* {
       return g.dy ? g.dy + (at.place(t, block.begin + n) * at.D + dir.d) * at.R : nullptr;
@@ -568,7 +683,7 @@ void backward_block(const Direction<T>& dir, const Gradients<T>& g, const Backwa
       for (long n = 0; n < count; n++) {
         const long row = block.begin + n;
         T* total = b.dh_total + chunk_row(n) * at.R;
-        const T *dh = b.dh + row * at.R, *dy_row = dy(n);
+        const T *dh = state.dh + row * at.R, *dy_row = dy(n);
         for (long i = 0; i < at.R; i++)
           total[i] = dh[i] + (dy_row ? dy_row[i] : T(0));
         in[n] = total, out[n] = b.dhidden + row * at.H;
@@ -577,27 +692,93 @@ void backward_block(const Direction<T>& dir, const Gradients<T>& g, const Backwa
     }
     for (long n = 0; n < count; n++) {
       const long row = block.begin + n, r = chunk_row(n);
-      T* dh = projected ? b.dhidden + row * at.H : b.dh + row * at.R;
+      T* const dhidden = b.dhidden + row * at.H; // with a projection h does not pass on
       dir.cell.backward(
           {dir.cell.kept ? dir.keep(t, row) : nullptr, projected ? at.zeros : dir.h_before(t, row),
            dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
-           projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n), dh, b.dc + row * at.H,
+           projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n),
+           projected ? dhidden : state.dh + row * at.R, dc + row * at.H,
+           projected ? dhidden : rest_out + row * at.R, state.dc[s & 1] + row * at.H,
            b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
-          at.H);
-      in[n] = b.dgx + r * at.GH + at.EH, out[n] = b.dreset + row * at.H;
+          at.H, units);
     }
     if (dir.cell.late) {
-      multiply<T>(count, in, w_late, nullptr, out, s & 1);
+      for (long n = 0; n < count; n++)
+        in[n] = b.dgx + chunk_row(n) * at.GH + at.EH, out[n] = b.dreset + (block.begin + n) * at.H;
+      multiply<T>(count, in, w_late, nullptr, out, next & 1);
       for (long n = 0; n < count; n++) {
         const long row = block.begin + n, r = chunk_row(n);
-        dir.cell.reset_backward(dir.keep(t, row), dir.h_before(t, row), out[n], b.dh + row * at.R,
-                                b.dgx + r * at.GH, b.reset + r * at.H, at.H);
+        dir.cell.reset_backward(dir.keep(t, row), dir.h_before(t, row), out[n],
+                                rest_out + row * at.R, b.dgx + r * at.GH, b.reset + r * at.H, at.H);
       }
     }
-    for (long n = 0; n < count; n++)
-      in[n] = b.dgh + chunk_row(n) * at.GH, out[n] = b.dh + (block.begin + n) * at.R;
-    multiply<T>(count, in, w_hh, dir.cell.passes ? out : nullptr, out, s & 1);
+    if (gang) {
+      switch (gang->finish(s1 - 1 - next)) {
+      case Gang::Next::kStep:
+        break;
+      case Gang::Next::kAlone:
+        return s;
+      case Gang::Next::kAloneAfterStep:
+        return next;
+      case Gang::Next::kLeave:
+        return -1;
+      }
+    }
   }
+}
+
+// Steps [s0, s1) of a direction, last first, by `threads` threads: gradients of gates and states.
+template <class T>
+void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const BackwardBuffers<T>& b,
+                    const Operands<T>& operands, long s0, long s1, long first_row, int threads) {
+  const Shape<T>& at = dir.at;
+  const Units all{0, at.H};
+  const StateGradients<T> in_place{b.dh, {b.dh, b.dh}, {b.dc, b.dc}};
+  const long blocks = num_blocks(at, threads);
+  if (blocks > 1 || !pays_together(dir, threads)) {
+    return parallel_for(threads, static_cast<int>(blocks), [&](int task) {
+      backward_steps<T>(dir, g, b, in_place, operands, s0, s1, first_row,
+                        row_block(at, blocks, task), all, nullptr, s1);
+    });
+  }
+
+  // As in forward_block, one that was lost may write to the gang's: what is b's is written when the
+  // gang has returned.
+  const long R = at.N * at.R, H = dir.cell.states > 1 ? at.N * at.H : 0;
+  Scratch::Frame scratch;
+  StateGradients<T> shared, own;
+  for (int i = 0; i < 2; i++)
+    shared.dh_rest[i] = scratch.take<T>(R), shared.dc[i] = scratch.take<T>(H);
+  T* const result = scratch.take<T>(R);
+  own.dh = own.dh_rest[0] = own.dh_rest[1] = scratch.take<T>(R);
+  own.dc[0] = own.dc[1] = scratch.take<T>(H);
+  copy(shared.dc[(s1 - 1) & 1], static_cast<const T*>(b.dc), H);
+  const T *dh = result, *dc = shared.dc[(s0 - 1) & 1];
+  Gang gang(threads);
+  parallel_for(threads, threads, [&](int) {
+    const int part = gang.join();
+    if (part < 0)
+      return;
+    const Units units = units_of(at, part, gang.parts());
+    Scratch::Frame frame;
+    StateGradients<T> mine = shared;
+    mine.dh = frame.take<T>(R);
+    copy(mine.dh, static_cast<const T*>(b.dh), R);
+    const long done = backward_steps<T>(dir, g, b, mine, operands, s0, s1, first_row, {0, at.N},
+                                        units, &gang, s1);
+    if (done < 0) {
+      for (long n = 0; n < at.N; n++)
+        copy(result + n * at.R + units.from, static_cast<const T*>(mine.dh + n * at.R + units.from),
+             units.to - units.from);
+      return;
+    }
+    copy(own.dh, static_cast<const T*>(done < s1 ? shared.dh_rest[done & 1] : b.dh), R);
+    copy(own.dc[0], static_cast<const T*>(shared.dc[(done - 1) & 1]), H);
+    backward_steps<T>(dir, g, b, own, operands, s0, s1, first_row, {0, at.N}, all, nullptr, done);
+    dh = own.dh, dc = own.dc[0];
+  });
+  copy(b.dh, dh, R);
+  copy(b.dc, dc, H);
 }
 
 // dw[u] += sum over rows of dg[row][u] * in[row] for u in [from, to), and db likewise: the gradient
@@ -692,10 +873,7 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
     const long early = smaller(dir.time(s0), dir.time(s1 - 1)), late = early + (s1 - s0);
     const long first_row = at.first[early], rows = at.first[late] - first_row;
 
-    const long blocks = num_blocks(at, threads);
-    parallel_for(threads, static_cast<int>(blocks), [&](int task) {
-      backward_block<T>(dir, g, b, operands, s0, s1, first_row, row_block(at, blocks, task));
-    });
+    backward_chunk<T>(dir, g, b, operands, s0, s1, first_row, threads);
 
     for (long i = 0; i <= g.groups; i++)
       begin[i] = 0;
@@ -783,7 +961,7 @@ void backward(int index, const Problem<T>& p, const Gradients<T>& g, int threads
 template <class T>
 void activations(const T* x, T* tanh_x, T* sigmoid_x, long n) {
   const FlushDenormals mode;
-  for_each_vector<T>(n, [&](long i, auto get, auto put) __attribute__((always_inline)) {
+  for_each_vector<T>({0, n}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
     const Vec<T> v = get(x + i);
     put(tanh_x + i, tanh<T>(v));
     put(sigmoid_x + i, sigmoid<T>(v));

@@ -12,6 +12,10 @@
 #include <new>
 #include <thread>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace elman {
 namespace {
 
@@ -37,6 +41,11 @@ double seconds_now() {
 // the calls of the next kAbstinence times as long do without helpers. That bounds the loss to a few
 // hundredths of the time.
 constexpr double kPatienceSeconds = 100e-6, kPatienceShare = 0.2, kAbstinence = 30;
+
+// A gang waits this long for its members at the door, in pauses, and on the way: longer than any
+// but a lost core takes, and short beside the time for which a core is lost.
+constexpr int kPausesAtTheDoor = 250;
+constexpr double kPatienceOnTheWay = 50e-6;
 
 // The entry of GNU's OpenMP runtime, as compilers call it: runs body(data) on `threads` threads,
 // this one among them, and returns when all have. Null if no such runtime is loaded.
@@ -183,6 +192,22 @@ Pool& the_pool() {
 
 constexpr std::size_t kCacheLine = 64, kSmallestBlock = 1 << 16, kKeptBytes = std::size_t{64} << 20;
 
+// The address sanitizer sees blocks, and has to be told which parts of them are taken: kGap bytes
+// after each part are nobody's.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kGap = kCacheLine;
+void mark_free(const char* p, std::size_t size) {
+  ASAN_POISON_MEMORY_REGION(p, size);
+}
+void mark_taken(const char* p, std::size_t size) {
+  ASAN_UNPOISON_MEMORY_REGION(p, size);
+}
+#else
+constexpr std::size_t kGap = 0;
+void mark_free(const char*, std::size_t) {}
+void mark_taken(const char*, std::size_t) {}
+#endif
+
 } // namespace
 
 void run_tasks(int threads, int count, void (*task)(void*, int), void* context) {
@@ -192,6 +217,49 @@ void run_tasks(int threads, int count, void (*task)(void*, int), void* context) 
   } else {
     the_pool().run(threads < count ? threads : count, count, task, context);
   }
+}
+
+int Gang::join() {
+  constexpr int kShut = 1 << 30;
+  const int part = door_.fetch_add(1, std::memory_order_acq_rel);
+  if (part >= kShut)
+    return -1;
+  if (part == 0) {
+    for (int spins = 0; spins < kPausesAtTheDoor && door_.load(std::memory_order_relaxed) < wanted_;
+         spins++)
+      pause_core();
+    parts_.store(door_.fetch_or(kShut, std::memory_order_acq_rel), std::memory_order_release);
+  }
+  for (int spins = 0; parts_.load(std::memory_order_acquire) == 0; spins++) {
+    if (spins < kPausesBeforeYield)
+      pause_core();
+    else
+      std::this_thread::yield();
+  }
+  return part;
+}
+
+Gang::Next Gang::finish(long step) {
+  const long all = (step + 1) * parts();
+  finished_.fetch_add(1, std::memory_order_seq_cst);
+  double since = 0;
+  for (int spins = 0; finished_.load(std::memory_order_seq_cst) < all; spins++) {
+    if (parted_.load(std::memory_order_relaxed))
+      return Next::kLeave;
+    pause_core();
+    if (spins < kPausesBeforeYield)
+      continue;
+    const double now = seconds_now();
+    if (since == 0)
+      since = now;
+    if (now - since < kPatienceOnTheWay)
+      continue;
+    if (parted_.exchange(true, std::memory_order_seq_cst))
+      return Next::kLeave;
+    // Whoever finishes the step after this look sees that the gang has parted, and leaves.
+    return finished_.load(std::memory_order_seq_cst) < all ? Next::kAlone : Next::kAloneAfterStep;
+  }
+  return parted_.load(std::memory_order_seq_cst) ? Next::kLeave : Next::kStep;
 }
 
 Scratch& Scratch::of_this_thread() {
@@ -208,22 +276,26 @@ Scratch::Block Scratch::allocate(std::size_t size) {
   void* p = std::aligned_alloc(4096, size);
   if (!p)
     throw std::bad_alloc();
+  mark_free(static_cast<char*>(p), size);
   return {std::unique_ptr<char, Free>(static_cast<char*>(p)), size};
 }
 
 void* Scratch::take_bytes(std::size_t size) {
-  size = (size + kCacheLine - 1) / kCacheLine * kCacheLine;
-  while (block_ < blocks_.size() && used_ + size > blocks_[block_].size)
+  const std::size_t room = (size + kGap + kCacheLine - 1) / kCacheLine * kCacheLine;
+  while (block_ < blocks_.size() && used_ + room > blocks_[block_].size)
     block_++, used_ = 0;
   if (block_ == blocks_.size())
-    blocks_.push_back(allocate(size > kSmallestBlock ? size : kSmallestBlock));
-  void* p = blocks_[block_].data.get() + used_;
-  used_ += size;
+    blocks_.push_back(allocate(room > kSmallestBlock ? room : kSmallestBlock));
+  char* p = blocks_[block_].data.get() + used_;
+  mark_taken(p, size);
+  used_ += room;
   return p;
 }
 
 void Scratch::rewind(std::size_t block, std::size_t used) {
   block_ = block, used_ = used;
+  for (std::size_t b = block, from = used; b < blocks_.size(); b++, from = 0)
+    mark_free(blocks_[b].data.get() + from, blocks_[b].size - from);
   if (block != 0 || used != 0)
     return;
   // Empty. Several blocks become one that holds them all, unless that is too much to keep.

@@ -10,6 +10,7 @@
 // room for others. Else, and in a forked child, where OpenMP's threads are gone, they are our own.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <type_traits>
@@ -27,6 +28,33 @@ void parallel_for(int threads, int count, F&& body) {
   using Body = std::remove_reference_t<F>;
   run_tasks(threads, count, [](void* context, int i) { (*static_cast<Body*>(context))(i); }, &body);
 }
+
+// Threads that go through the steps of one sequence side by side, each doing its part of every
+// step. None waits for one that does not come: those who are there set out without it, and later on
+// one of them goes on alone. A thread that was lost does at most the step that it was in, on coming
+// back.
+class Gang {
+public:
+  // Asks `threads` threads to join.
+  explicit Gang(int threads) : wanted_(threads) {}
+
+  // Waits for the others, but not for long. Returns this thread's part of parts(), or -1 if they
+  // have set out.
+  int join();
+  int parts() const { return parts_.load(std::memory_order_relaxed); }
+
+  enum class Next { kStep, kAlone, kAloneAfterStep, kLeave };
+  // Says that this thread has done its part of step number 0, 1, 2, ..., and waits until all have.
+  // kStep: they have. kLeave: another goes on alone. kAlone: this thread does, and the others'
+  // parts of the step may be missing; kAloneAfterStep: all of it is done.
+  Next finish(long step);
+
+private:
+  const int wanted_;
+  std::atomic<int> door_{0}, parts_{0}; // who has come; how many set out
+  alignas(64) std::atomic<long> finished_{0};
+  alignas(64) std::atomic<bool> parted_{false};
+};
 
 // Stack-like scratch memory of one thread, kept for its next call (up to a bound) so that a
 // repeated call allocates nothing and touches no fresh page.
