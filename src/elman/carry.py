@@ -1,0 +1,553 @@
+"""State that is carried from call to call, and training on long sequences a chunk at a time.
+
+A layer remembers nothing: each call starts from zeros unless it is given hx. A `Carry` is a memory
+beside the model, for one stream of data. What it keeps is the state in which each recurrent layer
+ended its last call, one per row of the batch; each layer starts its next call from there. The
+values are handed over, and the graph is not: no gradient flows from one call into the one before,
+which is why memory does not grow. The state is zero, or the initial one, until the first call, and
+again after `Carry.reset`, wholly or for some rows. Nothing else resets it: no epoch, no eval().
+
+What is left out: state that a model keeps in modules of its own, which only it knows; resets in
+the middle of a call; and torch.utils.checkpoint inside a carried model, which computes layers once
+more in the backward, where no Carry is at hand.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice, pairwise
+from numbers import Integral
+from threading import get_ident
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Module
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import (
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from elman import shapes
+from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from elman.ragged import BucketBatchSampler
+from elman.shapes import KindError, ShapeError
+
+__all__ = ["Carry", "tbptt"]
+
+_CELLS = (RNNCell, LSTMCell, GRUCell, nn.RNNCellBase)
+_RECURRENT = (RNN, LSTM, GRU, nn.RNNBase, *_CELLS)
+_WITH_C = (LSTM, LSTMCell, nn.LSTM, nn.LSTMCell)
+
+_SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, BucketBatchSampler)
+
+_States: TypeAlias = tuple[Tensor, ...]
+
+
+class Carry:
+    """The state of a model's recurrent layers, kept between calls of the model.
+
+    Call the carry instead of the model: it calls the model, with the same arguments and the same
+    result, and within that call each recurrent layer of the model, elman's or torch.nn's, starts
+    from the state it ended the last one with. The model itself is not changed: called directly, it
+    starts from zeros as ever. One model may have several carries, such as one per stream, also in
+    several threads.
+
+    Any form of input goes, with lengths, packed or not, with a batch axis or without. Row n of a
+    call goes on with row n of the call before, so the batch keeps its size until it is reset. A row
+    of length 0 keeps its state. The model calls each layer without hx, since the carry gives it;
+    where it calls one again, as it does a cell in a loop over time, it passes the state on itself,
+    and what is carried is how the last of these calls ended. A call that raises leaves the carry as
+    it was.
+
+    Args:
+        module: A recurrent layer or cell, or a model that has some.
+        layers: Those whose state is carried; all that module has if None. The others stay as they
+            are: each call starts as the model says.
+        initial: The state to start from where it is reset, instead of zeros: for each tensor under
+            its name in `state_dict` that of one sequence, (num_layers, features) of a layer,
+            (features,) of a cell. Gradients flow to it, so it may be learnt.
+
+    Raises:
+        KindError: module or one of layers is no such module.
+        ShapeError: a layer is bidirectional, so that its reverse direction would have to start from
+            what comes after; there is nothing to carry; or initial does not fit the layers.
+
+    Example:
+        >>> import elman, torch
+        >>> gru = elman.GRU(input_size=3, hidden_size=4)
+        >>> x = torch.randn(50, 2, 3)
+        >>> carry = elman.Carry(gru)
+        >>> pieces = [carry(piece)[0] for piece in x.split(10)]
+        >>> torch.testing.assert_close(torch.cat(pieces), gru(x)[0])
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        layers: Iterable[Module] | None = None,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        if not isinstance(module, Module):
+            raise KindError(f"Carry: module must be a torch.nn.Module, got {_kind(module)}")
+        found: dict[str, Module] = {
+            name: layer for name, layer in module.named_modules() if isinstance(layer, _RECURRENT)
+        }
+        if layers is not None:
+            wanted = list(layers)
+            names = {id(layer): name for name, layer in found.items()}
+            for layer in wanted:
+                if id(layer) not in names:
+                    raise KindError(
+                        f"Carry: layers must be recurrent layers or cells within {_kind(module)},"
+                        f" got {_kind(layer)}: they are {', '.join(map(repr, found)) or 'none'}"
+                    )
+            found = {names[id(layer)]: layer for layer in wanted}
+        if not found:
+            raise ShapeError(
+                f"Carry: module must have recurrent layers or cells, got {_kind(module)} with none"
+            )
+        for name, layer in found.items():
+            if getattr(layer, "bidirectional", False):
+                raise ShapeError(
+                    f"Carry: {_title(name, layer)} must have one direction, got bidirectional: the "
+                    "reverse one starts where the sequence ends; leave it out of layers to start "
+                    "both anew in each call"
+                )
+        self.module = module
+        self._layers = found
+        self._initial = {} if initial is None else self._by_layer(initial, rows=False)
+        self._states: dict[str, _States] = {}
+        self._calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module, each layer going on from where it was; return what the module returns.
+
+        Raises:
+            ShapeError: the batch, the dtype or the device is not that of the carried state, the
+                model gives a layer another state, or it calls a layer twice without one.
+        """
+        ended: dict[str, Any] = {}
+        handles = []
+        try:
+            for name, layer in self._layers.items():
+                give, take = self._hooks(name, ended)
+                handles.append(layer.register_forward_pre_hook(give, with_kwargs=True))
+                handles.append(layer.register_forward_hook(take))
+            result = self.module(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if missed := [repr(name) for name in self._layers if name not in ended]:
+            raise ShapeError(
+                f"Carry: {_kind(self.module)} must call all the layers whose state is carried, and "
+                f"did not call {', '.join(missed)}: give layers those that it calls; or, if it was "
+                "compiled and called without a carry before, call it by the carry first"
+            )
+        # A copy: the caller may write into what the model returned. Out of inference mode, that a
+        # training can go on from it.
+        with torch.inference_mode(False), torch.no_grad():
+            for name, hx in ended.items():
+                states = hx if isinstance(hx, tuple) else (hx,)
+                self._states[name] = tuple(state.clone() for state in states)
+        self._calls += 1
+        return result
+
+    def reset(self, rows: Any = None) -> None:
+        """Start anew, from zeros or from the initial state.
+
+        Args:
+            rows: (N,) True for each row of the batch that starts anew, the others going on. All if
+                None, and then the next batch may have another size.
+
+        Raises:
+            KindError: rows are not bools.
+            ShapeError: there are not N of them, or the carried state has no batch axis.
+
+        Example:
+            >>> import elman, torch
+            >>> carry = elman.Carry(elman.GRU(input_size=3, hidden_size=4))
+            >>> output, h_n = carry(torch.randn(5, 2, 3))
+            >>> carry.reset(rows=[True, False])
+            >>> torch.equal(carry.state_dict()["h"][:, 0], torch.zeros(1, 4))
+            True
+        """
+        if rows is None:
+            self._states.clear()
+            return
+        mask = torch.as_tensor(rows)
+        if mask.dtype is not torch.bool or mask.dim() != 1:
+            raise KindError(
+                f"Carry: rows must be (N,) bools, got {mask.dtype} of shape {tuple(mask.shape)}: "
+                "give True for each row that starts anew"
+            )
+        fresh: dict[str, _States] = {}
+        for name, states in self._states.items():
+            batch = self._batch(name)
+            if batch != len(mask):
+                raise ShapeError(
+                    f"Carry: rows must be (N,) bools with {_many(batch)}, as the state of "
+                    f"{_title(name, self._layers[name])} has, got {_many(len(mask))}"
+                    + (": call reset() to start it anew" if batch is None else "")
+                )
+            chosen = mask.to(states[0].device).unsqueeze(1)
+            starts = self._start(name, batch) or tuple(map(torch.zeros_like, states))
+            fresh[name] = tuple(
+                torch.where(chosen, start, state)
+                for start, state in zip(starts, states, strict=True)
+            )
+        self._states |= fresh
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the carried state, to be kept in a checkpoint: a tensor for each h and each c.
+
+        Their names are those of the layers in the module and the letter, such as "rnn.h", or the
+        letter alone if the module is the layer. Layers that were not called yet have none.
+        """
+        return {
+            name: state.detach()
+            for layer, states in self._states.items()
+            for name, state in zip(self._names(layer), states, strict=True)
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Args:
+            state: All of the state; layers that are not in it start anew. Each tensor is copied to
+                the device of its layer.
+
+        Raises:
+            KindError: something in it is not a tensor.
+            ShapeError: it belongs to other layers, or is not whole; the carry is as it was.
+        """
+        loaded = self._by_layer(state, rows=True)
+        devices = {name: next(self._layers[name].parameters()).device for name in loaded}
+        self._states = {
+            name: tuple(state.detach().clone().to(devices[name]) for state in states)
+            for name, states in loaded.items()
+        }
+
+    # What a layer is called with and what it ended with, in this call of the module and thread.
+    def _hooks(self, name: str, ended: dict[str, Any]) -> tuple[Callable[..., Any], ...]:
+        thread, is_cell = get_ident(), isinstance(self._layers[name], _CELLS)
+
+        def is_anothers() -> bool:  # which a compiled model does not ask
+            return not torch.compiler.is_compiling() and get_ident() != thread
+
+        def give(layer: Module, args: Any, kwargs: Any) -> Any:
+            if is_anothers():
+                return None
+            given = args[1] if len(args) > 1 else kwargs.get("hx")
+            if name in ended:
+                if given is None:
+                    raise ShapeError(
+                        f"Carry: {_title(name, layer)} must be given hx where the model calls it a "
+                        "second time, got none: pass on the state it returned, or leave it out of "
+                        "layers to start each call anew"
+                    )
+                return None
+            if given is not None:
+                raise ShapeError(
+                    f"Carry: {_title(name, layer)} must be called without hx at first, since the "
+                    f"carry gives it, got {_kind(given)}: leave hx to the carry, or leave the layer"
+                    " out of layers"
+                )
+            states = self._begin(name, args[0] if args else kwargs.get("input"))
+            if states is None:
+                return None
+            hx = states if len(states) > 1 else states[0]
+            if len(args) > 1:
+                return (args[0], hx, *args[2:]), kwargs
+            return args, kwargs | {"hx": hx}
+
+        def take(layer: Module, args: Any, output: Any) -> None:
+            if not is_anothers():
+                ended[name] = output if is_cell else output[1]
+
+        return give, take
+
+    # The state that a layer goes on from with this input, None for zeros.
+    def _begin(self, name: str, input: Any) -> _States | None:
+        layer = self._layers[name]
+        axes = 2 if isinstance(layer, _CELLS) else 3  # of a batch
+        batch: int | None
+        if isinstance(input, PackedSequence):
+            batch, input = int(input.batch_sizes[0]), input.data
+        elif not isinstance(input, Tensor) or input.dim() not in (axes - 1, axes):
+            return None  # the layer says what is wrong
+        elif input.dim() < axes:
+            batch = None
+        else:
+            by_row = axes == 2 or layer.batch_first or input.is_nested
+            batch = input.shape[0 if by_row else 1]
+        if name not in self._states:
+            return self._start(name, batch)
+        who, states = _title(name, layer), self._states[name]
+        carried = self._batch(name)
+        if batch != carried:
+            raise ShapeError(
+                f"Carry: input of {who} must have {_many(carried)}, which it goes on with, got "
+                f"{_many(batch)}: call reset() where other sequences start, and leave out a smaller"
+                " last batch (drop_last=True)"
+            )
+        for what, remedy in (
+            ("device", "carry.load_state_dict(carry.state_dict()) moves it to the layer's"),
+            ("dtype", "call reset() to start anew in another"),
+        ):
+            # Under autocast a state and an input that are not of one dtype may meet.
+            mixed = what == "dtype" and torch.is_autocast_enabled(input.device.type)
+            ours, theirs = getattr(states[0], what), getattr(input, what)
+            if ours != theirs and not mixed:
+                raise ShapeError(
+                    f"Carry: input of {who} must have the {what} of the state it goes on with, "
+                    f"{ours}, got {theirs}: {remedy}"
+                )
+        return states
+
+    # The initial state of a layer, None for zeros.
+    def _start(self, name: str, batch: int | None) -> _States | None:
+        states = self._initial.get(name)
+        if states is None or batch is None:
+            return states
+        return tuple(
+            state.unsqueeze(-2).expand(*state.shape[:-1], batch, state.shape[-1])
+            for state in states
+        )
+
+    # N of the state that is carried for a layer, None if it has no batch axis.
+    def _batch(self, name: str) -> int | None:
+        state = self._states[name][0]
+        return state.shape[-2] if state.dim() == len(_sizes(self._layers[name])[0]) + 1 else None
+
+    # The names of a layer's states in a state dict.
+    def _names(self, layer: str) -> list[str]:
+        letters = "hc" if isinstance(self._layers[layer], _WITH_C) else "h"
+        return [f"{layer}.{letter}" if layer else letter for letter in letters]
+
+    # A state dict -> the states of each layer; with rows they may have a batch axis.
+    def _by_layer(self, state: Mapping[str, Tensor], *, rows: bool) -> dict[str, _States]:
+        left = dict(state)
+        found: dict[str, _States] = {}
+        for layer, module in self._layers.items():
+            names = self._names(layer)
+            there = [name for name in names if name in left]
+            if not there:
+                continue
+            if there != names:
+                raise ShapeError(
+                    f"Carry: a state of {_title(layer, module)} must be {' and '.join(names)}, got "
+                    f"{there[0]} alone"
+                )
+            for name, sizes in zip(names, _sizes(module), strict=True):
+                tensor = left[name]
+                if not isinstance(tensor, Tensor):
+                    raise KindError(f"Carry: {name} must be a tensor, got {_kind(tensor)}")
+                shape = tuple(tensor.shape)
+                if shape != sizes and not (rows and (*shape[:-2], *shape[-1:]) == sizes):
+                    rule = f"{sizes}, of one sequence"
+                    if rows:
+                        rule = f"{(*sizes[:-1], 'N', sizes[-1])} or {sizes}".replace("'", "")
+                    raise ShapeError(f"Carry: {name} must be {rule}, got {shape}")
+            found[layer] = tuple(left.pop(name) for name in names)
+        if left:
+            known = [name for layer in self._layers for name in self._names(layer)]
+            raise ShapeError(
+                f"Carry: the names of states must be among {', '.join(known)}, got "
+                f"{', '.join(map(str, left))}: they come from another model"
+            )
+        return found
+
+
+def tbptt(
+    carry: Carry,
+    *data: Any,
+    chunk: int,
+    batch_first: bool | None = None,
+    lengths: Any = None,
+    resets: Any = None,
+    start: int = 0,
+) -> Iterator[Any]:
+    """Cut long sequences into chunks, for truncated backpropagation through time.
+
+    One pass over the data: it starts anew, by `carry.reset()`, and goes from chunk to chunk, each
+    starting with the state that the one before ended with. What to do with a chunk is the body of
+    the loop; it calls the carry once, and that is checked, since a chunk that went through the
+    model alone would not go on.
+
+    Args:
+        carry: Calls the model, and keeps its state.
+        data: Tensors (L, N, ...), or (L, ...) of one sequence, with equal L, which are cut alike;
+            (N, L, ...) if batch_first. Or one DataLoader, or other iterator, of batches, each a
+            tensor or several, where row n of a batch goes on with row n of the batch before: the
+            state is then carried through all of them.
+        chunk: Steps per chunk, the last one of a batch being shorter if need be.
+        batch_first: Whether data are (N, L, ...). As the carried layers have it if None.
+        lengths: (N,) the steps of each row, from 0 to L: integers. None if all have L. The steps
+            left of each row, from 0 to those of the chunk, then come last in each chunk: give them
+            to the layers as lengths, and rows that have ended keep their state.
+        resets: (L, N), or (N, L) if batch_first, or (L,): True where a row starts anew before that
+            step, as after the end of a document or an episode. A chunk ends before each, and those
+            rows are reset.
+        start: Chunks to leave out, to go on in the middle, with the state that `carry` then has:
+            load it first.
+
+    Returns:
+        An iterator over the chunks: a tensor if data is one and there are no lengths, otherwise a
+        tuple of tensors, each a view of the data.
+
+    Raises:
+        KindError: an argument has the wrong type.
+        ShapeError: the data do not belong together, a number is out of range, a DataLoader
+            shuffles, or the body of the loop did not call the carry once.
+
+    Example:
+        >>> import elman, torch
+        >>> lstm, head = elman.LSTM(input_size=3, hidden_size=4), torch.nn.Linear(4, 1)
+        >>> optimizer = torch.optim.SGD([*lstm.parameters(), *head.parameters()], lr=0.1)
+        >>> input, target = torch.randn(100, 2, 3), torch.randn(100, 2, 1)
+        >>> carry = elman.Carry(lstm)
+        >>> for x, y in elman.tbptt(carry, input, target, chunk=35):
+        ...     output, _ = carry(x)
+        ...     loss = torch.nn.functional.mse_loss(head(output), y)
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        >>> len(x)  # steps of the last chunk
+        30
+    """
+    if not isinstance(carry, Carry):
+        raise KindError(f"tbptt: carry must be an elman.Carry, got {_kind(carry)}: wrap the model")
+    for name, number, least in (("chunk", chunk, 1), ("start", start, 0)):
+        if not isinstance(number, Integral) or isinstance(number, bool):
+            raise KindError(f"tbptt: {name} must be an int, got {number!r}")
+        if number < least:
+            raise ShapeError(f"tbptt: {name} must be at least {least}, got {number}")
+    if batch_first is None:
+        said = {getattr(m, "batch_first", None) for m in carry._layers.values()} - {None}
+        if len(said) > 1:
+            raise ShapeError(
+                "tbptt: batch_first must be given, since the carried layers differ in it: is the "
+                "data (N, L, ...)?"
+            )
+        batch_first = said == {True}
+    time = int(batch_first)
+    pieces: Iterator[_Piece]
+    if len(data) == 1 and isinstance(data[0], (DataLoader, Iterator)):
+        if lengths is not None or resets is not None:
+            raise ShapeError(
+                "tbptt: lengths and resets must be None with a loader, since each batch would have "
+                "its own, got one: call tbptt for each batch, or carry.reset(rows) in the loop"
+            )
+        _check_order(data[0])
+        pieces = chain.from_iterable(_cut(batch, time, chunk) for batch in data[0])
+    else:
+        pieces = _cut(data[0] if len(data) == 1 else data, time, chunk, lengths, resets)
+    return _walk(carry, pieces, start)
+
+
+# A chunk, and the rows that start anew before it.
+_Piece: TypeAlias = tuple[Any, Tensor | None]
+
+
+def _walk(carry: Carry, pieces: Iterator[_Piece], start: int) -> Iterator[Any]:
+    if not start:
+        carry.reset()
+    elif not carry.state_dict():
+        raise ShapeError(
+            f"tbptt: start must be 0 where the carry has no state to go on with, got {start}: load "
+            "it first, with carry.load_state_dict"
+        )
+    for chunk, rows in islice(pieces, start, None):
+        if rows is not None:
+            carry.reset(rows if rows.dim() else None)
+        before = carry._calls
+        yield chunk
+        if carry._calls != before + 1:
+            raise ShapeError(
+                "tbptt: the body of the loop must call the carry once for each chunk, got "
+                f"{carry._calls - before} calls: use carry(...) there instead of the model"
+            )
+
+
+def _cut(
+    batch: Any, time: int, chunk: int, lengths: Any = None, resets: Any = None
+) -> Iterator[_Piece]:
+    tensors = batch if isinstance(batch, (tuple, list)) else (batch,)
+    if not tensors or not all(isinstance(t, Tensor) and not t.is_nested for t in tensors):
+        raise KindError(
+            "tbptt: data must be tensors, or one DataLoader or iterator of batches of them, got "
+            f"{', '.join(map(_kind, tensors)) or 'nothing'}: convert arrays with torch.as_tensor"
+        )
+    rule = "(N, L, ...)" if time else "(L, ...)"
+    given = [tuple(tensor.shape) for tensor in tensors]
+    sizes = {shape[time] if len(shape) > time else -1 for shape in given}
+    if len(sizes) > 1 or -1 in sizes:
+        raise ShapeError(
+            f"tbptt: data must be {rule} with equal L, got {', '.join(map(str, given))}"
+        )
+    (seq_len,) = sizes
+    starts = {0}
+    if resets is not None:
+        resets = torch.as_tensor(resets)
+        if resets.dtype is not torch.bool or resets.dim() not in (1, 2):
+            raise KindError(
+                f"tbptt: resets must be bools of two axes, or one for one sequence, got "
+                f"{resets.dtype} of shape {tuple(resets.shape)}"
+            )
+        if resets.dim() == 2:
+            resets = resets.transpose(0, time)  # (L, N)
+        if len(resets) != seq_len:
+            raise ShapeError(f"tbptt: resets must have L = {seq_len} steps, got {len(resets)}")
+        starts |= set(resets.reshape(len(resets), -1).any(1).nonzero().flatten().tolist())
+    if lengths is not None:
+        batch_size = tensors[0].shape[1 - time : 2 - time]
+        lengths = shapes.check_lengths("tbptt", lengths, batch_size, seq_len)
+        seq_len = int(lengths.max()) if len(lengths) else 0  # after that there is only padding
+
+    several = isinstance(batch, (tuple, list)) or lengths is not None
+
+    def pieces() -> Iterator[_Piece]:
+        ends = sorted({step for step in starts if step < seq_len} | {seq_len})
+        for begin, end in pairwise(ends):
+            for first in range(begin, end, chunk):
+                count = min(chunk, end - first)
+                cut = tuple(tensor.narrow(time, first, count) for tensor in tensors)
+                if lengths is not None:
+                    cut += ((lengths - first).clamp(0, count),)
+                rows = resets[first] if resets is not None and first in starts else None
+                yield cut if several else cut[0], rows
+
+    return pieces()
+
+
+def _check_order(loader: Any) -> None:
+    batches = getattr(loader, "batch_sampler", None)
+    for sampler in (batches, getattr(batches, "sampler", None), getattr(loader, "sampler", None)):
+        # torch.utils.data.DistributedSampler has it as an attribute.
+        if isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False) is True:
+            raise ShapeError(
+                "tbptt: the loader must give batches in order, row n of each going on where row n "
+                f"of the one before ended, got one that shuffles by {_kind(sampler)}: use "
+                "shuffle=False, or call tbptt for each batch, which then starts anew"
+            )
+
+
+# The sizes of a layer's states, of one sequence.
+def _sizes(module: Any) -> list[tuple[int, ...]]:
+    outer = () if isinstance(module, _CELLS) else (module.num_layers,)
+    widths = [getattr(module, "proj_size", 0) or module.hidden_size, module.hidden_size]
+    return [(*outer, width) for width in widths[: 1 + isinstance(module, _WITH_C)]]
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _title(name: str, layer: Module) -> str:
+    return f"{name!r} ({_kind(layer)})" if name else _kind(layer)
+
+
+def _many(batch: int | None) -> str:
+    return "no batch axis" if batch is None else f"N = {batch}"
