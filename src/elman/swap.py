@@ -33,7 +33,7 @@ from elman.shapes import KindError
 __all__ = ["Entry", "Report", "convert", "revert"]
 
 _OURS: Mapping[type[Module], type[Module]] = {
-    getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__
+    getattr(torch.nn, name): getattr(nn, name) for name in nn.__all__ if hasattr(torch.nn, name)
 }
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
