@@ -193,6 +193,13 @@ def test_arrays_share_no_memory_with_the_layer() -> None:
     torch.testing.assert_close(again.weight_ih_l0.detach(), before + 1)
 
 
+def test_arrays_that_are_read_only_are_read() -> None:
+    arrays = elman.to_keras(drawn(LSTM, {}))
+    for array in arrays:
+        array.flags.writeable = False
+    elman.from_keras(arrays)
+
+
 def test_a_layer_from_keras_trains() -> None:
     ours = elman.from_keras(elman.to_keras(drawn(GRU, {"reset_after": False})))
     ours(torch.from_numpy(INPUT))[0].sum().backward()

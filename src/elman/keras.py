@@ -323,7 +323,7 @@ def _reorder(weight: Tensor, have: str, want: str) -> Tensor:
 def _tensor(weight: Any) -> Tensor:
     if isinstance(weight, Tensor) and weight.is_floating_point():
         return weight.detach().cpu()
-    array = np.array(weight)
+    array = np.array(weight)  # a copy, for torch warns of arrays that are read-only
     if array.dtype.name not in _DTYPES:
         _fail(
             f"weights must be arrays of {' or '.join(_DTYPES)}, got {array.dtype} "
