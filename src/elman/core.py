@@ -126,9 +126,9 @@ def show_config() -> None:
 def computes(cell: Cell, input: Tensor) -> bool:
     """Return whether the core has this cell for tensors of this kind."""
     return (
-        cell.name in _compiled
+        input.is_cpu
         and (input.dtype is torch.float32 or input.dtype is torch.float64)
-        and input.device.type == "cpu"
+        and cell.name in _compiled
     )
 
 
@@ -178,22 +178,22 @@ def forward(
         The output and the final states, or the next states of a step; then, if keep, `kept`.
     """
     # What is read must outlive the call: its copies have names here.
-    input, batch_sizes = _dense(input), _dense(batch_sizes)
-    states = [_dense(state) for state in states]
-    weights = [_dense(weight) for weight in weights]
+    input, batch_sizes = _dense((input, batch_sizes))
+    states, weights = _dense(states), _dense(weights)
     problem = _problem(cell, input, batch_sizes, order, states, weights)
     _, _, _, batch, _, hidden_size, projection, *_ = problem
     output_size, directions = projection or hidden_size, len(weights) // 5
     is_step = batch_sizes is None and input.dim() == 2
-    new = input.new_empty
-    results = [new((*input.shape[:-1], directions * output_size))]
+    new = input.new_empty  # which is faster with numbers than with a tuple of them
+    results = [new(*input.shape[:-1], directions * output_size)]
     if not is_step:
-        results.append(new((directions, batch, output_size)))
+        results.append(new(directions, batch, output_size))
     if len(cell.states) > 1:
-        results.append(new((batch, hidden_size) if is_step else (directions, batch, hidden_size)))
+        outer = (batch,) if is_step else (directions, batch)
+        results.append(new(*outer, hidden_size))
     c_n = results[-1]  # read as such by cells that have one
     if keep:
-        results.append(new((directions, *input.shape[:-1], kept_width(cell, hidden_size))))
+        results.append(new(directions, *input.shape[:-1], kept_width(cell, hidden_size)))
     _native.forward(
         *problem,
         results[0].data_ptr(),
@@ -237,15 +237,14 @@ def backward(
     Returns:
         The gradients in the same order, None where not wanted.
     """
-    input, batch_sizes, output, kept = map(_dense, (input, batch_sizes, output, kept))
-    states = [_dense(state) for state in states]
-    weights = [_dense(weight) for weight in weights]
-    upstream = [_dense(gradient) for gradient in upstream]
-    outer = () if groups == 1 else (groups,)
+    input, batch_sizes, output, kept = _dense((input, batch_sizes, output, kept))
+    states, weights, upstream = _dense(states), _dense(weights), _dense(upstream)
     gradients = [
-        input.new_empty(tensor.shape if i <= len(states) else (*outer, *tensor.shape))
-        if want and tensor is not None
-        else None
+        None
+        if tensor is None or not want
+        else torch.empty_like(tensor)
+        if i <= len(states) or groups == 1
+        else tensor.new_empty(groups, *tensor.shape)
         for i, (tensor, want) in enumerate(zip((input, *states, *weights), wanted, strict=True))
     ]
     is_step = len(upstream) == len(states)
@@ -268,9 +267,9 @@ def backward(
     return tuple(gradients)
 
 
-# The tensor in the one layout that the core reads; None stays None.
-def _dense(tensor: Any) -> Any:
-    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+# The tensors in the one layout that the core reads; None stays None.
+def _dense(tensors: Sequence[Any]) -> list[Any]:
+    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
 
 
 def _address(tensor: Tensor | None) -> int:
