@@ -16,6 +16,7 @@ import torch
 from conftest import (
     FORMS,
     LAYERS,
+    RAGGED_FORMS,
     STEP_CELLS,
     Problem,
     assert_as_accurate_as_torch,
@@ -48,13 +49,15 @@ def random_problem(kind: str, seed: int) -> Problem:
     if kind in STEP_CELLS:
         form = rng.choice(("time_first", "unbatched"))
     else:
-        form = rng.choice(FORMS)
+        form = rng.choice(FORMS + RAGGED_FORMS)
         options["num_layers"] = rng.randint(1, 3)
         options["bidirectional"] = rng.random() < 0.5
         if options["num_layers"] > 1:
             options["dropout"] = rng.choice((0.0, 0.3))
         if kind == "LSTM" and hidden > 1 and rng.random() < 0.4:
             options["proj_size"] = rng.randint(1, hidden - 1)
+    if "GRU" in kind and rng.random() < 0.5:
+        options["reset_after"] = False
     length, batch = rng.randint(1, 30), rng.choice(SIZES[:10])
     return Problem(kind, options, form, length, batch, rng.random() < 0.6, seed)
 
@@ -87,7 +90,7 @@ def test_results_and_gradients_are_as_accurate_as_torchs(kind: str, seed: int) -
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS + RAGGED_FORMS)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_combination_of_options_is_as_accurate_as_torchs(kind: str, form: str) -> None:
     choices: dict[str, tuple[Any, ...]] = {
@@ -105,10 +108,13 @@ def test_every_combination_of_options_is_as_accurate_as_torchs(kind: str, form: 
         if options["num_layers"] > 1:
             options["dropout"] = 0.4
         compare(Problem(kind, options, form, with_hx=values[-1], seed=number))
+        if kind == "GRU":
+            options["reset_after"] = False
+            compare(Problem(kind, options, form, with_hx=values[-1], seed=number))
 
 
 def swap_gates(monkeypatch: pytest.MonkeyPatch) -> None:
-    def swapped(input, sizes, hx, weights, cell):
+    def swapped(cell, input, sizes, hx, weights, lengths):
         step = cell.step
         count = len(cell.gates)
 
@@ -118,17 +124,17 @@ def swap_gates(monkeypatch: pytest.MonkeyPatch) -> None:
             gx, gh = (torch.cat([x[i] for i in order], -1) for x in (a, b))
             return step(m, gx, gh, state)
 
-        return reference.layer(dataclasses.replace(cell, step=wrong), input, sizes, hx, weights)
+        cell = dataclasses.replace(cell, step=wrong)
+        return reference.layer(cell, input, sizes, hx, weights, lengths)
 
-    monkeypatch.setattr(
-        ops, "layer", lambda cell, input, sizes, hx, w: swapped(input, sizes, hx, w, cell)
-    )
+    monkeypatch.setattr(ops, "layer", swapped)
 
 
 def drop_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(cell, input, sizes, hx, weights):
+    def wrong(cell, input, sizes, hx, weights, lengths):
         w_ih, w_hh, b_ih, b_hh, w_hr = weights
-        return reference.layer(cell, input, sizes, hx, [w_ih, w_hh, b_ih, b_hh * 0, w_hr])
+        weights = [w_ih, w_hh, b_ih, b_hh * 0, w_hr]
+        return reference.layer(cell, input, sizes, hx, weights, lengths)
 
     monkeypatch.setattr(ops, "layer", wrong)
 
@@ -169,7 +175,7 @@ def test_the_comparator_looks_at_every_result_and_gradient() -> None:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("form", ["time_first", "unsorted"])
+@pytest.mark.parametrize("form", ["time_first", "unsorted", "ragged"])
 @pytest.mark.parametrize(
     ("kind", "extra"),
     [
@@ -178,6 +184,7 @@ def test_the_comparator_looks_at_every_result_and_gradient() -> None:
         ("LSTM", {}),
         ("LSTM", {"proj_size": 2}),
         ("GRU", {}),
+        ("GRU", {"reset_after": False}),
         *((kind, None) for kind in STEP_CELLS),
     ],
 )
@@ -187,7 +194,7 @@ def test_gradients_are_the_derivatives_of_the_results(
     options = {"input_size": 2, "hidden_size": 3}
     if extra is not None:
         options |= {"num_layers": 2, "bidirectional": True} | extra
-    elif form == "unsorted":
+    elif form != "time_first":
         form = "unbatched"
     problem = Problem(kind, options, form, seq_len=3, batch=2, seed=1)
     module = problem.module(elman, torch.float64)
@@ -292,11 +299,8 @@ def test_the_signature_is_the_documented_one_of_torch(kind: str) -> None:
     expected = overloads.get(kind, " ".join(inspect.signature(theirs).parameters)).split()
     parameters = inspect.signature(getattr(elman, kind)).parameters.values()
     assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == expected
-    assert list(inspect.signature(getattr(elman, kind).forward).parameters) == [
-        "self",
-        "input",
-        "hx",
-    ]
+    call = list(inspect.signature(getattr(elman, kind).forward).parameters)
+    assert call == ["self", "input", "hx", *["lengths"] * (kind in LAYERS)]
 
 
 def test_the_initial_values_have_the_documented_bound() -> None:
@@ -636,4 +640,5 @@ def test_cuda_tensors_go_to_torchs_kernels(kind: str) -> None:
 
 def test_every_cell_has_a_layer() -> None:
     layers = (elman.RNN(1, 1), elman.RNN(1, 1, 1, "relu"), elman.LSTM(1, 1), elman.GRU(1, 1))
-    assert {layer.mode.lower() for layer in layers} == set(CELLS)
+    layers += (elman.GRU(1, 1, reset_after=False),)
+    assert {layer._cell.name for layer in layers} == set(CELLS)
