@@ -8,9 +8,11 @@ import math
 import pickle
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import (
@@ -20,13 +22,14 @@ from conftest import (
     STEP_CELLS,
     Problem,
     assert_as_accurate_as_torch,
+    by_the_reference,
     compare,
     solve,
 )
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize, prune
-from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import elman
 from elman import ops, reference
@@ -552,6 +555,303 @@ def test_parameters_may_lie_in_shared_memory() -> None:
     before = gru(x)[0]
     assert gru.share_memory().weight_ih_l0.is_shared()
     same(gru(x)[0], before)
+
+
+# --- lengths ------------------------------------------------------------------------------------
+
+# The structures of a layer in which a row's own end matters.
+STRUCTURES = [
+    *((kind, {}) for kind in LAYERS),
+    ("RNN", {"nonlinearity": "relu", "num_layers": 2}),
+    ("LSTM", {"num_layers": 2, "bidirectional": True, "proj_size": 3}),
+    ("GRU", {"num_layers": 2, "bidirectional": True}),
+    ("GRU", {"bidirectional": True, "reset_after": False}),
+]
+each_structure = pytest.mark.parametrize(("kind", "extra"), STRUCTURES, ids=str)
+SPREAD = [3, 0, 7, 1, 7, 0]
+
+
+def ragged(kind: str, extra: dict[str, Any], form: str = "ragged", **given: Any) -> Problem:
+    options = {"input_size": 4, "hidden_size": 5} | extra
+    problem = Problem(kind, options, form, seq_len=7, batch=len(SPREAD), **given)
+    object.__setattr__(problem, "lengths", SPREAD)
+    return problem
+
+
+def flat(result: tuple[Any, Any]) -> tuple[Tensor, ...]:
+    output, state = result
+    return (output, *state) if isinstance(state, tuple) else (output, state)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("form", RAGGED_FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@each_structure
+def test_a_row_given_its_length_is_computed_as_that_sequence_alone(
+    kind: str, extra: dict[str, Any], dtype: torch.dtype, form: str
+) -> None:
+    problem = ragged(kind, extra, form)
+    layer, arguments = problem.module(elman, dtype), problem.arguments(dtype)
+    leaves = [*arguments.values(), *layer.parameters()]
+    results = problem.call(layer, arguments)
+    upstream = [torch.randn_like(result) for result in results]
+    gradients = torch.autograd.grad(results, leaves, upstream)
+
+    x, *states = arguments.values()
+    axis = int(form == "ragged")
+    rows = []
+    for row, length in enumerate(SPREAD):
+        hx = tuple(state[:, row : row + 1] for state in states)
+        final = hx
+        if length:
+            part = x.narrow(axis, row, 1).narrow(1 - axis, 0, length)
+            output, *final = flat(layer(part, hx if kind == "LSTM" else hx[0]))
+            same(results[0].narrow(axis, row, 1).narrow(1 - axis, 0, length), output)
+            above = upstream[0].narrow(axis, row, 1).narrow(1 - axis, 0, length)
+            rows.append((output * above).sum())
+        rest = results[0].narrow(axis, row, 1).narrow(1 - axis, length, 7 - length)
+        same(rest, torch.zeros_like(rest))
+        for state, alone, above in zip(results[1:], final, upstream[1:], strict=True):
+            same(state[:, row : row + 1], alone)
+            rows.append((alone * above[:, row : row + 1]).sum())
+    expected = torch.autograd.grad(sum(rows), leaves)
+    budget = {torch.float32: (1e-4, 1e-5), torch.float64: (1e-12, 1e-13)}[dtype]
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=budget[0], atol=budget[1])
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("with_hx", [False, True])
+@each_structure
+def test_a_row_of_length_zero_keeps_its_state(
+    kind: str, extra: dict[str, Any], with_hx: bool
+) -> None:
+    problem = ragged(kind, extra, with_hx=with_hx)
+    arguments = problem.arguments()
+    for lengths in (SPREAD, [0] * 6):
+        object.__setattr__(problem, "lengths", lengths)
+        output, *final = problem.call(problem.module(elman), arguments)
+        empty = torch.tensor(lengths) == 0
+        same(output[:, empty], torch.zeros_like(output[:, empty]))
+        for number, state in enumerate(final):
+            before = list(arguments.values())[1 + number] if with_hx else torch.zeros_like(state)
+            same(state[:, empty], before[:, empty])
+    upstream = [torch.randn_like(state) for state in final]
+    (gradient, *of_states) = torch.autograd.grad(
+        [output, *final], [*arguments.values()], [torch.randn_like(output), *upstream]
+    )
+    same(gradient, torch.zeros_like(gradient))
+    for ours, above in zip(of_states, upstream, strict=False):
+        same(ours, above)
+
+
+@pytest.mark.parametrize("path", [nullcontext, by_the_reference], ids=["core", "reference"])
+@each_structure
+def test_what_the_padding_holds_is_not_read_and_gets_no_gradient(
+    kind: str, extra: dict[str, Any], path: Any
+) -> None:
+    problem = ragged(kind, extra)
+    past = torch.arange(7)[:, None] >= torch.tensor(SPREAD)
+    solutions = []
+    for padding in (0.0, math.nan, math.inf):
+        layer, arguments = problem.module(elman), problem.arguments()
+        with torch.no_grad():
+            arguments["input"][past] = padding
+        with path():
+            results = problem.call(layer, arguments)
+            leaves = [*arguments.values(), *layer.parameters()]
+            gradients = torch.autograd.grad(results, leaves, [r.detach().cos() for r in results])
+        same(gradients[0][past], torch.zeros_like(gradients[0][past]))
+        solutions.append([*results, *gradients])
+    for solution in solutions[1:]:
+        for ours, expected in zip(solution, solutions[0], strict=True):
+            same(ours, expected)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_lengths_are_a_list_or_a_tensor_of_any_integers_in_any_order(kind: str) -> None:
+    layer, x = getattr(elman, kind)(3, 4), torch.randn(7, 6, 3)
+    expected = flat(layer(x, None, torch.tensor(SPREAD)))
+    types = (torch.uint8, torch.int8, torch.int16, torch.int32)
+    others: list[Any] = [torch.tensor(SPREAD, dtype=dtype) for dtype in types]
+    others += [tuple(SPREAD), np.array(SPREAD), torch.tensor([SPREAD, SPREAD]).t()[:, 0]]
+    for lengths in (SPREAD, *others):
+        for ours, theirs in zip(flat(layer(x, lengths=lengths)), expected, strict=True):
+            same(ours, theirs)
+    order = torch.tensor([5, 2, 0, 1, 4, 3])
+    for ours, theirs in zip(
+        flat(layer(x[:, order], None, torch.tensor(SPREAD)[order])), expected, strict=True
+    ):
+        same(ours, theirs[:, order])
+    empty = flat(layer(torch.zeros(7, 0, 3), lengths=[]))
+    assert [result.shape[1] for result in empty] == [0] * len(empty)
+
+
+@pytest.mark.usefixtures("isa")
+@each_structure
+def test_full_lengths_change_no_bit(kind: str, extra: dict[str, Any]) -> None:
+    problem = ragged(kind, extra)
+    object.__setattr__(problem, "lengths", [7] * 6)
+    whole = dataclasses.replace(problem, form="time_first")
+    ours, theirs = solve(problem, elman), solve(whole, elman)
+    for name in ours:
+        same(ours[name], theirs[name])
+
+
+# input as (L, N, .) with lengths, the same packed, and the same nested -> results as of the first
+def in_every_form(
+    layer: Any, x: Tensor, hx: Any, lengths: list[int]
+) -> dict[str, tuple[Tensor, ...]]:
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    rows = [x[:length, n] for n, length in enumerate(lengths)]
+    nested = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
+    results = {"lengths": flat(layer(x, hx, lengths))}
+    output, *final = flat(layer(packed, hx))
+    results["packed"] = (pad_packed_sequence(output)[0], *final)
+    output, *final = flat(layer(nested, hx))
+    assert output.layout is torch.jagged
+    same(output.offsets(), nested.offsets())
+    padded = torch.nested.to_padded_tensor(output, 0.0).transpose(0, 1)
+    results["nested"] = (padded, *final)
+    return results
+
+
+@pytest.mark.usefixtures("isa")
+@each_structure
+def test_lengths_packed_and_nested_give_the_same_bits(kind: str, extra: dict[str, Any]) -> None:
+    problem = ragged(kind, extra)
+    layer, (x, *states) = problem.module(elman), problem.arguments().values()
+    hx = tuple(states) if kind == "LSTM" else states[0]
+    leaves = [x, *states, *layer.parameters()]
+    forms = in_every_form(layer, x, hx, [3, 2, 7, 1, 6, 7])  # packed has no room for zeros
+    upstream = [torch.randn_like(result) for result in forms["lengths"]]
+    solutions = {
+        form: [*results, *torch.autograd.grad(results, leaves, upstream)]
+        for form, results in forms.items()
+    }
+    for form in ("packed", "nested"):
+        for ours, theirs in zip(solutions[form], solutions["lengths"], strict=True):
+            same(ours, theirs)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_nested_batch_may_have_empty_sequences(kind: str, batch_first: bool) -> None:
+    layer = getattr(elman, kind)(3, 4, 2, bidirectional=True)
+    x = torch.randn(7, 6, 3)
+    for lengths in (SPREAD, [0] * 6):
+        padded, *expected = flat(layer(x, lengths=lengths))
+        rows = [x[:length, n] for n, length in enumerate(lengths)]
+        nested = torch.nested.nested_tensor(rows, layout=torch.jagged, requires_grad=True)
+        layer.batch_first = batch_first  # which does not say how a nested tensor lies
+        output, *final = flat(layer(nested))
+        layer.batch_first = False
+        same(output.values(), torch.cat([padded[:length, n] for n, length in enumerate(lengths)]))
+        for ours, theirs in zip(final, expected, strict=True):
+            same(ours, theirs)
+        output.values().sum().backward()
+        same(nested.grad.offsets(), nested.offsets())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_autocast_lowers_ragged_results_too(kind: str) -> None:
+    layer, x = getattr(elman, kind)(3, 4), torch.randn(7, 6, 3)
+    expected = flat(layer(x, lengths=SPREAD))
+    with torch.autocast("cpu"):
+        ours = flat(layer(x.bfloat16(), lengths=SPREAD))
+    for result, exact in zip(ours, expected, strict=True):
+        assert result.dtype is torch.bfloat16
+        torch.testing.assert_close(result.float(), exact, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_takes_lengths(dtype: torch.dtype) -> None:
+    layer, x = elman.LSTM(3, 4, bidirectional=True), torch.randn(7, 6, 3)
+    x = x.to(dtype).float()
+    layer.to(dtype).float()
+    expected = flat(layer(x, lengths=SPREAD))
+    for ours, exact in zip(
+        flat(layer.to(dtype)(x.to(dtype), lengths=SPREAD)), expected, strict=True
+    ):
+        same(ours, exact.to(dtype))
+
+
+@pytest.mark.parametrize("with_hx", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "extra"), [case for case in STRUCTURES if "reset_after" not in case[1]], ids=str
+)
+def test_pytorchs_kernels_are_given_lengths_by_packing(
+    kind: str, extra: dict[str, Any], with_hx: bool
+) -> None:
+    problem = ragged(kind, extra)
+    layer, (x, *states) = problem.module(elman), problem.arguments().values()
+    if not with_hx:
+        states = [torch.zeros_like(state) for state in states]
+    lengths = torch.tensor(SPREAD)
+    ours = layer._run_elsewhere(
+        layer._cell, x, None, tuple(states) if with_hx else None, layer._weights(), lengths
+    )
+    expected = layer._run(x, None, tuple(states), layer._weights(), lengths)
+    leaves = [x, *layer.parameters()]
+    upstream = [torch.randn_like(result) for result in expected]
+    for a, b in zip(
+        [*ours, *torch.autograd.grad(ours, leaves, upstream)],
+        [*expected, *torch.autograd.grad(expected, leaves, upstream)],
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+# --- the GRU of the paper -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["GRU", "GRUCell"])
+def test_the_gru_of_the_paper_differs_in_one_attribute(kind: str) -> None:
+    modules = {}
+    for reset_after in (True, False):
+        torch.manual_seed(0)
+        modules[reset_after] = getattr(elman, kind)(3, 4, reset_after=reset_after)
+    before, after = modules[False], modules[True]
+    assert (before.reset_after, after.reset_after) == (False, True)
+    assert repr(before) == f"{kind}(3, 4, reset_after=False)"
+    assert repr(after) == f"{kind}(3, 4)"
+    x = torch.randn(2, 3) if kind == "GRUCell" else torch.randn(5, 2, 3)
+    h = torch.randn(2, 4) if kind == "GRUCell" else torch.randn(1, 2, 4)
+    assert not torch.equal(before(x, h)[0], after(x, h)[0])
+    before.load_state_dict(after.state_dict())
+    before.reset_after = True
+    same(before(x, h)[0], after(x, h)[0])
+
+
+@pytest.mark.parametrize("kind", ["GRU", "GRUCell"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, through_pickle, through_a_file])
+def test_a_copy_of_the_gru_of_the_paper_is_one(kind: str, copied: Callable[[Any], Any]) -> None:
+    module = getattr(elman, kind)(3, 4, reset_after=False)
+    other = copied(module)
+    assert other.reset_after is False
+    x = torch.randn(2, 3) if kind == "GRUCell" else torch.randn(5, 2, 3)
+    h = torch.randn(2, 4) if kind == "GRUCell" else torch.randn(1, 2, 4)
+    same(other(x, h)[0], module(x, h)[0])
+
+
+def test_a_gru_cell_of_the_paper_takes_the_steps_of_its_layer() -> None:
+    layer = elman.GRU(3, 4, reset_after=False)
+    cell = elman.GRUCell(3, 4, reset_after=False)
+    cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
+    x, h = torch.randn(5, 2, 3), torch.randn(2, 4)
+    output, _ = layer(x, h[None])
+    for t in range(5):
+        h = cell(x[t], h)
+        same(h, output[t])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_of_the_gru_of_the_paper_is_rounded_float32(dtype: torch.dtype) -> None:
+    layer = elman.GRU(3, 4, reset_after=False).to(dtype)
+    x = torch.randn(5, 2, 3).to(dtype)
+    ours = flat(layer(x))
+    for result, exact in zip(ours, flat(layer.float()(x.float())), strict=True):
+        same(result, exact.to(dtype))
 
 
 # --- other dtypes and devices -------------------------------------------------------------------

@@ -290,7 +290,9 @@ class _Layer(_Recurrent):
         output, *final = self._run(padded.transpose(0, 1), None, states, weights, lengths)
         running = torch.arange(len(output), device=lengths.device) < lengths[:, None]
         values = output.transpose(0, 1)[running]
-        return torch.nested.nested_tensor_from_jagged(values, input.offsets()), _as_hx(final)
+        # It says how long it is, for without that PyTorch pads it to the number of its rows.
+        result = torch.nested.nested_tensor_from_jagged(values, input.offsets(), max_seqlen=seq_len)
+        return result, _as_hx(final)
 
     # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell
     def _states(
