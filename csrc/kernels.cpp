@@ -581,6 +581,13 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     copy(dir.state(dir.p.c_n, block.begin + n, at.H), c + n * at.H, at.H);
 }
 
+// Says that n values at p are about to be written, if they are wanted.
+template <class T>
+void expect(T* p, long n) {
+  if (p)
+    expect_writes(p, static_cast<std::size_t>(n) * sizeof(T));
+}
+
 // Zeros what lies past the ends of the sequences in a padded array of rows of `width` values.
 template <class T>
 void clear_padding(const Shape<T>& at, T* array, long width) {
@@ -597,6 +604,8 @@ void forward(int index, const Problem<T>& p, int threads) {
   const double work =
       static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
 
+  expect<T>(p.y, at.all_rows() * at.D * at.R);
+  expect<T>(p.keep, at.all_rows() * at.D * at.H * cell.kept);
   clear_padding(at, p.y, at.D * at.R);
   for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
     clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
@@ -944,6 +953,11 @@ void backward(int index, const Problem<T>& p, const Gradients<T>& g, int threads
   const double work =
       2. * static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
 
+  expect<T>(g.dx, at.all_rows() * at.I);
+  for (long d = 0; d < at.D; d++) {
+    expect<T>(g.dweights[d].w_ih, g.groups * at.GH * at.I);
+    expect<T>(g.dweights[d].w_hh, g.groups * at.GH * at.R);
+  }
   if (g.dx)
     clear_padding(at, g.dx, at.I);
   Operands<T> operands[2];

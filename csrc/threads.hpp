@@ -56,6 +56,11 @@ private:
   alignas(64) std::atomic<bool> parted_{false};
 };
 
+// Says that all of a large buffer is about to be written for the first time: it then gets huge
+// pages where the system leaves that to programs. A fresh small page costs more than its share of
+// the arithmetic of a training call.
+void expect_writes(void* p, std::size_t bytes);
+
 // Stack-like scratch memory of one thread, kept for its next call (up to a bound) so that a
 // repeated call allocates nothing and touches no fresh page.
 class Scratch {
