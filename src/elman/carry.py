@@ -13,6 +13,7 @@ more in the backward, where no Carry is at hand.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from numbers import Integral
 from threading import get_ident
@@ -43,6 +44,36 @@ _WITH_C = (LSTM, LSTMCell, nn.LSTM, nn.LSTMCell)
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, BucketBatchSampler)
 
 _States: TypeAlias = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A module whose state is carried, and what the carry has to know of it."""
+
+    module: Module
+    title: str
+    is_cell: bool
+    names: tuple[str, ...]  # of its states, in a state dict
+    sizes: tuple[tuple[int, ...], ...]  # of its states, of one sequence
+
+    @staticmethod
+    def of(name: str, module: Any) -> "_Layer":
+        is_cell = isinstance(module, _CELLS)
+        letters = "hc" if isinstance(module, _WITH_C) else "h"
+        outer = () if is_cell else (module.num_layers,)
+        widths = (getattr(module, "proj_size", 0) or module.hidden_size, module.hidden_size)
+        return _Layer(
+            module,
+            title=f"{name!r} ({_kind(module)})" if name else _kind(module),
+            is_cell=is_cell,
+            names=tuple(f"{name}.{letter}" if name else letter for letter in letters),
+            sizes=tuple((*outer, width) for _, width in zip(letters, widths, strict=False)),
+        )
+
+    def batch(self, states: _States) -> int | None:
+        """Return N of a state, None if it has no batch axis."""
+        state = states[0]
+        return state.shape[-2] if state.dim() > len(self.sizes[0]) else None
 
 
 class Carry:
@@ -108,15 +139,15 @@ class Carry:
             raise ShapeError(
                 f"Carry: module must have recurrent layers or cells, got {_kind(module)} with none"
             )
-        for name, layer in found.items():
-            if getattr(layer, "bidirectional", False):
+        self.module = module
+        self._layers = {name: _Layer.of(name, layer) for name, layer in found.items()}
+        for carried in self._layers.values():
+            if getattr(carried.module, "bidirectional", False):
                 raise ShapeError(
-                    f"Carry: {_title(name, layer)} must have one direction, got bidirectional: the "
+                    f"Carry: {carried.title} must have one direction, got bidirectional: the "
                     "reverse one starts where the sequence ends; leave it out of layers to start "
                     "both anew in each call"
                 )
-        self.module = module
-        self._layers = found
         self._initial = {} if initial is None else self._by_layer(initial, rows=False)
         self._states: dict[str, _States] = {}
         self._calls = 0
@@ -133,8 +164,8 @@ class Carry:
         try:
             for name, layer in self._layers.items():
                 give, take = self._hooks(name, ended)
-                handles.append(layer.register_forward_pre_hook(give, with_kwargs=True))
-                handles.append(layer.register_forward_hook(take))
+                handles.append(layer.module.register_forward_pre_hook(give, with_kwargs=True))
+                handles.append(layer.module.register_forward_hook(take))
             result = self.module(*args, **kwargs)
         finally:
             for handle in handles:
@@ -147,10 +178,10 @@ class Carry:
             )
         # A copy: the caller may write into what the model returned. Out of inference mode, that a
         # training can go on from it.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False):
             for name, hx in ended.items():
                 states = hx if isinstance(hx, tuple) else (hx,)
-                self._states[name] = tuple(state.clone() for state in states)
+                self._states[name] = tuple(state.detach().clone() for state in states)
         self._calls += 1
         return result
 
@@ -184,11 +215,12 @@ class Carry:
             )
         fresh: dict[str, _States] = {}
         for name, states in self._states.items():
-            batch = self._batch(name)
+            layer = self._layers[name]
+            batch = layer.batch(states)
             if batch != len(mask):
                 raise ShapeError(
                     f"Carry: rows must be (N,) bools with {_many(batch)}, as the state of "
-                    f"{_title(name, self._layers[name])} has, got {_many(len(mask))}"
+                    f"{layer.title} has, got {_many(len(mask))}"
                     + (": call reset() to start it anew" if batch is None else "")
                 )
             chosen = mask.to(states[0].device).unsqueeze(1)
@@ -208,7 +240,7 @@ class Carry:
         return {
             name: state.detach()
             for layer, states in self._states.items()
-            for name, state in zip(self._names(layer), states, strict=True)
+            for name, state in zip(self._layers[layer].names, states, strict=True)
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -223,7 +255,7 @@ class Carry:
             ShapeError: it belongs to other layers, or is not whole; the carry is as it was.
         """
         loaded = self._by_layer(state, rows=True)
-        devices = {name: next(self._layers[name].parameters()).device for name in loaded}
+        devices = {name: next(self._layers[name].module.parameters()).device for name in loaded}
         self._states = {
             name: tuple(state.detach().clone().to(devices[name]) for state in states)
             for name, states in loaded.items()
@@ -231,28 +263,28 @@ class Carry:
 
     # What a layer is called with and what it ended with, in this call of the module and thread.
     def _hooks(self, name: str, ended: dict[str, Any]) -> tuple[Callable[..., Any], ...]:
-        thread, is_cell = get_ident(), isinstance(self._layers[name], _CELLS)
+        layer, thread = self._layers[name], get_ident()
 
         def is_anothers() -> bool:  # which a compiled model does not ask
             return not torch.compiler.is_compiling() and get_ident() != thread
 
-        def give(layer: Module, args: Any, kwargs: Any) -> Any:
+        def give(module: Module, args: Any, kwargs: Any) -> Any:
             if is_anothers():
                 return None
             given = args[1] if len(args) > 1 else kwargs.get("hx")
             if name in ended:
                 if given is None:
                     raise ShapeError(
-                        f"Carry: {_title(name, layer)} must be given hx where the model calls it a "
-                        "second time, got none: pass on the state it returned, or leave it out of "
-                        "layers to start each call anew"
+                        f"Carry: {layer.title} must be given hx where the model calls it a second "
+                        "time, got none: pass on the state it returned, or leave it out of layers "
+                        "to start each call anew"
                     )
                 return None
             if given is not None:
                 raise ShapeError(
-                    f"Carry: {_title(name, layer)} must be called without hx at first, since the "
-                    f"carry gives it, got {_kind(given)}: leave hx to the carry, or leave the layer"
-                    " out of layers"
+                    f"Carry: {layer.title} must be called without hx at first, since the carry "
+                    f"gives it, got {_kind(given)}: leave hx to the carry, or leave the layer out "
+                    "of layers"
                 )
             states = self._begin(name, args[0] if args else kwargs.get("input"))
             if states is None:
@@ -262,16 +294,16 @@ class Carry:
                 return (args[0], hx, *args[2:]), kwargs
             return args, kwargs | {"hx": hx}
 
-        def take(layer: Module, args: Any, output: Any) -> None:
+        def take(module: Module, args: Any, output: Any) -> None:
             if not is_anothers():
-                ended[name] = output if is_cell else output[1]
+                ended[name] = output if layer.is_cell else output[1]
 
         return give, take
 
     # The state that a layer goes on from with this input, None for zeros.
     def _begin(self, name: str, input: Any) -> _States | None:
         layer = self._layers[name]
-        axes = 2 if isinstance(layer, _CELLS) else 3  # of a batch
+        axes = 2 if layer.is_cell else 3  # of a batch
         batch: int | None
         if isinstance(input, PackedSequence):
             batch, input = int(input.batch_sizes[0]), input.data
@@ -280,30 +312,30 @@ class Carry:
         elif input.dim() < axes:
             batch = None
         else:
-            by_row = axes == 2 or layer.batch_first or input.is_nested
+            by_row = layer.is_cell or layer.module.batch_first or input.is_nested
             batch = input.shape[0 if by_row else 1]
-        if name not in self._states:
+        states = self._states.get(name)
+        if states is None:
             return self._start(name, batch)
-        who, states = _title(name, layer), self._states[name]
-        carried = self._batch(name)
+        carried, state = layer.batch(states), states[0]
         if batch != carried:
             raise ShapeError(
-                f"Carry: input of {who} must have {_many(carried)}, which it goes on with, got "
-                f"{_many(batch)}: call reset() where other sequences start, and leave out a smaller"
-                " last batch (drop_last=True)"
+                f"Carry: input of {layer.title} must have {_many(carried)}, which it goes on with, "
+                f"got {_many(batch)}: call reset() where other sequences start, and leave out a "
+                "smaller last batch (drop_last=True)"
             )
-        for what, remedy in (
-            ("device", "carry.load_state_dict(carry.state_dict()) moves it to the layer's"),
-            ("dtype", "call reset() to start anew in another"),
-        ):
-            # Under autocast a state and an input that are not of one dtype may meet.
-            mixed = what == "dtype" and torch.is_autocast_enabled(input.device.type)
-            ours, theirs = getattr(states[0], what), getattr(input, what)
-            if ours != theirs and not mixed:
-                raise ShapeError(
-                    f"Carry: input of {who} must have the {what} of the state it goes on with, "
-                    f"{ours}, got {theirs}: {remedy}"
-                )
+        if state.device != input.device:
+            raise ShapeError(
+                f"Carry: input of {layer.title} must have the device of the state it goes on with, "
+                f"{state.device}, got {input.device}: carry.load_state_dict(carry.state_dict()) "
+                "moves that to the layer's"
+            )
+        # Under autocast a state and an input that are not of one dtype may meet.
+        if state.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise ShapeError(
+                f"Carry: input of {layer.title} must have the dtype of the state it goes on with, "
+                f"{state.dtype}, got {input.dtype}: call reset() to start anew in another"
+            )
         return states
 
     # The initial state of a layer, None for zeros.
@@ -316,31 +348,20 @@ class Carry:
             for state in states
         )
 
-    # N of the state that is carried for a layer, None if it has no batch axis.
-    def _batch(self, name: str) -> int | None:
-        state = self._states[name][0]
-        return state.shape[-2] if state.dim() == len(_sizes(self._layers[name])[0]) + 1 else None
-
-    # The names of a layer's states in a state dict.
-    def _names(self, layer: str) -> list[str]:
-        letters = "hc" if isinstance(self._layers[layer], _WITH_C) else "h"
-        return [f"{layer}.{letter}" if layer else letter for letter in letters]
-
     # A state dict -> the states of each layer; with rows they may have a batch axis.
     def _by_layer(self, state: Mapping[str, Tensor], *, rows: bool) -> dict[str, _States]:
         left = dict(state)
         found: dict[str, _States] = {}
-        for layer, module in self._layers.items():
-            names = self._names(layer)
-            there = [name for name in names if name in left]
+        for key, layer in self._layers.items():
+            there = tuple(name for name in layer.names if name in left)
             if not there:
                 continue
-            if there != names:
+            if there != layer.names:
                 raise ShapeError(
-                    f"Carry: a state of {_title(layer, module)} must be {' and '.join(names)}, got "
+                    f"Carry: a state of {layer.title} must be {' and '.join(layer.names)}, got "
                     f"{there[0]} alone"
                 )
-            for name, sizes in zip(names, _sizes(module), strict=True):
+            for name, sizes in zip(layer.names, layer.sizes, strict=True):
                 tensor = left[name]
                 if not isinstance(tensor, Tensor):
                     raise KindError(f"Carry: {name} must be a tensor, got {_kind(tensor)}")
@@ -350,11 +371,11 @@ class Carry:
                     if rows:
                         rule = f"{(*sizes[:-1], 'N', sizes[-1])} or {sizes}".replace("'", "")
                     raise ShapeError(f"Carry: {name} must be {rule}, got {shape}")
-            found[layer] = tuple(left.pop(name) for name in names)
+            found[key] = tuple(left.pop(name) for name in layer.names)
         if left:
-            known = [name for layer in self._layers for name in self._names(layer)]
+            known = ", ".join(name for layer in self._layers.values() for name in layer.names)
             raise ShapeError(
-                f"Carry: the names of states must be among {', '.join(known)}, got "
+                f"Carry: the names of states must be among {known}, got "
                 f"{', '.join(map(str, left))}: they come from another model"
             )
         return found
@@ -425,7 +446,9 @@ def tbptt(
         if number < least:
             raise ShapeError(f"tbptt: {name} must be at least {least}, got {number}")
     if batch_first is None:
-        said = {getattr(m, "batch_first", None) for m in carry._layers.values()} - {None}
+        said = {getattr(layer.module, "batch_first", None) for layer in carry._layers.values()} - {
+            None
+        }
         if len(said) > 1:
             raise ShapeError(
                 "tbptt: batch_first must be given, since the carried layers differ in it: is the "
@@ -534,19 +557,8 @@ def _check_order(loader: Any) -> None:
             )
 
 
-# The sizes of a layer's states, of one sequence.
-def _sizes(module: Any) -> list[tuple[int, ...]]:
-    outer = () if isinstance(module, _CELLS) else (module.num_layers,)
-    widths = [getattr(module, "proj_size", 0) or module.hidden_size, module.hidden_size]
-    return [(*outer, width) for width in widths[: 1 + isinstance(module, _WITH_C)]]
-
-
 def _kind(value: object) -> str:
     return type(value).__name__
-
-
-def _title(name: str, layer: Module) -> str:
-    return f"{name!r} ({_kind(layer)})" if name else _kind(layer)
 
 
 def _many(batch: int | None) -> str:
