@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import elman
 from elman import checkpoint
 from elman.tasks import DivergenceError, InputError, text
 from elman.tasks.config import TextConfig
@@ -161,15 +162,21 @@ def test_the_state_is_carried_from_chunk_to_chunk_and_zero_at_epoch_starts(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    forward = text.TextModel.forward
+    read, run = text.TextModel.forward, elman.LSTM.forward
 
-    def watched(model: text.TextModel, ids: Any, hx: Any) -> Any:
-        logits, after = forward(model, ids, hx)
+    def watched(model: text.TextModel, ids: Any, hx: Any = None) -> Any:
         if model.training:
-            calls.append((ids, hx, after))
-        return logits, after
+            calls.append((ids,))
+        return read(model, ids, hx)
+
+    def watched_too(layer: elman.LSTM, input: Any, hx: Any = None) -> Any:
+        output, after = run(layer, input, hx)
+        if layer.training:
+            calls[-1] += (hx, after)
+        return output, after
 
     monkeypatch.setattr(text.TextModel, "forward", watched)
+    monkeypatch.setattr(elman.LSTM, "forward", watched_too)
     train(book, tmp_path / "run")
     corpus = Corpus.read([book])
     per_epoch = math.ceil(len(corpus.training) // 4 / 16)
@@ -207,6 +214,10 @@ def test_judging_in_rows_is_reading_the_tail_in_one_go(book: Path) -> None:
         assert corpus.held_out // 128 > 2
         # Rows leave over fewer characters than there are rows.
         assert text.judge(model, corpus) == pytest.approx(expected, rel=2e-3)
+        rows = corpus.held_out_rows(min(32, corpus.held_out // 128), 128).long()
+        logits, _ = model(rows[:-1])
+        exact = F.cross_entropy(logits[127:].flatten(0, 1), rows[128:].flatten()).item()
+        assert text.judge(model, corpus) == pytest.approx(exact, rel=1e-6)
         zeros, _ = model(ids[129:-1:1], None)
         assert F.cross_entropy(zeros[:, 0], ids[130:, 0]).item() != pytest.approx(expected, rel=0)
 
@@ -282,6 +293,24 @@ def test_a_layer_that_puts_out_no_numbers_is_named(
     def spoilt(learner: text.Learner) -> dict[str, Any]:
         if learner.at.step == 3:
             learner.model.output.register_forward_hook(lambda _, __, logits: logits / 0)
+        return update(learner)
+
+    monkeypatch.setattr(text.Learner, "update", spoilt)
+    with pytest.raises(DivergenceError, match=r"update 4: .* in the output of output;"):
+        train(book, tmp_path / "run")
+
+
+def test_the_layer_is_looked_for_from_the_state_before_the_chunk(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = text.Learner.update
+
+    def spoilt(learner: text.Learner) -> dict[str, Any]:
+        if learner.at.step == 3:
+            learner.model.output.register_forward_hook(lambda _, __, logits: logits / 0)
+            learner.model.recurrent.register_forward_hook(
+                lambda _, __, result: (result[0], tuple(state / 0 for state in result[1]))
+            )
         return update(learner)
 
     monkeypatch.setattr(text.Learner, "update", spoilt)

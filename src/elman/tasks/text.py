@@ -3,8 +3,7 @@
     embedding -> recurrent layers -> linear -> how likely each character comes next
 
 Training is truncated backpropagation through time: the text is cut into rows that are read side by
-side, a chunk at a time; the state that a chunk ends with is the one that the next starts with, but
-no gradient flows back through it, and it is zero where an epoch starts.
+side, a chunk at a time; the state is carried from chunk to chunk, and zero where an epoch starts.
 
 Everything that training needs to go on stands in `Learner.tensors` and in its `Position`, and a
 checkpoint is those two. So a training that was killed and resumed is the one that never stopped,
@@ -85,7 +84,7 @@ class TextModel(nn.Module):
     Example:
         >>> config = choose(10_000, files=(), epochs=1, hidden=16)
         >>> model = TextModel(5, config)
-        >>> logits, state = model(torch.tensor([[0, 4], [1, 3], [2, 2]]), None)
+        >>> logits, state = model(torch.tensor([[0, 4], [1, 3], [2, 2]]))
         >>> logits.shape
         torch.Size([3, 2, 5])
     """
@@ -104,7 +103,7 @@ class TextModel(nn.Module):
         self.output = nn.Linear(config.hidden, symbols)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, ids: Tensor, hx: State) -> tuple[Tensor, State]:
+    def forward(self, ids: Tensor, hx: State = None) -> tuple[Tensor, State]:
         """Read on.
 
         Args:
@@ -349,14 +348,15 @@ def judge(model: TextModel, corpus: Corpus, most: int | None = None) -> float:
     rows = corpus.held_out_rows(batch, context).long()
     if most is not None:
         rows = rows[: context + max(1, most // batch)]
-    hx, total = None, 0.0
+    carry, total = elman.Carry(model), 0.0
     if context > 1:
-        _, hx = model(rows[: context - 1], hx)
-    for start in range(context - 1, len(rows) - 1, _CONTEXT):
-        part = rows[start : start + _CONTEXT + 1]
-        logits, hx = model(part[:-1], hx)
-        total += F.cross_entropy(logits.flatten(0, 1), part[1:].flatten(), reduction="sum").item()
-    return total / ((len(rows) - context) * batch)
+        carry(rows[: context - 1])
+    rows = rows[context - 1 :]
+    chunks = (torch.split(part, _CONTEXT) for part in (rows[:-1], rows[1:]))
+    for ids, following in zip(*chunks, strict=True):
+        logits, _ = carry(ids)
+        total += F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="sum").item()
+    return total / ((len(rows) - 1) * batch)
 
 
 def _train(
@@ -417,10 +417,9 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.hx: State = None
+        self.carry = elman.Carry(self.model)
         self.at = Position()
-        self._rows = torch.empty(0)
-        self._rows_epoch = -1  # the epoch that the rows were cut for
+        self._reading = self._read()
         self._characters_per_second = 0.0
         self._save_took = 0.0
         if run.last.exists():
@@ -429,7 +428,8 @@ class Learner:
         self._started = time.perf_counter() - self.at.seconds
         self._saved = time.perf_counter()
         length = len(corpus.training) // config.batch
-        self._chunks = math.ceil(length / config.chunk)  # of nearly one length, per epoch
+        self._chunks = math.ceil(length / config.chunk)  # per epoch
+        self._chunk = math.ceil(length / self._chunks)  # steps of all but the last
 
     @property
     def progress(self) -> float:
@@ -462,22 +462,15 @@ class Learner:
         """
         at, config = self.at, self.config
         begun = time.perf_counter()
-        if self._rows_epoch != at.epoch:
-            shift = random.Random(f"{config.seed}/{at.epoch}").randrange(len(self.corpus.training))
-            self._rows = self.corpus.training_rows(config.batch, shift)
-            self._rows_epoch = at.epoch
-        if at.chunk == 0:
-            self.hx = None
-        length = len(self._rows) - 1
-        start, end = (length * chunk // self._chunks for chunk in (at.chunk, at.chunk + 1))
-        ids = self._rows[start : end + 1].long()
+        ids, following = (part.long() for part in next(self._reading))
+        start = self.carry.state_dict()
         rate = config.lr * schedule(self.progress, config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
         self.model.train()
-        logits, hx = self.model(ids[:-1], self.hx)
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[1:].flatten())
+        logits, _ = self.carry(ids)
+        loss = F.cross_entropy(logits.flatten(0, 1), following.flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip).item()
         nats = loss.item()
@@ -485,12 +478,11 @@ class Learner:
         if not (nats < 10 * math.log(len(self.corpus.symbols)) and norm < math.inf):
             raise DivergenceError(
                 f"training diverged at update {at.step + 1}: the loss is {nats:.4g}, the gradient's"
-                f" norm {norm:.4g}, first seen in {self._culprit(ids[:-1])};"
+                f" norm {norm:.4g}, first seen in {self._culprit(ids, start)};"
                 f" start again with a lower --lr than {config.lr:g}"
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.hx = tuple(s.detach() for s in hx) if isinstance(hx, tuple) else hx.detach()
 
         at.step += 1
         at.chunk += 1
@@ -499,7 +491,7 @@ class Learner:
         at.loss_sum += nats
         at.losses += 1
         record = self._record("train", at.loss_sum / at.losses, lr=rate, gradient_norm=norm)
-        speed = ids[1:].numel() / (time.perf_counter() - begun)
+        speed = ids.numel() / (time.perf_counter() - begun)
         self._characters_per_second += (speed - self._characters_per_second) * (
             0.1 if self._characters_per_second else 1.0
         )
@@ -507,6 +499,16 @@ class Learner:
             self.run.log(record)
             at.loss_sum, at.losses = 0.0, 0
         return record
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read on from the position, epoch after epoch: chunks, and the characters after each."""
+        config, corpus = self.config, self.corpus
+        while True:
+            chance = random.Random(f"{config.seed}/{self.at.epoch}")
+            rows = corpus.training_rows(config.batch, chance.randrange(len(corpus.training)))
+            yield from elman.tbptt(
+                self.carry, rows[:-1], rows[1:], chunk=self._chunk, start=self.at.chunk
+            )
 
     def evaluate(self) -> dict[str, Any]:
         """Judge the weights on a part of the held-out text, keep them if best; return the record.
@@ -549,8 +551,7 @@ class Learner:
         tensors = _over("model.", self.model.state_dict())
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= _over(f"optimizer.{index}.", state)
-        states = self.hx if isinstance(self.hx, tuple) else (self.hx,)
-        tensors |= {f"state.{i}": state for i, state in enumerate(states) if state is not None}
+        tensors |= _over("state.", self.carry.state_dict())
         tensors["generator"] = torch.get_rng_state()
         self.run.flush()
         checkpoint.save(self.run.last, tensors, self._extra())
@@ -567,8 +568,7 @@ class Learner:
                 if state := _under(f"optimizer.{index}.", tensors):
                     optimizer["state"][index] = state
             self.optimizer.load_state_dict(optimizer)
-            states = tuple(_under("state.", tensors).values())
-            self.hx = states if len(states) > 1 else states[0] if states else None
+            self.carry.load_state_dict(_under("state.", tensors))
             torch.set_rng_state(tensors["generator"])
         except (checkpoint.CheckpointError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"cannot resume from {self.run.last}: {error}") from error
@@ -602,11 +602,12 @@ class Learner:
             },
         }
 
-    def _culprit(self, ids: Tensor) -> str:
+    def _culprit(self, ids: Tensor, state: dict[str, Tensor]) -> str:
         """Name the weight or layer that is the first, in the order of the model, to be out of hand.
 
         Args:
             ids: (L, N) the characters of the update that went wrong.
+            state: what was carried when they were read.
         """
         for name, weight in self.model.named_parameters():
             if not weight.isfinite().all():
@@ -620,8 +621,9 @@ class Learner:
 
         for name, layer in self.model.named_children():
             layer.register_forward_hook(lambda _, __, output, name=name: watch(name, output))
+        self.carry.load_state_dict(state)
         with torch.no_grad():
-            self.model(ids, self.hx)
+            self.carry(ids)
         if broken:
             return f"the output of {broken[0]}"
         sizes = {
