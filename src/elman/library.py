@@ -151,12 +151,16 @@ def _(*arguments: Any) -> list[Tensor]:
 # The first arguments of `core.forward` and `core.backward`, from those of the operators.
 def _call(name: str, read: Sequence[Any]) -> tuple[Cell, Tensor, Any, Any, list[Any], list[Any]]:
     input, batch_sizes, lengths = read[:3]
-    order = None
-    if lengths is not None:
-        shapes.check_range(layer, lengths, len(input))
-        batch_sizes, order = core.ragged(lengths, len(input))
     cell, weights = CELLS[name], read[_WEIGHTS]
     states, directions = read[_STATES][: len(cell.states)], 1 if weights[5] is None else 2
+    # What nobody could look at while a graph was made.
+    order = None
+    if lengths is not None:
+        shapes.check_range("elman::layer", lengths, len(input))
+        batch_sizes, order = core.ragged(lengths, len(input))
+    elif batch_sizes is not None:
+        known = None if states[0] is None else states[0].shape[1]
+        shapes.check_sizes("elman::layer", batch_sizes, len(input), known)
     return cell, input, batch_sizes, order, [*states], [*weights[: 5 * directions]]
 
 

@@ -271,7 +271,7 @@ class _Layer(_Recurrent):
         self, input: PackedSequence, hx: Any, weights: list[Any]
     ) -> tuple[PackedSequence, Any]:
         data, batch_sizes, order, inverse = input
-        batch = shapes.check_packed(self, input, weights[0])
+        batch = shapes.check_packed(self, input, hx, weights[0])
         states = None if hx is None else self._states(hx, weights[0], (batch,))
         if states is not None and order is not None:
             states = tuple(state.index_select(1, order) for state in states)

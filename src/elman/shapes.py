@@ -32,6 +32,7 @@ __all__ = [
     "check_no_projection",
     "check_packed",
     "check_range",
+    "check_sizes",
     "check_states",
     "check_weights",
     "gru_cell",
@@ -326,11 +327,13 @@ def check_nested(layer: Layer, input: Any, weight: Tensor) -> tuple[int, int]:
     return len(lengths), int(lengths.max()) if len(lengths) else 0
 
 
-def check_packed(layer: Layer, input: PackedSequence, weight: Tensor) -> int:
+def check_packed(layer: Layer, input: PackedSequence, hx: Any, weight: Tensor) -> int:
     """Check a packed input: data (rows, H_in), and batch_sizes that add up to rows.
 
     Returns:
-        N, the number of sequences.
+        N, the number of sequences. Where a graph is made of the call, the values of batch_sizes are
+        not looked at: `check_sizes` does it when they are known, and N is what sorted_indices or hx
+        make it.
 
     Raises:
         ShapeError: data or batch_sizes is wrong, or they do not belong together.
@@ -347,21 +350,44 @@ def check_packed(layer: Layer, input: PackedSequence, weight: Tensor) -> int:
             f"{batch_sizes.dtype} of shape {tuple(batch_sizes.shape)}: {_PACK}",
             KindError,
         )
-    sizes = batch_sizes.tolist()
-    if sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
-        _fail(layer, f"input.batch_sizes must be positive and never grow, got {sizes}: {_PACK}")
-    if sum(sizes) != len(data):
+    if not torch.compiler.is_compiling():
+        batch = check_sizes(layer, batch_sizes, len(data))
+    elif order is not None:
+        batch = len(order)
+    else:
+        state = hx[0] if isinstance(hx, (tuple, list)) and hx else hx
+        batch = state.shape[1] if isinstance(state, Tensor) and state.dim() == 3 else 0
+    if order is not None and order.shape != (batch,):
         _fail(
             layer,
-            f"input.data must have one row per step of a sequence, sum(batch_sizes) = {sum(sizes)}"
-            f" rows, got {len(data)}: {_PACK}",
-        )
-    if order is not None and order.shape != (sizes[0],):
-        _fail(
-            layer,
-            f"input.sorted_indices must be (N,) = ({sizes[0]},), got {tuple(order.shape)}: {_PACK}",
+            f"input.sorted_indices must be (N,) = ({batch},), got {tuple(order.shape)}: {_PACK}",
         )
     _check_kind(layer, "input", data, weight)
+    return batch
+
+
+def check_sizes(who: object, batch_sizes: Tensor, rows: int, batch: int | None = None) -> int:
+    """Check that batch_sizes are those of a packed batch of so many rows, and of N if it is known.
+
+    Returns:
+        N, the number of sequences.
+
+    Raises:
+        ShapeError: one is not positive or larger than the one before, or the sum is not rows, or
+            the first is not N.
+    """
+    sizes = batch_sizes.tolist()
+    if sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
+        _fail(who, f"input.batch_sizes must be positive and never grow, got {sizes}: {_PACK}")
+    if sum(sizes) != rows:
+        _fail(
+            who,
+            f"input.data must have one row per step of a sequence, sum(batch_sizes) = {sum(sizes)}"
+            f" rows, got {rows}: {_PACK}",
+        )
+    if batch is not None and sizes[0] != batch:
+        rule = f"input.batch_sizes must begin with N = {batch}, the sequences of hx"
+        _fail(who, f"{rule}, got {sizes[0]}: {_PACK}")
     return int(sizes[0])
 
 
