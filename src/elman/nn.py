@@ -37,6 +37,8 @@ __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 # `mode` of a layer, as torch.nn writes it -> its cell
 _MODES = {cell.name.upper(): cell for cell in CELLS.values()}
+# `reset_after` of a GRU -> its cell
+_GRUS = {True: CELLS["gru"], False: CELLS["gru_reset_before"]}
 
 
 class _Recurrent(Module):
@@ -599,7 +601,7 @@ class GRU(_Layer):
 
     @property
     def _cell(self) -> Cell:
-        return shapes.gru_cell(self, self.reset_after)
+        return _GRUS[self.reset_after]
 
 
 class _StepCell(_Recurrent):
@@ -826,7 +828,7 @@ class GRUCell(_StepCell):
 
     @property
     def _cell(self) -> Cell:
-        return shapes.gru_cell(self, self.reset_after)
+        return _GRUS[self.reset_after]
 
     def extra_repr(self) -> str:
         """Return the arguments that are not at their defaults, as torch.nn prints them."""
