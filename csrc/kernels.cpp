@@ -202,21 +202,34 @@ struct RowBlock {
 template <class T>
 struct Shape {
   long L, N, I, H, R, D, GH;
-  long EH;              // G*H without the late gates
-  const int64_t* order; // as in the problem
-  const long* first;    // [L + 1] rows computed before step t
-  const T* zeros;       // [max(H, R)]
+  long EH;           // G*H without the late gates
+  const long* order; // [N] columns by descending length, of padded arrays, or null
+  const long* first; // [L + 1] rows computed before step t
+  const T* zeros;    // [max(H, R)]
 
   Shape(const Problem<T>& p, const CellKernel<T>& cell, Scratch::Frame& scratch)
       : L(p.seq_len), N(p.batch), I(p.input_size), H(p.hidden_size),
         R(p.projection ? p.projection : p.hidden_size), D(p.directions),
         GH(cell.gates * p.hidden_size), EH((cell.gates - cell.late) * p.hidden_size),
-        order(p.order) {
-    long* offsets = scratch.take<long>(L + 1);
+        order(nullptr) {
+    long *offsets = scratch.take<long>(L + 1), *longer = scratch.take<long>(L + 1);
+    for (long t = 0; t <= L; t++) // how many sequences are longer than t
+      longer[t] = t == L || p.lengths ? 0 : p.batch_sizes ? p.batch_sizes[t] : N;
+    for (long n = 0; p.lengths && n < N; n++)
+      longer[p.lengths[n] ? p.lengths[n] - 1 : L]++;
+    for (long t = L - 1; p.lengths && t > 0; t--)
+      longer[t - 1] += longer[t];
     offsets[0] = 0;
     for (long t = 0; t < L; t++)
-      offsets[t + 1] = offsets[t] + (p.batch_sizes ? p.batch_sizes[t] : N);
+      offsets[t + 1] = offsets[t] + longer[t];
     first = offsets;
+    if (p.lengths) {
+      longer[L] = 0;
+      long* columns = scratch.take<long>(N);
+      for (long n = 0; n < N; n++)
+        columns[longer[p.lengths[n]]++] = n;
+      order = columns;
+    }
     T* zero = scratch.take<T>(larger(H, R));
     for (long i = 0; i < larger(H, R); i++)
       zero[i] = T(0);
@@ -417,8 +430,8 @@ constexpr double kWorthMeeting = 5e4; // multiply-adds of a step
 template <class T>
 bool pays_together(const Direction<T>& dir, int threads) {
   const Shape<T>& at = dir.at;
-  return threads > 1 && at.L > 1 && !dir.p.batch_sizes && !dir.p.projection && !dir.cell.late &&
-         static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
+  return threads > 1 && at.L > 1 && !dir.p.batch_sizes && !dir.p.lengths && !dir.p.projection &&
+         !dir.cell.late && static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
 }
 
 // The share of a thread, in whole panels of products whose outputs are the units.

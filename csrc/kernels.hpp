@@ -1,9 +1,9 @@
 // What a set of kernels computes: one recurrent layer, all its directions, over a whole sequence.
 //
-// All arrays are dense and time-major. Of unequal sequences, step t computes the batch_sizes[t]
-// longest. They lie packed: [rows, .] has nothing but these, one step after another; or, with an
-// order, padded: [L, N, .] has the i-th longest in column order[i], and what is written past a
-// sequence's end is zeros. `rows` is the number of rows there are, L * N of padded arrays.
+// All arrays are dense and time-major. Of unequal sequences, each step computes those that still
+// run. They lie packed: [rows, .] has nothing but these, batch_sizes[t] at step t, the longest
+// first; or padded: [L, N, .] has each in a column of its own, in any order, and what is written
+// past its end is zeros. `rows` is the number of rows there are, L * N of padded arrays.
 // Symbols: L seq_len, N batch, D directions, H hidden_size, G gates of the cell, R the size of h
 // (H, or the projection's).
 #pragma once
@@ -26,14 +26,14 @@ struct WeightGradients {
 template <class T>
 struct Problem {
   long seq_len, batch, input_size, hidden_size, projection, directions; // projection 0: none
-  const int64_t* batch_sizes; // [L] descending, or null: N at every step
-  const int64_t* order; // [N] columns by descending length, or null: packed, or all of length L
-  const T* x;           // [rows, I]
-  const T *h_0, *c_0;   // [D, N, R], [D, N, H], or null: zeros
-  const Weights<T>* weights; // [D]
-  T* y;                      // [rows, D, R] out of forward, into backward
-  T* keep;                   // [D, rows, kept * H] likewise; null: forward keeps nothing
-  T *h_n, *c_n;              // [D, N, R], [D, N, H] out of forward
+  const int64_t* batch_sizes; // [L] descending, of packed arrays, or null
+  const int64_t* lengths;     // [N] from 0 to L, of padded arrays, or null: all have L
+  const T* x;                 // [rows, I]
+  const T *h_0, *c_0;         // [D, N, R], [D, N, H], or null: zeros
+  const Weights<T>* weights;  // [D]
+  T* y;                       // [rows, D, R] out of forward, into backward
+  T* keep;                    // [D, rows, kept * H] likewise; null: forward keeps nothing
+  T *h_n, *c_n;               // [D, N, R], [D, N, H] out of forward
 };
 
 // Upstream gradients may be null (zeros), results where they are not wanted. The batch falls into

@@ -32,7 +32,7 @@ struct Sizes {
 };
 
 template <class T>
-Problem<T> problem(const Sizes& s, Address batch_sizes, Address order, Address x, Address h_0,
+Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address x, Address h_0,
                    Address c_0, const Addresses& weights, Address y, Address keep, Address h_n,
                    Address c_n, std::vector<Weights<T>>& directions) {
   for (std::size_t i = 0; i + 4 < weights.size(); i += 5) {
@@ -46,7 +46,7 @@ Problem<T> problem(const Sizes& s, Address batch_sizes, Address order, Address x
           s.projection,
           static_cast<long>(directions.size()),
           at<const int64_t>(batch_sizes),
-          at<const int64_t>(order),
+          at<const int64_t>(lengths),
           at<T>(x),
           at<T>(h_0),
           at<T>(c_0),
@@ -58,23 +58,23 @@ Problem<T> problem(const Sizes& s, Address batch_sizes, Address order, Address x
 }
 
 void forward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
-             long projection, Address batch_sizes, Address order, Address x, Address h_0,
+             long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
              Address c_0, const Addresses& weights, Address y, Address keep, Address h_n,
              Address c_n, int threads) {
   const nb::gil_scoped_release unlocked;
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, int)) {
     std::vector<Weights<T>> directions;
-    kernel(
-        cell,
-        problem<T>(sizes, batch_sizes, order, x, h_0, c_0, weights, y, keep, h_n, c_n, directions),
-        threads);
+    kernel(cell,
+           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, weights, y, keep, h_n, c_n,
+                      directions),
+           threads);
   };
   is_double ? run(kernels().forward_double) : run(kernels().forward_float);
 }
 
 void backward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
-              long projection, Address batch_sizes, Address order, Address x, Address h_0,
+              long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
               Address c_0, const Addresses& weights, Address y, Address keep, Address dy,
               Address dh_n, Address dc_n, Address dx, Address dh_0, Address dc_0,
               const Addresses& dweights, long groups, int threads) {
@@ -88,7 +88,7 @@ void backward(int cell, bool is_double, long seq_len, long batch, long input_siz
                            at<T>(dweights[i + 3]), at<T>(dweights[i + 4])});
     }
     kernel(cell,
-           problem<T>(sizes, batch_sizes, order, x, h_0, c_0, weights, y, keep, 0, 0, directions),
+           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, weights, y, keep, 0, 0, directions),
            {groups, at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dx), at<T>(dh_0), at<T>(dc_0),
             gradients.data()},
            threads);

@@ -32,23 +32,6 @@ def make_problem(cell: Cell, directions: int = 1) -> tuple[Tensor, list[Tensor],
     return torch.randn(5, 6, 3), [torch.randn(directions, 6, 4) for _ in cell.states], weights
 
 
-def test_a_ragged_batch_runs_by_descending_length_and_keeps_the_order_of_equals() -> None:
-    batch_sizes, order = core.ragged(LENGTHS, 5)
-    assert order.tolist() == [2, 4, 0, 5, 3, 1]
-    assert batch_sizes.tolist() == [5, 4, 4, 3, 2]
-    assert batch_sizes.dtype is order.dtype is torch.int64
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64], ids=str)
-def test_a_ragged_batch_may_end_before_its_input_does(dtype: torch.dtype) -> None:
-    batch_sizes, order = core.ragged(torch.tensor([0, 2], dtype=dtype), 4)
-    assert batch_sizes.tolist() == [1, 1, 0, 0]
-    assert order.tolist() == [1, 0]
-    batch_sizes, order = core.ragged(torch.tensor([], dtype=dtype), 3)
-    assert batch_sizes.tolist() == [0, 0, 0]
-    assert order.tolist() == []
-
-
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("is_ragged", [False, True], ids=["dense", "ragged"])
 @pytest.mark.parametrize("directions", [1, 2])
@@ -61,8 +44,8 @@ def test_gradients_of_groups_are_those_of_separate_calls(
     upstream = [torch.randn(5, 6, 4 * directions)] + [torch.randn(directions, 6, 4) for _ in states]
 
     def gradients(columns: slice, groups: int = 1) -> tuple[Tensor | None, ...]:
-        sizes, order = core.ragged(LENGTHS[columns], 5) if is_ragged else (None, None)
-        call = x[:, columns], sizes, order, [state[:, columns] for state in states], weights
+        lengths = LENGTHS[columns] if is_ragged else None
+        call = x[:, columns], None, lengths, [state[:, columns] for state in states], weights
         output, *_, kept = core.forward(cell, *call, True)
         above = [u[:, columns] for u in upstream]
         return core.backward(cell, *call, output, kept, above, wanted, groups)

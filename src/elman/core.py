@@ -3,10 +3,8 @@
 Nothing here is differentiated, and nothing looks at a size twice: arguments arrive checked by
 `elman.shapes`. Names and layouts are those of `elman.reference.layer`, whose results `forward`
 gives, and with them `kept` for the backward pass: for each direction and row of the input some
-vectors of hidden_size, private to the core. Two things are its own. A step of a cell is a sequence
-of length 1 whose tensors lack the axes for time and for directions: the same kernel, hence the same
-bits. And sequences of given lengths are told by `ragged`: how many run at each step, and their
-columns by descending length.
+vectors of hidden_size, private to the core. A step of a cell is a sequence of length 1 whose
+tensors lack the axes for time and for directions: the same kernel, hence the same bits.
 
 Environment:
     ELMAN_BACKEND: "native", the default, or "reference" to compute everything by the reference.
@@ -39,7 +37,6 @@ __all__ = [
     "forward",
     "get_num_threads",
     "kept_width",
-    "ragged",
     "set_num_threads",
     "show_config",
 ]
@@ -132,22 +129,6 @@ def computes(cell: Cell, input: Tensor) -> bool:
     )
 
 
-def ragged(lengths: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
-    """Say how a padded batch of unequal sequences runs.
-
-    Args:
-        lengths: (N,) steps of each sequence, from 0 to seq_len.
-        seq_len: L.
-
-    Returns:
-        batch_sizes, (L,) sequences that are still running at each step; order, (N,) their columns
-        by descending length.
-    """
-    lengths = lengths.to("cpu", torch.int64)
-    order = torch.argsort(lengths, descending=True, stable=True)
-    return (lengths > torch.arange(seq_len)[:, None]).sum(1), order
-
-
 def kept_width(cell: Cell, hidden_size: int) -> int:
     """Return how many values `forward` keeps of each row and direction."""
     return _compiled[cell.name][3] * hidden_size
@@ -157,7 +138,7 @@ def forward(
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
-    order: Tensor | None,
+    lengths: Tensor | None,
     states: Sequence[Tensor | None],
     weights: Sequence[Tensor | None],
     keep: bool,
@@ -167,8 +148,8 @@ def forward(
     Args:
         cell: One that the core `computes`.
         input: (L, N, H_in), or (rows, H_in) of a packed batch, or (N, H_in) for one step.
-        batch_sizes: (L,) of a packed or ragged batch.
-        order: (N,) of a ragged batch.
+        batch_sizes: (L,) of a packed batch.
+        lengths: (N,) of a padded batch of unequal sequences, integers from 0 to L.
         states: The initial states, (D, N, .), or (N, .) for one step; none, or None each, for
             zeros.
         weights: Five for each direction.
@@ -178,9 +159,10 @@ def forward(
         The output and the final states, or the next states of a step; then, if keep, `kept`.
     """
     # What is read must outlive the call: its copies have names here.
-    input, batch_sizes = _dense((input, batch_sizes))
+    lengths = None if lengths is None else lengths.to("cpu", torch.int64)
+    input, batch_sizes, lengths = _dense((input, batch_sizes, lengths))
     states, weights = _dense(states), _dense(weights)
-    problem = _problem(cell, input, batch_sizes, order, states, weights)
+    problem = _problem(cell, input, batch_sizes, lengths, states, weights)
     _, _, _, batch, _, hidden_size, projection, *_ = problem
     output_size, directions = projection or hidden_size, len(weights) // 5
     is_step = batch_sizes is None and input.dim() == 2
@@ -209,7 +191,7 @@ def backward(
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
-    order: Tensor | None,
+    lengths: Tensor | None,
     states: Sequence[Tensor | None],
     weights: Sequence[Tensor | None],
     output: Tensor,
@@ -224,7 +206,7 @@ def backward(
         cell: As in `forward`, like the next five.
         input: As in `forward`.
         batch_sizes: As in `forward`.
-        order: As in `forward`.
+        lengths: As in `forward`.
         states: As in `forward`.
         weights: As in `forward`.
         output: The first of its results.
@@ -237,7 +219,9 @@ def backward(
     Returns:
         The gradients in the same order, None where not wanted.
     """
-    input, batch_sizes, output, kept = _dense((input, batch_sizes, output, kept))
+    lengths = None if lengths is None else lengths.to("cpu", torch.int64)
+    input, batch_sizes, lengths = _dense((input, batch_sizes, lengths))
+    output, kept = _dense((output, kept))
     states, weights, upstream = _dense(states), _dense(weights), _dense(upstream)
     gradients = [
         None
@@ -251,7 +235,7 @@ def backward(
     dfinals = [None, *upstream[1:]] if is_step else upstream[1:]
     dstates = gradients[1 : 1 + len(states)]
     _native.backward(
-        *_problem(cell, input, batch_sizes, order, states, weights),
+        *_problem(cell, input, batch_sizes, lengths, states, weights),
         output.data_ptr(),
         kept.data_ptr(),
         _address(upstream[0]),
@@ -281,7 +265,7 @@ def _problem(
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
-    order: Tensor | None,
+    lengths: Tensor | None,
     states: Sequence[Tensor | None],
     weights: Sequence[Tensor | None],
 ) -> tuple[Any, ...]:
@@ -304,7 +288,7 @@ def _problem(
         w_hh.shape[0] // len(gates),
         0 if w_hr is None else w_hr.shape[0],
         0 if batch_sizes is None else batch_sizes.data_ptr(),
-        0 if order is None else order.data_ptr(),
+        0 if lengths is None else lengths.data_ptr(),
         input.data_ptr(),
         _address(states[0]) if states else 0,
         _address(states[1]) if len(states) > 1 else 0,

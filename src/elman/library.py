@@ -30,7 +30,7 @@ for _suffix in ("", "_reverse"):
         _READ += f", Tensor{'' if _always else '?'} {_name}{_suffix}"
 
 # Positions among these.
-_INPUT, _BATCH_SIZES, _LENGTHS, _STATES, _WEIGHTS = 0, 1, 2, slice(3, 5), slice(5, 15)
+_INPUT, _BATCH_SIZES, _STATES, _WEIGHTS = 0, 1, slice(3, 5), slice(5, 15)
 _DIFFERENTIABLE = [0, *range(3, 15)]
 
 
@@ -154,14 +154,12 @@ def _call(name: str, read: Sequence[Any]) -> tuple[Cell, Tensor, Any, Any, list[
     cell, weights = CELLS[name], read[_WEIGHTS]
     states, directions = read[_STATES][: len(cell.states)], 1 if weights[5] is None else 2
     # What nobody could look at while a graph was made.
-    order = None
     if lengths is not None:
         shapes.check_range("elman::layer", lengths, len(input))
-        batch_sizes, order = core.ragged(lengths, len(input))
     elif batch_sizes is not None:
         known = None if states[0] is None else states[0].shape[1]
         shapes.check_sizes("elman::layer", batch_sizes, len(input), known)
-    return cell, input, batch_sizes, order, [*states], [*weights[: 5 * directions]]
+    return cell, input, batch_sizes, lengths, [*states], [*weights[: 5 * directions]]
 
 
 # Of what is wanted of input, two states and ten weights, that of those which the core has.
@@ -247,9 +245,9 @@ class _TransformedBackward(torch.autograd.Function):
                 next(given) if need else tensor
                 for tensor, need in zip(ctx.saved_tensors, needed, strict=True)
             ]
-            cell, input, batch_sizes, _, states, weights = _call(ctx.name, all_tensors)
+            cell, input, batch_sizes, lengths, states, weights = _call(ctx.name, all_tensors)
             results = reference.gradients(
-                *(cell, input, batch_sizes, states, weights, all_tensors[_LENGTHS]),
+                *(cell, input, batch_sizes, states, weights, lengths),
                 _of_the_core(ctx.wanted, states, weights),
                 all_tensors[15 : 16 + len(states)],
             )

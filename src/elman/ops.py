@@ -48,10 +48,7 @@ def layer(
         return library.transformed(cell, input, batch_sizes, hx, weights, lengths)
     if compiling or _is_beyond_the_core():
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
-    order = None
-    if lengths is not None:
-        batch_sizes, order = core.ragged(lengths, len(input))
-    return _run(cell, input, batch_sizes, order, hx, weights)
+    return _run(cell, input, batch_sizes, lengths, hx, weights)
 
 
 def step(
@@ -91,14 +88,14 @@ def _run(
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
-    order: Tensor | None,
+    lengths: Tensor | None,
     hx: tuple[Tensor, ...] | None,
     weights: Weights,
 ) -> tuple[Tensor, ...]:
     if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
         states = hx or (None,) * len(cell.states)
-        return _Layer.apply(cell, batch_sizes, order, len(states), input, *states, *weights)  # type: ignore[no-untyped-call, no-any-return]
-    return tuple(core.forward(cell, input, batch_sizes, order, hx or (), weights, False))
+        return _Layer.apply(cell, batch_sizes, lengths, len(states), input, *states, *weights)  # type: ignore[no-untyped-call, no-any-return]
+    return tuple(core.forward(cell, input, batch_sizes, lengths, hx or (), weights, False))
 
 
 def _requires_grad(input: Tensor, hx: tuple[Tensor, ...] | None, weights: Weights) -> bool:
@@ -118,31 +115,27 @@ class _Layer(torch.autograd.Function):
         ctx: Any,
         cell: Cell,
         batch_sizes: Tensor | None,
-        order: Tensor | None,
+        lengths: Tensor | None,
         num_states: int,
         input: Tensor,
         *tensors: Tensor | None,  # the initial states, then the weights
     ) -> tuple[Tensor, ...]:
         states, weights = tensors[:num_states], tensors[num_states:]
-        *outputs, kept = core.forward(cell, input, batch_sizes, order, states, weights, True)
+        *outputs, kept = core.forward(cell, input, batch_sizes, lengths, states, weights, True)
         ctx.cell, ctx.num_states = cell, num_states
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(batch_sizes, order, input, *tensors, outputs[0], kept)
+        ctx.save_for_backward(batch_sizes, lengths, input, *tensors, outputs[0], kept)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        batch_sizes, order, input, *tensors, output, kept = ctx.saved_tensors
+        batch_sizes, lengths, input, *tensors, output, kept = ctx.saved_tensors
         cell, wanted = ctx.cell, ctx.needs_input_grad[4:]
         states, weights = tensors[: ctx.num_states], tensors[ctx.num_states :]
         if torch.is_grad_enabled():  # derivatives of these derivatives are asked for
-            lengths = None
-            if order is not None:
-                running = torch.arange(len(order)) < batch_sizes[:, None]
-                lengths = torch.empty_like(order).index_copy(0, order, running.sum(0))
             return (None,) * 4 + reference.gradients(
                 cell, input, batch_sizes, states, weights, lengths, wanted, upstream
             )
         return (None,) * 4 + core.backward(
-            cell, input, batch_sizes, order, states, weights, output, kept, upstream, wanted
+            cell, input, batch_sizes, lengths, states, weights, output, kept, upstream, wanted
         )
