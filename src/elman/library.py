@@ -92,6 +92,7 @@ def _arguments(
 def layer(*arguments: Any) -> tuple[Tensor, ...]:
     """Run a layer: output, h_n, c_n and, if keep, what its backward pass needs besides."""
     *read, name, keep = arguments
+    _check(read)
     results = core.forward(*_call(name, read), keep)
     return _four(CELLS[name], results, keep)
 
@@ -128,6 +129,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 def layer_backward(*arguments: Any) -> list[Tensor]:
     """Return, in order, the wanted gradients of input, states and weights."""
     *read, name, output, kept, d_output, d_h_n, d_c_n, wanted, groups = arguments
+    _check(read)
     call = cell, _, _, _, states, weights = _call(name, read)
     if kept.numel() == 0 and core.kept_width(cell, 1):  # nobody expected a backward pass
         kept = core.forward(*call, True)[-1]
@@ -148,17 +150,21 @@ def _(*arguments: Any) -> list[Tensor]:
     ]
 
 
+# Look at the values that nobody could look at while a graph was made.
+def _check(read: Sequence[Any]) -> None:
+    input, batch_sizes, lengths, h_0, *_ = read
+    if lengths is not None:
+        shapes.check_range("elman::layer", lengths, len(input))
+    elif batch_sizes is not None:
+        known = None if h_0 is None else h_0.shape[1]
+        shapes.check_sizes("elman::layer", batch_sizes, len(input), known)
+
+
 # The first arguments of `core.forward` and `core.backward`, from those of the operators.
 def _call(name: str, read: Sequence[Any]) -> tuple[Cell, Tensor, Any, Any, list[Any], list[Any]]:
     input, batch_sizes, lengths = read[:3]
     cell, weights = CELLS[name], read[_WEIGHTS]
     states, directions = read[_STATES][: len(cell.states)], 1 if weights[5] is None else 2
-    # What nobody could look at while a graph was made.
-    if lengths is not None:
-        shapes.check_range("elman::layer", lengths, len(input))
-    elif batch_sizes is not None:
-        known = None if states[0] is None else states[0].shape[1]
-        shapes.check_sizes("elman::layer", batch_sizes, len(input), known)
     return cell, input, batch_sizes, lengths, [*states], [*weights[: 5 * directions]]
 
 
@@ -265,9 +271,13 @@ class _TransformedBackward(torch.autograd.Function):
 
 @layer.register_vmap
 def _(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> Any:
-    if not _joins_the_batch(arguments, in_dims):
-        return _loop(torch.ops.elman.layer, info.batch_size, in_dims, arguments)
     size = info.batch_size
+    if size == 0:
+        raise shapes.ShapeError(
+            "elman::layer: vmap must map over an axis of at least 1, got 0: leave out empty batches"
+        )
+    if not _joins_the_batch(arguments, in_dims):
+        return _loop(torch.ops.elman.layer, size, in_dims, arguments)
     output, h_n, c_n, kept = torch.ops.elman.layer(
         *_join(arguments[:5], in_dims, size), *arguments[5:]
     )

@@ -50,7 +50,7 @@ def per_sample_grads(
         (N, ...) of each parameter that requires a gradient, under its name.
 
     Raises:
-        ValueError: in_dims or target_dims does not fit, or there are no samples.
+        ValueError: in_dims or target_dims does not fit, or there are no samples for our layers.
 
     Example:
         >>> import elman, torch
