@@ -3,6 +3,8 @@
 
 #include <time.h>
 
+#include <new>
+
 #include "vec.hpp"
 
 namespace elman {
@@ -46,7 +48,8 @@ inline double read_bandwidth(long bytes, double seconds) {
   const long n = bytes / static_cast<long>(sizeof(float)) / step * step;
   if (n == 0)
     return 0;
-  float* data = new float[static_cast<size_t>(n)]();
+  // Aligned, so that no vector lies in two cache lines; and written, so that it is there.
+  auto* data = new (std::align_val_t{kVectorBytes}) float[static_cast<size_t>(n)]();
   Vec<float> sum[kStreams] = {};
   double best = 0;
   const double end = seconds_now() + seconds;
@@ -66,7 +69,7 @@ inline double read_bandwidth(long bytes, double seconds) {
   }
   for (int i = 0; i < kStreams; i++)
     asm volatile("" : : "m"(sum[i]));
-  delete[] data;
+  operator delete[](data, std::align_val_t{kVectorBytes});
   return best;
 }
 

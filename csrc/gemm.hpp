@@ -94,6 +94,8 @@ __attribute__((noinline)) void tile(const T* const* a, long depth, const Panel<T
         w[n] = load_first(from, last);
       else
         w[n] = load(from);
+      if constexpr (kRows > 1 && kChains * kRows * N + N < kRegisters)
+        keep_in_register<T>(w[n]);
     });
     unroll<kRows>([&](auto m) __attribute__((always_inline)) {
       const Vec<T> x = broadcast(row[m][k]);

@@ -61,9 +61,56 @@ template <class T>
 ELMAN_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecTypes<T>::unaligned*>(p) = v;
 }
-template <class T>
+template <class T> // not 0 + x, which is an addition: it makes 0 of -0
 ELMAN_INLINE Vec<T> broadcast(T x) {
-  return Vec<T>{} + x;
+  return [x]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    return Vec<T>{(static_cast<void>(i), x)...};
+  }(std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// v, or the bound where v is beyond it; a NaN stays. Of the general form compilers make a comparison
+// and a blend.
+#if defined(__x86_64__)
+#if defined(__AVX512F__) // masked, since GCC 12 takes the plain ones for uninitialised
+#define ELMAN_OF_TWO(name, a, b) _mm512_maskz_##name(-1, a, b)
+#elif defined(__AVX2__)
+#define ELMAN_OF_TWO(name, a, b) _mm256_##name(a, b)
+#else
+#define ELMAN_OF_TWO(name, a, b) _mm_##name(a, b)
+#endif
+ELMAN_INLINE Vec<float> at_most(Vec<float> bound, Vec<float> v) {
+  return ELMAN_OF_TWO(min_ps, bound, v);
+}
+ELMAN_INLINE Vec<double> at_most(Vec<double> bound, Vec<double> v) {
+  return ELMAN_OF_TWO(min_pd, bound, v);
+}
+ELMAN_INLINE Vec<float> at_least(Vec<float> bound, Vec<float> v) {
+  return ELMAN_OF_TWO(max_ps, bound, v);
+}
+ELMAN_INLINE Vec<double> at_least(Vec<double> bound, Vec<double> v) {
+  return ELMAN_OF_TWO(max_pd, bound, v);
+}
+#else
+template <class V>
+ELMAN_INLINE V at_most(V bound, V v) {
+  return bound < v ? bound : v;
+}
+template <class V>
+ELMAN_INLINE V at_least(V bound, V v) {
+  return bound > v ? bound : v;
+}
+#endif
+
+// Keeps v in a register from here on, for compilers that would rather read it again at every use.
+template <class T>
+ELMAN_INLINE void keep_in_register(Vec<T>& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#else
+  static_cast<void>(v);
+#endif
 }
 
 // The first n lanes, 0 < n <= kLanes; lanes past them read as 0 and are never written.

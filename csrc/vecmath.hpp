@@ -81,8 +81,7 @@ ELMAN_INLINE Vec<T> polynomial(Vec<T> x, const T (&c)[N]) {
 template <class T>
 ELMAN_INLINE Vec<T> exp(Vec<T> y) {
   using C = MathConstants<T>;
-  y = y > broadcast(C::exp_high) ? broadcast(C::exp_high) : y; // a NaN compares false and stays
-  y = y < broadcast(C::exp_low) ? broadcast(C::exp_low) : y;
+  y = at_least(broadcast(C::exp_low), at_most(broadcast(C::exp_high), y));
   const Vec<T> t = y * C::log2_e + C::round_magic;
   const Vec<T> n = t - C::round_magic;
   const Vec<T> scale = (Vec<T>)((Bits<T>)t << C::mantissa_bits);
