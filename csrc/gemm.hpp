@@ -71,12 +71,16 @@ struct Panel {
   long stride, next;
 };
 
+// Bytes that the cache next to the first level holds: what is larger comes from farther away.
+inline constexpr long kNearCache = 1 << 20;
+
 // One register tile: c[m][col ...] = initial[m][col ...] + a[m] . panel, for kRows rows and
 // kVectors vectors, in kPanels adjacent panels. `last` lanes of the last vector exist in c and, if
-// kMasked, in the panel.
+// kMasked, in the panel. On the way it asks for `depth` / 2 vectors from `ahead` on, for later.
 template <class T, int kRows, int kVectors, int kChains, int kPanels = 1, bool kMasked = false>
 __attribute__((noinline)) void tile(const T* const* a, long depth, const Panel<T>& panel,
-                                    const T* const* initial, T* const* c, long col, int last) {
+                                    const T* const* initial, T* const* c, long col, int last,
+                                    const T* ahead) {
   constexpr int V = kLanes<T>, N = kVectors * kPanels;
   const T* row[kRows];
   unroll<kRows>([&](auto m) __attribute__((always_inline)) { row[m] = a[m]; });
@@ -105,6 +109,7 @@ __attribute__((noinline)) void tile(const T* const* a, long depth, const Panel<T
   constexpr int kUnroll = kChains < 2 ? 2 : kChains;
   long k = 0;
   for (; k + kUnroll <= depth; k += kUnroll) {
+    fetch(ahead + k / 2 * V);
     unroll<kUnroll>([&](auto u) __attribute__((always_inline)) {
       step(std::integral_constant<int, u.value % kChains>{}, k + u);
     });
@@ -134,10 +139,12 @@ __attribute__((noinline)) void tile(const T* const* a, long depth, const Panel<T
 
 template <class T, int kVectors, int kChains, bool kMasked>
 ELMAN_INLINE void tile_of_rows(int rows, const T* const* a, long depth, const Panel<T>& panel,
-                               const T* const* initial, T* const* c, long col, int last) {
+                               const T* const* initial, T* const* c, long col, int last,
+                               const T* ahead) {
   unroll<tile_rows(kChains)>([&](auto m) __attribute__((always_inline)) {
     if (rows == m.value + 1)
-      tile<T, m.value + 1, kVectors, kChains, 1, kMasked>(a, depth, panel, initial, c, col, last);
+      tile<T, m.value + 1, kVectors, kChains, 1, kMasked>(a, depth, panel, initial, c, col, last,
+                                                          ahead);
   });
 }
 
@@ -147,6 +154,7 @@ void multiply_in_chains(long rows, const T* const* a, const Operand<T>& b, const
   constexpr int V = kLanes<T>, P = panel_vectors(kChains);
   const bool packed = b.layout == Layout::kPacked;
   const long panels = to - from, vectors = ceil_div(b.cols, V);
+  const bool large = packed && b.cols * b.depth * static_cast<long>(sizeof(T)) > kNearCache;
   // Rows are dealt out evenly: 16 rows in tiles of up to 6 are 6 + 5 + 5, never 6 + 6 + 3 + 1.
   const long tiles = ceil_div(rows, tile_rows(kChains));
   for (long i = 0; i < panels; i++) {
@@ -163,12 +171,16 @@ void multiply_in_chains(long rows, const T* const* a, const Operand<T>& b, const
       const long other = backwards ? p - 1 : p + 1;
       if (rows == 1 && i + 1 < panels && (larger(p, other) + 1) * P * V <= b.cols) {
         const long first = smaller(p, other);
-        tile<T, 1, P, 1, 2>(a, b.depth, panel(first), initial, c, first * P * V, V);
+        tile<T, 1, P, 1, 2>(a, b.depth, panel(first), initial, c, first * P * V, V,
+                            panel(first).data);
         i++;
         continue;
       }
     }
+    // While the tiles of one panel are computed, the next one comes nearer.
+    const long next = !large || i + 1 == panels ? p : backwards ? p - 1 : p + 1;
     for (long r = 0, t = 0; t < tiles; t++) {
+      const T* ahead = panel(next).data + t * (b.depth / 2) * V;
       const int n = static_cast<int>((rows - r + tiles - t - 1) / (tiles - t));
       unroll<P>([&](auto w) __attribute__((always_inline)) {
         if (width != w.value + 1)
@@ -176,10 +188,10 @@ void multiply_in_chains(long rows, const T* const* a, const Operand<T>& b, const
         const T* const* first = initial ? initial + r : nullptr;
         if (packed || last == V)
           tile_of_rows<T, w.value + 1, kChains, false>(n, a + r, b.depth, panel(p), first, c + r,
-                                                       p * P * V, last);
+                                                       p * P * V, last, ahead);
         else
           tile_of_rows<T, w.value + 1, kChains, true>(n, a + r, b.depth, panel(p), first, c + r,
-                                                      p * P * V, last);
+                                                      p * P * V, last, ahead);
       });
       r += n;
     }

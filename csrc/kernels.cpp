@@ -643,8 +643,13 @@ void forward(int index, const Problem<T>& p, int threads) {
 // to stay in the last-level cache, enough for long sums. The size depends on the problem alone, so
 // that the weights' sums do too.
 constexpr long kGradientChunkValues = 1 << 19;
-// Rows of a chunk that are packed at a time for a weight gradient, a multiple of any kLanes.
-constexpr long kPackedRows = 128;
+
+// Rows of a chunk that are packed at a time for the gradient of a weight, a multiple of any kLanes:
+// more if every time the gradient has to come from far away.
+template <class T>
+long packed_rows(long rows, long cols) {
+  return rows * cols * static_cast<long>(sizeof(T)) < kNearCache ? 128 : 512;
+}
 
 // The buffers of one direction's backward pass.
 template <class T>
@@ -804,10 +809,11 @@ void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const Backwa
 }
 
 // dw[u] += sum over rows of dg[row][u] * in[row] for u in [from, to), and db likewise: the gradient
-// of a weight whose output had gradient dg. `add` continues a sum of earlier rows.
+// of a weight whose output had gradient dg. `add` continues a sum of earlier rows; `at_once` of
+// them are added together.
 template <class T>
 void weight_gradient(long rows, const T* const* dg, const T* const* in, long cols, long from,
-                     long to, bool add, T* dw, T* db) {
+                     long to, long at_once, bool add, T* dw, T* db) {
   const FlushDenormals mode;
   constexpr int V = kLanes<T>;
   const long units = to - from;
@@ -819,23 +825,23 @@ void weight_gradient(long rows, const T* const* dg, const T* const* in, long col
     return;
   }
   Scratch::Frame scratch;
-  T* panels = scratch.take<T>(dw ? packed_size<T>(cols, kPackedRows) : 0);
-  T* transposed = scratch.take<T>(units * kPackedRows);
+  T* panels = scratch.take<T>(dw ? packed_size<T>(cols, at_once) : 0);
+  T* transposed = scratch.take<T>(units * at_once);
   const T** unit = scratch.take<const T*>(units);
   T** out = scratch.take<T*>(units);
   for (long u = 0; u < units; u++) {
-    unit[u] = transposed + u * kPackedRows;
+    unit[u] = transposed + u * at_once;
     if (dw)
       out[u] = dw + (from + u) * cols;
   }
 
-  for (long k0 = 0; k0 < rows; k0 += kPackedRows, add = true) {
-    const long depth = smaller(kPackedRows, rows - k0);
+  for (long k0 = 0; k0 < rows; k0 += at_once, add = true) {
+    const long depth = smaller(at_once, rows - k0);
     for (long k = 0; k < depth; k += V) {
       const int height = static_cast<int>(smaller(V, depth - k));
       for (long u = 0; u < units; u += V)
         transpose_block<T>(dg + k0 + k, from + u, height, static_cast<int>(smaller(V, units - u)),
-                           transposed + u * kPackedRows + k, kPackedRows);
+                           transposed + u * at_once + k, at_once);
     }
     if (dw) {
       pack_rows<T>(in + k0, cols, depth, 0, num_panels<T>(cols), panels);
@@ -861,7 +867,9 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
   Scratch::Frame scratch;
   const Shape<T>& at = dir.at;
   const bool projected = dir.p.projection != 0;
-  const long chunk = smaller(at.L, larger(1, kGradientChunkValues / larger(1, at.N * at.GH)));
+  const long rows_at_once = packed_rows<T>(at.GH, larger(at.I, at.R));
+  const long chunk_values = larger(kGradientChunkValues, rows_at_once * at.GH);
+  const long chunk = smaller(at.L, larger(1, chunk_values / larger(1, at.N * at.GH)));
   const long chunk_rows = smaller(at.rows(), chunk * at.N);
   BackwardBuffers<T> b;
   b.dh = scratch.take<T>(at.N * at.R);
@@ -927,7 +935,8 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
         const long to = first + (last - first) * (part + 1) / threads;
         for (long i = 0; (weight || bias) && from < to && i < g.groups; i++)
           weight_gradient<T>(end[i] - begin[i], outer + begin[i], inner + begin[i], cols, from, to,
-                             add, weight ? weight + i * units * cols : nullptr,
+                             packed_rows<T>(units, cols), add,
+                             weight ? weight + i * units * cols : nullptr,
                              bias ? bias + i * units : nullptr);
       };
       switch (task / threads) {

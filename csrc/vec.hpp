@@ -61,6 +61,11 @@ template <class T>
 ELMAN_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecTypes<T>::unaligned*>(p) = v;
 }
+// Asks for what is at p, to be near when it is used; p may be any address.
+template <class T>
+ELMAN_INLINE void fetch(const T* p) {
+  __builtin_prefetch(p, 0, 2);
+}
 template <class T> // not 0 + x, which is an addition: it makes 0 of -0
 ELMAN_INLINE Vec<T> broadcast(T x) {
   return [x]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
@@ -68,8 +73,8 @@ ELMAN_INLINE Vec<T> broadcast(T x) {
   }(std::make_integer_sequence<int, kLanes<T>>{});
 }
 
-// v, or the bound where v is beyond it; a NaN stays. Of the general form compilers make a comparison
-// and a blend.
+// v, or the bound where v is beyond it; a NaN stays. Of the general form compilers make a
+// comparison and a blend.
 #if defined(__x86_64__)
 #if defined(__AVX512F__) // masked, since GCC 12 takes the plain ones for uninitialised
 #define ELMAN_OF_TWO(name, a, b) _mm512_maskz_##name(-1, a, b)
