@@ -425,7 +425,7 @@ constexpr long kChunkValues = 1 << 16;
 // Whether threads that share out the units of each step gain more than they lose by meeting after
 // it: if no row is left to share out, and a step is long. What would take a second meeting in a
 // step, and rows that end apart, are not shared out.
-constexpr double kWorthMeeting = 5e4; // multiply-adds of a step
+constexpr double kWorthMeeting = 3e4; // multiply-adds of a step
 
 template <class T>
 bool pays_together(const Direction<T>& dir, int threads) {
