@@ -5,9 +5,8 @@
 // double: at most 4 ULP.
 // Denormal results are flushed to zero, so that sigmoid(-inf) is 0. NaN gives NaN.
 //
-// exp(y) = 2^n e^r with n = round(y / ln 2) and |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r).
-// tanh(x) = x + x s p(s) with s = x^2 below kTanhSmall, where 1 - 2 / (1 + exp(2 |x|)) would
-// cancel. The polynomials are minimax fits of relative error; theirs is stated beside them.
+// exp(y) = 2^n e^r with n = round(y / ln 2) and |r| <= ln 2 / 2; e^r - 1 = r + r^2 q(r), where q is
+// a minimax fit of the relative error that is stated beside it.
 #pragma once
 
 #include "vec.hpp"
@@ -28,8 +27,6 @@ struct MathConstants<float> {
   static constexpr float exp_high = 88.37f, exp_low = -87.3f; // 2^n and the result stay normal
   static constexpr float exp_q[] = {0.5f, 0.16666573f, 0.041666362f, 0.0083637759f,
                                     0.0013942161f}; // error of e^r: 8e-9
-  static constexpr float tanh_p[] = {-0.33333331f, 0.13333084f, -0.053903248f, 0.021270886f,
-                                     -0.0065374523f}; // error of tanh: 5e-9
 };
 
 template <>
@@ -51,14 +48,7 @@ struct MathConstants<double> {
                                      2.755725024996044e-07,
                                      2.5106275400245942e-08,
                                      2.0922480814860178e-09}; // error of e^r: 2e-19
-  static constexpr double tanh_p[] = {
-      -0.3333333333333333,    0.133333333333333,      -0.05396825396820497,
-      0.02186948853323165,    -0.008863235439677892,  0.003592126390490215,
-      -0.0014558152895286515, 0.0005898808588537737,  -0.0002383723203304898,
-      9.429597591944652e-05,  -3.335480464173043e-05, 7.648301908698034e-06}; // 1e-19
 };
-
-inline constexpr double kTanhSmall = 0.5625;
 
 // c[0] + c[1] x + ... by pairs (Estrin's first round), which halves Horner's chain.
 template <class T, int N>
@@ -78,34 +68,37 @@ ELMAN_INLINE Vec<T> polynomial(Vec<T> x, const T (&c)[N]) {
   return sum;
 }
 
+// exp(y) = scale + scale * rest; y is such that scale and the result are normal numbers.
 template <class T>
-ELMAN_INLINE Vec<T> exp(Vec<T> y) {
+struct Exp {
+  Vec<T> scale, rest;
+};
+template <class T>
+ELMAN_INLINE Exp<T> exp(Vec<T> y) {
   using C = MathConstants<T>;
-  y = at_least(broadcast(C::exp_low), at_most(broadcast(C::exp_high), y));
   const Vec<T> t = y * C::log2_e + C::round_magic;
   const Vec<T> n = t - C::round_magic;
-  const Vec<T> scale = (Vec<T>)((Bits<T>)t << C::mantissa_bits);
   Vec<T> r = y - n * C::ln2_high;
   r = r - n * C::ln2_low;
   const Vec<T> q = polynomial<T>(r, C::exp_q);
-  return (q * (r * r) + r) * scale + scale;
+  return {(Vec<T>)((Bits<T>)t << C::mantissa_bits), q * (r * r) + r};
 }
 
 template <class T>
 ELMAN_INLINE Vec<T> sigmoid(Vec<T> x) {
-  return T(1) / (T(1) + exp<T>(-x));
+  using C = MathConstants<T>;
+  const Exp<T> e = exp<T>(at_least(broadcast(C::exp_low), at_most(broadcast(C::exp_high), -x)));
+  return T(1) / (T(1) + (e.rest * e.scale + e.scale));
 }
 
+// (e^2|x| - 1) / (e^2|x| + 1), with the sign of x; beyond 20 it is 1 in any precision.
 template <class T>
 ELMAN_INLINE Vec<T> tanh(Vec<T> x) {
-  using C = MathConstants<T>;
-  const Bits<T> sign = Bits<T>{} + C::sign_bit;
-  const Vec<T> magnitude = (Vec<T>)((Bits<T>)x & ~sign);
-  const Vec<T> s = x * x;
-  const Vec<T> small = polynomial<T>(s, C::tanh_p) * (s * x) + x;
-  Vec<T> large = T(1) - T(2) / (T(1) + exp<T>(magnitude + magnitude));
-  large = (Vec<T>)((Bits<T>)large | ((Bits<T>)x & sign));
-  return magnitude < broadcast(T(kTanhSmall)) ? small : large;
+  const Bits<T> sign = Bits<T>{} + MathConstants<T>::sign_bit;
+  const Vec<T> magnitude = at_most(broadcast(T(20)), (Vec<T>)((Bits<T>)x & ~sign));
+  const Exp<T> e = exp<T>(magnitude + magnitude);
+  const Vec<T> less_one = e.rest * e.scale + (e.scale - T(1));
+  return (Vec<T>)((Bits<T>)(less_one / (less_one + T(2))) | ((Bits<T>)x & sign));
 }
 
 } // namespace
