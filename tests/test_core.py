@@ -2,6 +2,8 @@
 
 import gc
 import math
+import mmap
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +102,23 @@ def test_copies_of_strided_arguments_outlive_the_call(
     for name in ("forward", "backward"):
         monkeypatch.setattr(core._native, name, after_reusing_memory(getattr(core._native, name)))
     torch.testing.assert_close(solve(strided), expected, rtol=0, atol=0)
+
+
+def test_memory_stays_flat_over_many_shapes(cell: Cell) -> None:
+    _, _, weights = make_problem(cell)
+    sizes = torch.randint(1, 40, (5500, 2), generator=torch.Generator().manual_seed(9)).tolist()
+
+    def run(sizes: list[list[int]]) -> None:
+        for seq_len, batch in sizes:
+            call = torch.randn(seq_len, batch, 3), None, None, [None] * len(cell.states), weights
+            output, *_, kept = core.forward(cell, *call, True)
+            upstream, wanted = [output] + [None] * len(cell.states), [True] * (6 + len(cell.states))
+            core.backward(cell, *call, output, kept, upstream, wanted)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    run(sizes[:500])
+    before = resident()
+    run(sizes[500:])
+    assert resident() - before < 16 << 20, "memory grew by over 16 MiB in 5,000 calls"

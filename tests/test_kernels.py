@@ -244,24 +244,3 @@ def test_a_forked_child_computes_the_same(cell: Cell, threads) -> None:
     child.join(timeout=60)
     assert child.exitcode == 0
     equal_bits(actual, expected)
-
-
-def test_memory_stays_flat_over_many_shapes(cell: Cell) -> None:
-    def resident() -> int:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * 4096
-
-    torch.manual_seed(9)
-    generator = np.random.default_rng(9)
-    weights = make_weights(cell, 16, 48)
-
-    def calls(count: int) -> None:
-        for _ in range(count):
-            length, batch = (int(n) for n in generator.integers(1, 60, 2))
-            with torch.no_grad():
-                ops.layer(cell, torch.randn(length, batch, 16), None, None, weights)
-
-    calls(300)
-    before = resident()
-    calls(700)
-    assert resident() - before < 16 << 20, "scratch memory grew by over 16 MiB in 700 calls"
