@@ -8,10 +8,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 CORE := $(wildcard csrc/*.cpp csrc/*.hpp)
+NATIVE_TESTS := $(wildcard tests/native/*.cpp)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench docs works format clean
+.PHONY: demo test sanitize lint bench docs works format clean
 
 # A minute of examples that need no data.
 demo: $(VENV)/core
@@ -20,19 +22,30 @@ demo: $(VENV)/core
 test: $(VENV)/core
 	$(BIN)/python -m pytest
 
+# The core under GCC's sanitizers, by itself and then under its Python tests; not the latter for
+# threads, since PyTorch and its OpenMP are not built for that. -S keeps the path of the editable
+# install out, or its core would be the one that is tested.
+sanitize: build/asan/site build/tsan/site
+	build/asan/test_core
+	TSAN_OPTIONS="halt_on_error=1 die_after_fork=0" build/tsan/test_core
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS="detect_leaks=0 quarantine_size_mb=4" OMP_NUM_THREADS=2 \
+	PYTHONPATH="$(CURDIR)/build/asan/site:$(SITE)" $(BIN)/python -S -m pytest -q \
+	    tests/test_kernels.py tests/test_ops.py tests/test_library.py
+
 # The compiler's warnings are errors in every build made here, see $(VENV)/core.
 lint: $(VENV)/core
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CORE)
+	$(BIN)/clang-format --dry-run -Werror $(CORE) $(NATIVE_TESTS)
 
 format: $(VENV)/tools
 	$(BIN)/ruff check --quiet --fix
 	$(BIN)/ruff format --quiet
-	$(BIN)/clang-format -i $(CORE)
+	$(BIN)/clang-format -i $(CORE) $(NATIVE_TESTS)
 
-# The whole grid against every peer, in a quarter of an hour: runs/bench/results.json and table.md.
+# The whole grid against every peer, and the other promises, in half an hour, into runs/bench/.
 bench: $(VENV)/core $(VENV)/peers
 	$(BIN)/python bench/run.py
 
@@ -67,4 +80,13 @@ $(VENV)/peers: $(VENV)/tools
 
 $(VENV)/docs: $(VENV)/tools
 	$(PIP) install --constraint constraints.txt --group docs
+	touch $@
+
+build/asan/site: SANITIZE := address,undefined
+build/tsan/site: SANITIZE := thread
+build/%/site: $(VENV)/tools CMakeLists.txt $(CORE) $(NATIVE_TESTS) $(wildcard src/elman/*.py)
+	$(PIP) install --no-build-isolation --no-deps --upgrade --target $@ \
+	    --config-settings=build-dir=build/$* --config-settings=cmake.define.ELMAN_WERROR=ON \
+	    --config-settings=cmake.define.CMAKE_CXX_COMPILER=g++ \
+	    --config-settings=cmake.define.ELMAN_SANITIZE=$(SANITIZE) .
 	touch $@
