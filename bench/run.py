@@ -1,25 +1,39 @@
-"""Measures elman against every peer over the whole grid: `make bench`.
+"""Measures elman against every peer over the whole grid, and what else is promised: `make bench`.
 
-Each comparison, of one peer with one number of threads, has a process of its own, in which ours and
-the peer's calls take turns. Written are runs/bench/results.json and runs/bench/table.md.
+Whatever is compared has a process of its own, in which ours and the other's calls take turns.
+Written to runs/bench are, of the grid, results.json and table.md; of the promises, promises.json,
+promises.md and scaling.png.
 """
 
+import json
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from elman.bench import GRID, MODES, TORCH, Machine, Report, Row, measure
+import promises
+import scaling
+
+from elman.bench import GRID, MODES, TORCH, Machine, Report, Row, markdown_table, measure
 
 OUT = Path("runs/bench")
 THREADS = (1, 2)
+SECONDS = 0.5  # for each figure of a promise
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns that is the whole life of a process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
 
 def compare(peer: str, threads: int, machine: Machine) -> list[Row]:
-    """Run all the rows of one comparison; this is the whole life of a process."""
+    """Run all the rows of one comparison."""
     if peer == "jax":  # has no other setting; before the import, which counts the cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     if peer == "torch":
@@ -35,20 +49,43 @@ def compare(peer: str, threads: int, machine: Machine) -> list[Row]:
     return rows
 
 
-def main() -> None:
+def grid(machine: Machine) -> None:
     start = time.monotonic()
-    here = Machine.here()
-    peers = {name: version(name) for name in ("onnxruntime", "jax")}
-    report = Report(replace(here, versions={**here.versions, **peers}))
-    OUT.mkdir(parents=True, exist_ok=True)
+    report = Report(machine)
     for peer in ("torch", "onnx", "jax"):
         for threads in THREADS:
             print(f"--- {peer}, {threads} threads, {time.monotonic() - start:.0f} s", flush=True)
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-                report.rows.extend(process.submit(compare, peer, threads, report.machine).result())
+            report.rows.extend(alone(compare, peer, threads, machine))
             (OUT / "results.json").write_text(report.json())
             (OUT / "table.md").write_text(report.markdown())
     print(report.markdown())
+
+
+def keep_promises(machine: Machine) -> None:
+    kept = []
+    for name in promises.MEASURES:
+        print(f"--- {name}", flush=True)
+        kept += alone(promises.measure, name, SECONDS)
+    print("--- scaling", flush=True)
+    series = alone(scaling.measure, SECONDS, machine)
+    kept += [line.promise() for line in series]
+    figures = {
+        "machine": asdict(machine),
+        "promises": [asdict(promise) for promise in kept],
+        "scaling": [asdict(line) for line in series],
+    }
+    (OUT / "promises.json").write_text(json.dumps(figures, indent=1))
+    (OUT / "promises.md").write_text(markdown_table(*promises.table(kept)) + "\n")
+    (OUT / "scaling.png").write_bytes(scaling.draw(series, f"{machine.cpu}, 1 thread"))
+    print(markdown_table(*promises.table(kept)))
+
+
+def main() -> None:
+    here = Machine.here()
+    peers = {name: version(name) for name in ("onnxruntime", "jax")}
+    OUT.mkdir(parents=True, exist_ok=True)
+    grid(replace(here, versions={**here.versions, **peers}))
+    keep_promises(here)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ __all__ = [
     "Spread",
     "Work",
     "bound",
+    "markdown_table",
     "measure",
     "take_turns",
 ]
@@ -246,38 +247,49 @@ class Layers:
     Attributes:
         name: What it is called in tables.
         namespace: The module that has RNN, GRU and LSTM.
+        lengths: Whether ragged work comes padded, with its lengths, and not packed.
     """
 
     name: str
     namespace: Any
+    lengths: bool = False
 
     def prepare(self, work: Work, mode: Mode) -> Prepared:
         """Make a module of the namespace with the weights of the work."""
         module = work.case.module(self.namespace)
         module.load_state_dict(work.weights)
         hx = work.hx if len(work.hx) > 1 else work.hx[0]
-        rows = work.rows(work.input).clone().requires_grad_(mode == "training")
-        d_rows = work.rows(work.d_output)
-        packed = work.pack(work.input) if work.case.ragged else None
-        input = rows if packed is None else packed._replace(data=rows)
-        leaves = [rows, *module.parameters()]
+        packed = work.case.ragged and not self.lengths
+        lengths = {"lengths": work.case.lengths} if work.case.ragged and self.lengths else {}
+
+        def given(padded: Tensor) -> Tensor:
+            return work.rows(padded) if packed else padded
+
+        def read(result: Tensor) -> Tensor:
+            return result if packed else work.rows(result)
+
+        values = given(work.input).clone().requires_grad_(mode == "training")
+        d_output = given(work.d_output)
+        input = work.pack(work.input)._replace(data=values) if packed else values
+        leaves = [values, *module.parameters()]
 
         def infer() -> tuple[Tensor, Any]:
-            output, states = module(input, hx)
-            return output if packed is None else output.data, states
+            output, states = module(input, hx, **lengths)
+            return output.data if packed else output, states
 
         def read_inference() -> list[Tensor]:
             output, states = infer()
-            return [output, *(states if isinstance(states, tuple) else (states,))]
+            return [read(output), *(states if isinstance(states, tuple) else (states,))]
 
         def train() -> None:
             for leaf in leaves:
                 leaf.grad = None
-            torch.autograd.backward(infer()[0], d_rows)
+            torch.autograd.backward(infer()[0], d_output)
 
         def read_training() -> list[Tensor]:
             train()
-            return [leaf.grad for leaf in leaves if leaf.grad is not None]
+            d_input, *d_weights = [leaf.grad for leaf in leaves if leaf.grad is not None]
+            return [read(d_input), *d_weights]
 
         return (
             Prepared(train, read_training)
@@ -671,7 +683,12 @@ class Report:
 
     def markdown(self) -> str:
         """Return the report as Markdown: the machine, the summary, every line."""
-        parts = [self.header(), _markdown(*self.summary()), _markdown(*self.lines()), self.note()]
+        parts = [
+            self.header(),
+            markdown_table(*self.summary()),
+            markdown_table(*self.lines()),
+            self.note(),
+        ]
         return "\n\n".join(parts) + "\n"
 
     def tables(self) -> list[Table]:
@@ -697,19 +714,30 @@ def _threads(count: int, noun: str = "thread") -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _markdown(titles: list[str], lines: list[list[str]]) -> str:
-    rule = [":--" if _is_text(title) else "--:" for title in titles]
+def markdown_table(titles: list[str], lines: list[list[str]]) -> str:
+    """Return a table as Markdown, with columns of numbers to the right.
+
+    Example:
+        >>> print(markdown_table(["mode", "ratio"], [["training", "1.20x"], ["inference", ""]]))
+        | mode | ratio |
+        | :-- | --: |
+        | training | 1.20x |
+        | inference |  |
+    """
+    rule = ["--:" if numbers else ":--" for numbers in _numbers(lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (titles, rule, *lines))
 
 
 def _rich(caption: str, titles: list[str], lines: list[list[str]]) -> Table:
     table = Table(title=caption, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for title in titles:
-        table.add_column(title, justify="left" if _is_text(title) else "right")
+    for title, numbers in zip(titles, _numbers(lines), strict=True):
+        table.add_column(title, justify="right" if numbers else "left")
     for line in lines:
         table.add_row(*line)
     return table
 
 
-def _is_text(title: str) -> bool:
-    return title in ("(N, L, H)", "geometric mean over", "mode")
+# Of each column, whether all that stands in it begins with a digit.
+def _numbers(lines: list[list[str]]) -> list[bool]:
+    columns = zip(*lines, strict=True)
+    return [all(not cell or cell[0].isdigit() for cell in column) for column in columns]
