@@ -174,10 +174,11 @@ def solve(
 
 # --- the comparator -----------------------------------------------------------------------------
 
-FLOOR = 2e-6
-"""What is allowed beyond twice torch.nn's error, relative to the largest element: 16 ulp.
+FLOOR = 3e-6
+"""What is allowed beyond twice torch.nn's error, relative to the largest element: 25 ulp.
 
-The largest seen in 11,541 tensors of random problems was 1.1e-6, in a sum that nearly cancels.
+The largest seen in 12,830 tensors of random problems was 2.0e-6, in a sum that nearly cancels; but
+for the two of that problem, 1.3e-6.
 """
 
 
