@@ -640,8 +640,8 @@ void forward(int index, const Problem<T>& p, int threads) {
 // ---- backward ----
 
 // Gradients of the gates that are computed before they are used for dx and the weights: few enough
-// to stay in the last-level cache, enough for long sums. The size depends on the problem alone, so
-// that the weights' sums do too.
+// to stay in the last-level cache, enough for long sums in every group. The size depends on the
+// problem alone, so that the weights' sums do too.
 constexpr long kGradientChunkValues = 1 << 19;
 
 // Rows of a chunk that are packed at a time for the gradient of a weight, a multiple of any kLanes:
@@ -868,7 +868,7 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
   const Shape<T>& at = dir.at;
   const bool projected = dir.p.projection != 0;
   const long rows_at_once = packed_rows<T>(at.GH, larger(at.I, at.R));
-  const long chunk_values = larger(kGradientChunkValues, rows_at_once * at.GH);
+  const long chunk_values = larger(kGradientChunkValues, g.groups * rows_at_once * at.GH);
   const long chunk = smaller(at.L, larger(1, chunk_values / larger(1, at.N * at.GH)));
   const long chunk_rows = smaller(at.rows(), chunk * at.N);
   BackwardBuffers<T> b;

@@ -2,7 +2,7 @@
 
 torch.func can do it for any module, and it is torch.func that does it here: our layers take the
 samples as one batch and keep only the gradients of the weights apart (see `elman.library`), so that
-it costs little more than the gradient of the whole batch.
+it costs about twice as much as the gradient of the whole batch.
 """
 
 from collections.abc import Callable
