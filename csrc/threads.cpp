@@ -38,9 +38,10 @@ double seconds_now() {
   return std::chrono::duration<double>(now).count();
 }
 
-// Waiting this long for helpers, and this share of the call, is a sign of a core that is not ours;
-// the calls of the next kAbstinence times as long do without helpers. That bounds the loss to a few
-// hundredths of the time.
+// Losing this much time to helpers, and this share of the call, is a sign of a core that is not
+// ours: they were waited for, or when they were woken they got this thread's core. The calls of the
+// next kAbstinence times as long do without helpers, which bounds the loss to a few hundredths of
+// the time.
 constexpr double kPatienceSeconds = 100e-6, kPatienceShare = 0.2, kAbstinence = 30;
 
 // A gang waits this long for its members at the door, in pauses, and on the way: longer than any
@@ -78,30 +79,30 @@ public:
     count_.store(static_cast<uint32_t>(count), std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     ticket_.store(job << 32, std::memory_order_release);
-    const double finished = open_mp_ ? run_borrowed(threads) : run_own(threads);
+    const double worked = open_mp_ ? run_borrowed(threads) : run_own(threads);
 
-    const double ended = seconds_now(), waited = ended - finished;
-    if (waited > kPatienceSeconds && waited > kPatienceShare * (ended - begun))
-      alone_until_ = ended + kAbstinence * waited;
+    const double ended = seconds_now(), lost = ended - begun - worked;
+    if (lost > kPatienceSeconds && lost > kPatienceShare * (ended - begun))
+      alone_until_ = ended + kAbstinence * lost;
   }
 
 private:
-  // Both return the time at which this thread found no more to do.
+  // Both return for how long this thread was at tasks.
   double run_borrowed(int threads) {
     struct Team {
       Pool* pool;
       std::thread::id caller;
-      double finished;
+      double worked;
     } team{this, std::this_thread::get_id(), 0};
     open_mp_(
         [](void* data) {
           Team& team = *static_cast<Team*>(data);
-          team.pool->take_tasks();
+          const double worked = team.pool->take_tasks();
           if (std::this_thread::get_id() == team.caller)
-            team.finished = seconds_now();
+            team.worked = worked;
         },
         &team, static_cast<unsigned>(threads), 0);
-    return team.finished;
+    return team.worked;
   }
 
   double run_own(int threads) {
@@ -109,8 +110,7 @@ private:
     helpers_wanted_.store(threads - 1, std::memory_order_relaxed);
     call_.fetch_add(1, std::memory_order_release);
     call_.notify_all();
-    take_tasks();
-    const double finished = seconds_now();
+    const double worked = take_tasks();
     const uint32_t count = count_.load(std::memory_order_relaxed);
     for (int spins = 0; done_.load(std::memory_order_acquire) < count;) {
       if (++spins < kPausesBeforeYield) {
@@ -119,20 +119,21 @@ private:
         std::this_thread::yield();
       }
     }
-    return finished;
+    return worked;
   }
 
   // A ticket is (job << 32 | next task). Whoever reads a ticket then reads the job's fields, and
   // takes the task by exchanging the very ticket it read: that can only succeed while the job still
-  // has an untaken task, that is, while its fields still stand.
-  void take_tasks() {
+  // has an untaken task, that is, while its fields still stand. Returns how long it took.
+  double take_tasks() {
+    const double begun = seconds_now();
     uint64_t ticket = ticket_.load(std::memory_order_acquire);
     for (;;) {
       const auto task = task_.load(std::memory_order_relaxed);
       void* const context = context_.load(std::memory_order_relaxed);
       const uint32_t i = static_cast<uint32_t>(ticket);
       if (i >= count_.load(std::memory_order_relaxed))
-        return;
+        return seconds_now() - begun;
       if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel))
         continue;
       task(context, static_cast<int>(i));
@@ -230,17 +231,16 @@ int Gang::join() {
   const int part = door_.fetch_add(1, std::memory_order_acq_rel);
   if (part >= kShut)
     return -1;
-  if (part == 0) {
-    for (int spins = 0; spins < kPausesAtTheDoor && door_.load(std::memory_order_relaxed) < wanted_;
-         spins++)
-      pause_core();
-    parts_.store(door_.fetch_or(kShut, std::memory_order_acq_rel), std::memory_order_release);
-  }
+  // The first to come waits for the others and shuts the door; if it is lost meanwhile, another
+  // does.
+  const int patience = part == 0 ? kPausesAtTheDoor : 4 * kPausesAtTheDoor;
   for (int spins = 0; parts_.load(std::memory_order_acquire) == 0; spins++) {
-    if (spins < kPausesBeforeYield)
-      pause_core();
-    else
-      std::this_thread::yield();
+    pause_core();
+    if (spins < patience && (part != 0 || door_.load(std::memory_order_relaxed) < wanted_))
+      continue;
+    const int came = door_.fetch_or(kShut, std::memory_order_acq_rel);
+    if (came < kShut)
+      parts_.store(came, std::memory_order_release);
   }
   return part;
 }
