@@ -419,8 +419,8 @@ void pack_all(const Operands<T>* directions, long count, int threads) {
 // ---- forward ----
 
 // Values of gx that are computed ahead; they and the rows of x should stay in the second-level
-// cache.
-constexpr long kChunkValues = 1 << 16;
+// cache, unless they are few beside the weights, which are read once for all of them.
+constexpr long kChunkValues = 1 << 16, kWeightsPerValue = 4;
 
 // Whether threads that share out the units of each step gain more than they lose by meeting after
 // it: if no row is left to share out, and a step is long. What would take a second meeting in a
@@ -468,7 +468,8 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
   const Operand<T> w_ih = operands.ih.operand(), w_hh = operands.hh.operand();
   const Operand<T> w_late = operands.late.operand(), w_hr = operands.hr.operand();
   const Weights<T>& w = dir.weights();
-  const long chunk = smaller(at.L, larger(1, kChunkValues / larger(1, rows * at.GH)));
+  const long values = larger(kChunkValues, at.GH * at.I / kWeightsPerValue);
+  const long chunk = smaller(at.L, larger(1, values / larger(1, rows * at.GH)));
 
   Scratch::Frame scratch;
   T* gx = scratch.take<T>(chunk * rows * at.GH);
