@@ -45,7 +45,7 @@ format: $(VENV)/tools
 	$(BIN)/ruff format --quiet
 	$(BIN)/clang-format -i $(CORE) $(NATIVE_TESTS)
 
-# The whole grid against every peer, and the other promises, in half an hour, into runs/bench/.
+# The whole grid against every peer, and the other promises, in twenty minutes, into runs/bench/.
 bench: $(VENV)/core $(VENV)/peers
 	$(BIN)/python bench/run.py
 

@@ -28,6 +28,7 @@ from elman.bench import ELMAN, MODES, TORCH, Case, Layers, Mode, Prepared, Work,
 
 __all__ = ["CELLS", "MEASURES", "Promise", "measure", "medians", "table"]
 
+SECONDS = 0.5  # for the calls of one figure
 CELLS = ("RNN", "GRU", "LSTM")
 LENGTHS = Layers("elman", elman.nn, lengths=True)
 CONTENDERS = {layers.name: layers for layers in (ELMAN, TORCH)}  # namespaces cross no process
@@ -78,7 +79,7 @@ def table(promises: Sequence[Promise]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def medians(calls: Sequence[Prepared], mode: Mode, seconds: float) -> list[float]:
+def medians(calls: Sequence[Prepared], mode: Mode, seconds: float = SECONDS) -> list[float]:
     """Microseconds of each of several calls that take turns."""
     with torch.set_grad_enabled(mode == "training"):
         for prepared in calls:
@@ -86,7 +87,7 @@ def medians(calls: Sequence[Prepared], mode: Mode, seconds: float) -> list[float
         return [times.median for times in take_turns([p.call for p in calls], seconds)]
 
 
-def denormals(seconds: float) -> Iterator[Promise]:
+def denormals() -> Iterator[Promise]:
     """Time with numbers that are denormal, over the time with ordinary ones."""
     torch.set_num_threads(1)
     for cell in CELLS:
@@ -102,12 +103,12 @@ def denormals(seconds: float) -> Iterator[Promise]:
         for mode in MODES:
             for name, other in tiny.items():
                 calls = [x.prepare(w, mode) for x in (ELMAN, TORCH) for w in (work, other)]
-                ours, our_tiny, theirs, their_tiny = medians(calls, mode, seconds)
+                ours, our_tiny, theirs, their_tiny = medians(calls, mode)
                 figures = our_tiny / ours, their_tiny / theirs
                 yield Promise(f"{name}, over normal", str(work.case), mode, "x", *figures, 1.5)
 
 
-def ragged(seconds: float) -> Iterator[Promise]:
+def ragged() -> Iterator[Promise]:
     """Time for 62 % of the steps, over the time for all of them."""
     torch.set_num_threads(1)
     for case in (Case(cell, 32, n, 64, ragged=True) for cell in CELLS for n in (100, 1000)):
@@ -115,7 +116,7 @@ def ragged(seconds: float) -> Iterator[Promise]:
         for mode in MODES:
             calls = [x.prepare(w, mode) for x in (ELMAN, TORCH) for w in (full, work)]
             calls.append(LENGTHS.prepare(work, mode))
-            ours, our_packed, theirs, their_packed, by_lengths = medians(calls, mode, seconds)
+            ours, our_packed, theirs, their_packed, by_lengths = medians(calls, mode)
             packed = our_packed / ours, their_packed / theirs
             size = str(full.case)
             yield Promise("packed, 62 % real, over padded", size, mode, "x", *packed, 0.75)
@@ -123,7 +124,7 @@ def ragged(seconds: float) -> Iterator[Promise]:
             yield Promise("lengths=, 62 % real, over padded", size, mode, "x", part, None, 1.0)
 
 
-def overhead(seconds: float) -> Iterator[Promise]:
+def overhead() -> Iterator[Promise]:
     """Time of a call with next to nothing to compute; torch.nn.RNNCell's is the least of others."""
     torch.set_num_threads(1)
 
@@ -136,7 +137,7 @@ def overhead(seconds: float) -> Iterator[Promise]:
 
     names = [cell + kind for kind in ("", "Cell") for cell in CELLS]
     calls = [prepared(namespace, name) for namespace in (elman, torch.nn) for name in names]
-    times = medians(calls, "inference", seconds * len(names))
+    times = medians(calls, "inference", SECONDS * len(names))
     ours, theirs = times[: len(names)], times[len(names) :]
     least = theirs[names.index("RNNCell")]
     for name, *figures in zip(names, ours, theirs, strict=True):
@@ -159,10 +160,10 @@ def busy_cores(count: int) -> Iterator[None]:
             other.communicate()
 
 
-def contention(seconds: float) -> Iterator[Promise]:
+def contention() -> Iterator[Promise]:
     """Times of 200 calls while every core has other work, over the idle time of one thread.
 
-    A contender that takes too long for 200 calls makes as many as it can in 10 seconds.
+    A contender that takes too long for 200 calls makes as many as it can in 5 seconds.
     """
     cores = os.cpu_count() or 1
     for case in (Case(cell, 8, 100, 64) for cell in CELLS):
@@ -170,12 +171,12 @@ def contention(seconds: float) -> Iterator[Promise]:
         for mode in MODES:
             torch.set_num_threads(1)
             calls = [layers.prepare(work, mode) for layers in (ELMAN, TORCH)]
-            idle = medians(calls, mode, seconds)
+            idle = medians(calls, mode)
             torch.set_num_threads(cores)
             crowded = []
             with busy_cores(cores), torch.set_grad_enabled(mode == "training"):
                 for prepared, alone in zip(calls, idle, strict=True):
-                    times = samples(prepared.call, 200, 10 * seconds)
+                    times = samples(prepared.call, 200, 5)
                     crowded.append((statistics.median(times) / alone, max(times) / alone))
             for name, limit, *figures in zip(
                 ("median", "worst"), (3.0, 30.0), *crowded, strict=True
@@ -194,9 +195,8 @@ def samples(call: Callable[[], object], count: int, seconds: float) -> list[floa
     return times
 
 
-def memory(seconds: float) -> Iterator[Promise]:
-    """How far a training raises the memory of a process; `seconds` plays no part."""
-    del seconds
+def memory() -> Iterator[Promise]:
+    """How far a training raises the memory of a process."""
     for size in ((64, 50, 512), (32, 1000, 64), (128, 35, 1024)):
         for case in (Case(cell, *size) for cell in CELLS):
             figures = []
@@ -228,7 +228,7 @@ def resident(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def per_sample(seconds: float) -> Iterator[Promise]:
+def per_sample() -> Iterator[Promise]:
     """Gradients of every sample apart, beside torch.nn called for one after another."""
     torch.set_num_threads(1)
     for case in (Case(cell, 32, 50, 64) for cell in CELLS):
@@ -250,20 +250,20 @@ def per_sample(seconds: float) -> Iterator[Promise]:
             return [torch.autograd.grad(value, parameters) for value in losses]
 
         calls = [Prepared(call, list) for call in (together, one_by_one)]
-        figures = medians(calls, "training", seconds)
+        figures = medians(calls, "training")
         yield Promise("gradients per sample", str(case), "training", "µs", *figures, figures[1])
 
 
-MEASURES: dict[str, Callable[[float], Iterator[Promise]]] = {
+MEASURES: dict[str, Callable[[], Iterator[Promise]]] = {
     function.__name__: function
     for function in (overhead, denormals, ragged, per_sample, memory, contention)
 }
 
 
-def measure(name: str, seconds: float) -> list[Promise]:
+def measure(name: str) -> list[Promise]:
     """The promises of one measure."""
     kept = []
-    for promise in MEASURES[name](seconds):
+    for promise in MEASURES[name]():
         kept.append(promise)
         print(" ".join(table([promise])[1][0]), flush=True)
     return kept

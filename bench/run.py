@@ -23,7 +23,6 @@ from elman.bench import GRID, MODES, TORCH, Machine, Report, Row, markdown_table
 
 OUT = Path("runs/bench")
 THREADS = (1, 2)
-SECONDS = 0.5  # for each figure of a promise
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -65,9 +64,9 @@ def keep_promises(machine: Machine) -> None:
     kept = []
     for name in promises.MEASURES:
         print(f"--- {name}", flush=True)
-        kept += alone(promises.measure, name, SECONDS)
+        kept += alone(promises.measure, name)
     print("--- scaling", flush=True)
-    series = alone(scaling.measure, SECONDS, machine)
+    series = alone(scaling.measure, machine)
     kept += [line.promise() for line in series]
     figures = {
         "machine": asdict(machine),

@@ -93,7 +93,7 @@ def worst_doubling(times: Sequence[float]) -> float:
     return max(after / before for before, after in pairwise(times))
 
 
-def measure(seconds: float, machine: Machine) -> list[Series]:
+def measure(machine: Machine) -> list[Series]:
     """Time every axis for every cell."""
     torch.set_num_threads(1)
     series = []
@@ -102,7 +102,7 @@ def measure(seconds: float, machine: Machine) -> list[Series]:
             works = [Work.of(axis.case(cell, size)) for size in axis.sizes]
             for mode in MODES:
                 times = [
-                    medians([layers.prepare(work, mode) for work in works], mode, seconds)
+                    medians([layers.prepare(work, mode) for work in works], mode)
                     for layers in (ELMAN, TORCH)
                 ]
                 peak = _native.fma_peak(1, 0.02)

@@ -1,6 +1,6 @@
 // The Python module elman._native: names, addresses, the GIL; nothing else.
 //
-// Tensors arrive as addresses (0 for none), checked by src/elman/ops.py. A call releases the GIL
+// Tensors arrive as addresses (0 for none), checked by src/elman/shapes.py. A call releases the GIL
 // and may run on any Python thread.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
@@ -136,7 +136,7 @@ double read_bandwidth(long bytes, double seconds) {
 } // namespace
 
 NB_MODULE(_native, m) {
-  m.doc() = "The native core of elman. Called by elman.ops with checked addresses.";
+  m.doc() = "The native core of elman. Called by elman.core with checked addresses.";
   m.def("forward", &forward);
   m.def("backward", &backward);
   m.def("activations", &activations, "is_double"_a, "x"_a, "tanh"_a, "sigmoid"_a, "n"_a,

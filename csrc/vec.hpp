@@ -95,6 +95,7 @@ ELMAN_INLINE Vec<float> at_least(Vec<float> bound, Vec<float> v) {
 ELMAN_INLINE Vec<double> at_least(Vec<double> bound, Vec<double> v) {
   return ELMAN_OF_TWO(max_pd, bound, v);
 }
+#undef ELMAN_OF_TWO
 #else
 template <class V>
 ELMAN_INLINE V at_most(V bound, V v) {

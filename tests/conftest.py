@@ -6,11 +6,13 @@ nothing by luck. Of what torch.nn does not have, given lengths and the GRU that 
 product, our reference stands in its place.
 """
 
+import mmap
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +53,17 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.set_isa(request.param)
     yield request.param
     _native.set_isa(before)
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+STATM = Path("/proc/self/statm")
+needs_proc = pytest.mark.skipif(not STATM.exists(), reason="needs Linux's /proc")
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process has."""
+    return int(STATM.read_text().split()[1]) * mmap.PAGESIZE
 
 
 # --- random problems ----------------------------------------------------------------------------

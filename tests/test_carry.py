@@ -1,6 +1,5 @@
 import copy
 import gc
-import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FORMS, LAYERS, STEP_CELLS
+from conftest import FORMS, LAYERS, STEP_CELLS, needs_proc, resident
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -669,12 +668,7 @@ def test_losses_gradients_and_weights_are_those_of_the_loop_by_hand(
     same(results[0][1:], results[1][1:])
 
 
-def resident() -> int:
-    """Bytes of memory that this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+@needs_proc
 def test_memory_stays_flat_over_a_thousand_chunks() -> None:
     # What a backward through one chunk needs: about 300 KiB, of all 1,000 chunks 300 MiB.
     lstm, head = build(elman, "LSTM", 8, 64), nn.Linear(64, 1)

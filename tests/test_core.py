@@ -2,12 +2,11 @@
 
 import gc
 import math
-import mmap
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import needs_proc, resident
 from torch import Tensor
 
 from elman import core
@@ -104,6 +103,7 @@ def test_copies_of_strided_arguments_outlive_the_call(
     torch.testing.assert_close(solve(strided), expected, rtol=0, atol=0)
 
 
+@needs_proc
 def test_memory_stays_flat_over_many_shapes(cell: Cell) -> None:
     _, _, weights = make_problem(cell)
     sizes = torch.randint(1, 40, (5500, 2), generator=torch.Generator().manual_seed(9)).tolist()
@@ -114,9 +114,6 @@ def test_memory_stays_flat_over_many_shapes(cell: Cell) -> None:
             output, *_, kept = core.forward(cell, *call, True)
             upstream, wanted = [output] + [None] * len(cell.states), [True] * (6 + len(cell.states))
             core.backward(cell, *call, output, kept, upstream, wanted)
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
     run(sizes[:500])
     before = resident()

@@ -9,11 +9,11 @@ Parameters are read by name at each call and nothing is derived from them and ke
 was written to, moved, tied, pruned, or replaced by a computed tensor takes effect at the next call.
 
 Tensors that are not on the CPU go to PyTorch's own recurrent kernels, except those of a GRU with
-reset_after=False, which PyTorch does not have. On the CPU, float32 and
-float64 are computed by the native core, other dtypes as `elman.ops` says. Under
-torch.autocast("cpu") the computation stays in the dtype of the weights, and only the results are
-lowered: all of RNN, RNNCell and LSTM, and of the others what has a lowered state or input to begin
-with. That is what torch.nn gives, but that its LSTM leaves the results of packed input as they are.
+reset_after=False, which PyTorch does not have. On the CPU, float32 and float64 are computed by the
+native core, other dtypes as `elman.ops` says. Under torch.autocast("cpu") the computation stays in
+the dtype of the weights, and only the results are lowered: all of RNN, RNNCell and LSTM, and of the
+others what has a lowered state or input to begin with. That is what torch.nn gives, but that its
+LSTM leaves the results of packed input as they are.
 
 Symbols: L time steps, N sequences in the batch, D = 2 if bidirectional else 1, H_in = input_size,
 H_out = proj_size or else hidden_size. The equations are in `elman.cells`.
