@@ -1,6 +1,7 @@
 # The commands of a developer. Each works on a fresh clone: the virtual environment and the native
 # core are made when first needed, and renewed when what they are made of has changed. Python files
-# are used in place (an editable install) and need no renewal.
+# are used in place (an editable install): only a new or a moved one needs a renewal, which the time
+# of its folder shows.
 #
 # Needs python3, make and a C++20 compiler; all the rest comes from pip.
 
@@ -10,6 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 CORE := $(wildcard csrc/*.cpp csrc/*.hpp)
+FOLDERS := $(shell find src -type d -not -name __pycache__)
 NATIVE_TESTS := $(wildcard tests/native/*.cpp)
 
 .DELETE_ON_ERROR:
@@ -69,7 +71,7 @@ $(VENV)/tools: pyproject.toml constraints.txt
 
 # Without isolation the build tools stay where they are from one build to the next, so that only
 # what has changed is compiled again.
-$(VENV)/core: $(VENV)/tools CMakeLists.txt $(CORE)
+$(VENV)/core: $(VENV)/tools CMakeLists.txt $(CORE) $(FOLDERS)
 	$(PIP) install --constraint constraints.txt --no-build-isolation \
 	    --config-settings=cmake.define.ELMAN_WERROR=ON --editable .
 	touch $@

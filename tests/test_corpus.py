@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from elman.tasks import InputError
-from elman.tasks.corpus import Corpus, decode, encode
+from elman.tasks.text.corpus import Corpus, decode, encode
 
 
 def corpus_of(tmp_path: Path, *contents: bytes) -> Corpus:

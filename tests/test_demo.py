@@ -59,7 +59,7 @@ def test_the_quick_demo_shows_all_its_parts_and_keeps_its_plots(
     assert errors == ""
     assert "\x1b" not in output
     assert output.startswith("Everything made here is kept in runs/demo-2.")
-    for part in ("ohlol", "root-mean-square error", "held-out text", "times faster", "torch.nn"):
+    for part in ("ohlol", "root-mean-square error", "held out", "times faster", "torch.nn"):
         assert part in output
     for plot in ("hello.png", "sine.png", "text/loss.png"):
         assert f"runs/demo-2/{plot}" in output

@@ -9,20 +9,21 @@ from rich.text import Text
 from elman.tasks import display
 from elman.tasks.display import Display
 
-CLOCK = {"seconds": 5.0, "seconds_left": 3725.0, "characters_per_second": 12345.6}
+CLOCK = {"seconds": 5.0, "seconds_left": 3725.0, "units_per_second": 12345.6, "unit": "steps"}
 UPDATE = {
     "kind": "train",
     "step": 1200,
     "epoch": 1.5,
     "progress": 0.25,
     "loss": 1.5,
-    "bits_per_character": 2.164,
+    "metrics": {"loss": 1.5, "bits_per_character": 2.164},
     "lr": 1e-3,
     "gradient_norm": 0.5,
     "clock": CLOCK,
 }
-EVALUATION = UPDATE | {"kind": "evaluation", "best": True, "sample": "[bold]a\x1b[2J\n\udcffb"}
-RESULT = UPDATE | {"kind": "result"}
+EVALUATION = UPDATE | {"kind": "evaluation", "best": True, "preview": "[bold]a\x1b[2J\n\udcffb"}
+BASELINES = {"chance": {"loss": 4.5}, "a longer name": {"loss": 2.0, "other": 1.0}}
+RESULT = UPDATE | {"kind": "result", "baselines": BASELINES, "lines": ["The model wins."]}
 
 
 def shown(*records: dict[str, Any], terminal: bool, width: int = 80) -> str:
@@ -38,11 +39,16 @@ def shown(*records: dict[str, Any], terminal: bool, width: int = 80) -> str:
 
 def test_lines_say_where_it_stands_and_show_a_sample() -> None:
     assert shown(EVALUATION, RESULT, terminal=False) == (
-        "update  1,200  epoch 1.50  held-out text: loss 1.5000, 2.164 bits/char (best)\n"
+        "update  1,200  epoch 1.50  held out: loss 1.5, bits per character 2.164 (best)\n"
         "    [bold]a\ufffd[2J\n"
         "    \ufffdb\n"
-        "update  1,200  epoch 1.50  held-out text, all of it, best weights: loss 1.5000,"
-        " 2.164 bits/char\n"
+        "update  1,200  epoch 1.50  all that is held out, best weights: loss 1.5,"
+        " bits per character 2.164\n"
+        "                     loss\n"
+        "model                 1.5\n"
+        "chance                4.5\n"
+        "a longer name           2\n"
+        "The model wins.\n"
     )
 
 
@@ -50,7 +56,7 @@ def test_without_a_terminal_updates_are_told_now_and_then(monkeypatch: pytest.Mo
     assert shown(*[UPDATE] * 50, terminal=False) == ""
     monkeypatch.setattr(display, "_LINE_EVERY_S", -1.0)
     assert shown(UPDATE, terminal=False) == (
-        "update  1,200  epoch 1.50  loss 1.500  2.16 bits/char  12,346 chars/s  1:02:05 left\n"
+        "update  1,200  epoch 1.50  loss 1.500  12,346 steps/s  1:02:05 left\n"
     )
 
 
@@ -58,6 +64,6 @@ def test_without_a_terminal_updates_are_told_now_and_then(monkeypatch: pytest.Mo
 def test_a_terminal_gets_a_bar_on_one_line(width: int) -> None:
     shows = shown(UPDATE, terminal=True, width=width)
     bar = max(shows.splitlines(), key=len)
-    for part in ("loss 1.500", "2.16 bits/char", "12,346 chars/s", "1:02:05 left", "━"):
+    for part in ("loss 1.500", "12,346 steps/s", "1:02:05 left", "━"):
         assert part in bar
     assert cell_len(Text.from_ansi(bar).plain) <= width

@@ -9,10 +9,14 @@ import torch.nn.functional as F
 
 import elman
 from elman import checkpoint
-from elman.tasks import DivergenceError, InputError, text
-from elman.tasks.config import TextConfig
-from elman.tasks.corpus import Corpus, encode
+from elman.tasks import DivergenceError, InputError, learner, text
+from elman.tasks.budget import measure_speed
+from elman.tasks.learner import Learner
 from elman.tasks.run import Run
+from elman.tasks.text.corpus import Corpus, encode
+from elman.tasks.text.job import judge
+from elman.tasks.text.model import TextModel
+from elman.tasks.text.settings import TextSettings
 
 WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "with", "his")
 
@@ -41,9 +45,8 @@ def book(tmp_path: Path) -> Path:
     return path
 
 
-def train(book: Path, out: Path, *, report: Any = lambda record: None, **changes: Any) -> Any:
-    corpus = Corpus.read([book])
-    return text.train(text.configure(corpus, **SMALL | changes), corpus, out, report=report)
+def train(book: Path, out: Path, **changes: Any) -> Any:
+    return text.train([book], out=out, **SMALL | changes)
 
 
 def what_is_kept(run: Path) -> tuple[list[dict[str, Any]], list[Any], list[dict[str, Any]]]:
@@ -75,8 +78,8 @@ def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: str
 ) -> None:
     whole = train(book, tmp_path / "whole", cell=cell)
-    monkeypatch.setattr(text, "_CHECKPOINT_EVERY_S", 0.003)
-    monkeypatch.setattr(text, "_CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setattr(learner, "_CHECKPOINT_EVERY_S", 0.003)
+    monkeypatch.setattr(learner, "_CHECKPOINT_SHARE", math.inf)
     chance = random.Random(cell)
     countdown = 0
 
@@ -91,13 +94,13 @@ def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
         countdown = chance.randint(1, 15)
         try:
             if out.exists():
-                result = text.resume(out, report=report)
+                result = learner.resume(out, report=report)
             else:
                 result = train(book, out, report=report, cell=cell)
         except CrashError:
             crashes += 1
     assert crashes >= 3
-    assert (result.step, result.loss) == (whole.step, whole.loss)
+    assert (result.step, result.metrics) == (whole.step, whole.metrics)
     assert_same_run(out, tmp_path / "whole")
 
 
@@ -106,45 +109,40 @@ def test_a_run_that_was_stopped_anywhere_is_the_one_that_never_was(
 ) -> None:
     whole = train(book, tmp_path / "whole")
     stops = iter([False] * 7 + [True])
-    stopped = text.train(
-        TextConfig(files=(str(book),), **SMALL),
-        Corpus.read([book]),
-        tmp_path / "stopped",
-        stop=lambda: next(stops),
-    )
-    assert (stopped.finished, stopped.step, stopped.loss) == (False, 7, None)
+    stopped = train(book, tmp_path / "stopped", stop=lambda: next(stops))
+    assert (stopped.finished, stopped.step, stopped.metrics) == (False, 7, {})
     for length in (0, 1, 13):
         stops = iter([False] * length + [True])
-        stopped = text.resume(tmp_path / "stopped", stop=lambda stops=stops: next(stops))
+        stopped = learner.resume(tmp_path / "stopped", stop=lambda stops=stops: next(stops))
         assert not stopped.finished
     assert stopped.step == 21
     assert (tmp_path / "stopped" / "loss.png").exists()
-    resumed = text.resume(tmp_path / "stopped")
+    resumed = learner.resume(tmp_path / "stopped")
     assert resumed.finished
-    assert (resumed.step, resumed.loss) == (whole.step, whole.loss)
+    assert (resumed.step, resumed.metrics) == (whole.step, whole.metrics)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_a_finished_run_is_only_judged_again(book: Path, tmp_path: Path) -> None:
     whole = train(book, tmp_path / "run")
     before = what_is_kept(tmp_path / "run")
-    again = text.resume(tmp_path / "run")
-    assert (again.step, again.loss) == (whole.step, whole.loss)
+    again = learner.resume(tmp_path / "run")
+    assert (again.step, again.metrics) == (whole.step, whole.metrics)
     assert what_is_kept(tmp_path / "run")[0] == before[0]
 
 
 def test_a_new_budget_goes_on_from_a_finished_run(book: Path, tmp_path: Path) -> None:
     first = train(book, tmp_path / "run")
-    second = text.resume(tmp_path / "run", epochs=3)
+    second = learner.resume(tmp_path / "run", epochs=3)
     assert second.step == first.step * 3 // 2
-    assert Run.open(tmp_path / "run").config["config"]["epochs"] == 3
-    third = text.resume(tmp_path / "run", max_time=1e-3)
+    assert Run.open(tmp_path / "run").config["settings"]["epochs"] == 3
+    third = learner.resume(tmp_path / "run", max_time=1e-3)
     assert (third.finished, third.step) == (True, second.step)
 
 
 def test_another_seed_is_another_run_and_the_same_seed_the_same(book: Path, tmp_path: Path) -> None:
     losses = [
-        train(book, tmp_path / name, seed=seed, epochs=1).loss
+        train(book, tmp_path / name, seed=seed, epochs=1).metrics["loss"]
         for name, seed in (("a", 1), ("b", 2), ("c", 1))
     ]
     assert losses[0] == losses[2] != losses[1]
@@ -162,9 +160,9 @@ def test_the_state_is_carried_from_chunk_to_chunk_and_zero_at_epoch_starts(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    read, run = text.TextModel.forward, elman.LSTM.forward
+    read, run = TextModel.forward, elman.LSTM.forward
 
-    def watched(model: text.TextModel, ids: Any, hx: Any = None) -> Any:
+    def watched(model: TextModel, ids: Any, hx: Any = None) -> Any:
         if model.training:
             calls.append((ids,))
         return read(model, ids, hx)
@@ -175,7 +173,7 @@ def test_the_state_is_carried_from_chunk_to_chunk_and_zero_at_epoch_starts(
             calls[-1] += (hx, after)
         return output, after
 
-    monkeypatch.setattr(text.TextModel, "forward", watched)
+    monkeypatch.setattr(TextModel, "forward", watched)
     monkeypatch.setattr(elman.LSTM, "forward", watched_too)
     train(book, tmp_path / "run")
     corpus = Corpus.read([book])
@@ -202,8 +200,8 @@ def test_judging_in_rows_is_reading_the_tail_in_one_go(book: Path) -> None:
     torch.manual_seed(0)
     book.write_text(book.read_text() * 3)
     corpus = Corpus.read([book])
-    config = TextConfig(files=(), **SMALL)
-    model = text.TextModel(len(corpus.symbols), config).eval()
+    config = TextSettings(**SMALL)
+    model = TextModel(len(corpus.symbols), config).eval()
     with torch.no_grad():
         for weight in model.recurrent.parameters():
             weight.mul_(3)  # so that the state matters
@@ -213,21 +211,19 @@ def test_judging_in_rows_is_reading_the_tail_in_one_go(book: Path) -> None:
         expected = F.cross_entropy(logits[128:, 0], ids[129:, 0]).item()
         assert corpus.held_out // 128 > 2
         # Rows leave over fewer characters than there are rows.
-        assert text.judge(model, corpus) == pytest.approx(expected, rel=2e-3)
+        assert judge(model, corpus) == pytest.approx(expected, rel=2e-3)
         rows = corpus.held_out_rows(min(32, corpus.held_out // 128), 128).long()
         logits, _ = model(rows[:-1])
         exact = F.cross_entropy(logits[127:].flatten(0, 1), rows[128:].flatten()).item()
-        assert text.judge(model, corpus) == pytest.approx(exact, rel=1e-6)
+        assert judge(model, corpus) == pytest.approx(exact, rel=1e-6)
         zeros, _ = model(ids[129:-1:1], None)
         assert F.cross_entropy(zeros[:, 0], ids[130:, 0]).item() != pytest.approx(expected, rel=0)
 
 
 def test_a_text_with_a_pattern_is_learnt(tmp_path: Path) -> None:
     (tmp_path / "song.txt").write_text("row, row, row your boat, gently down the stream.\n" * 100)
-    corpus = Corpus.read([tmp_path / "song.txt"])
-    config = text.configure(corpus, epochs=5, hidden=64)
-    result = text.train(config, corpus, tmp_path / "run")
-    assert result.loss < 0.1
+    result = text.train([tmp_path / "song.txt"], out=tmp_path / "run", epochs=5, hidden=64)
+    assert result.metrics["loss"] < 0.1
     kinds = [record["kind"] for record in Run.open(tmp_path / "run").records()]
     assert kinds.count("train") == result.step // 10
     assert kinds.count("evaluation") == 10
@@ -245,7 +241,7 @@ def test_a_time_budget_ends_in_time_with_the_learning_rate_at_zero(
     rates = [record["lr"] for record in records if record["kind"] == "train"]
     assert max(rates) == pytest.approx(0.01, rel=0.1)
     assert rates[-1] < 0.001
-    going_on = text.resume(tmp_path / "run", max_time=1.5)  # the second already spent counts
+    going_on = learner.resume(tmp_path / "run", max_time=1.5)  # the second already spent counts
     assert 1.5 <= going_on.seconds < 2.5
 
 
@@ -267,35 +263,35 @@ def test_an_exploding_loss_stops_and_names_update_and_layer(book: Path, tmp_path
 def test_weights_that_are_no_numbers_are_named(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str, where: str
 ) -> None:
-    update = text.Learner.update
+    update = Learner.update
 
-    def spoilt(learner: text.Learner) -> dict[str, Any]:
-        if learner.at.step == 12:
+    def spoilt(at_work: Learner) -> dict[str, Any]:
+        if at_work.at.step == 12:
             with torch.no_grad():
-                learner.model.get_parameter(layer).fill_(math.nan)
-        return update(learner)
+                at_work.model.get_parameter(layer).fill_(math.nan)
+        return update(at_work)
 
-    monkeypatch.setattr(text.Learner, "update", spoilt)
-    monkeypatch.setattr(text, "_CHECKPOINT_EVERY_S", 0.0)
-    monkeypatch.setattr(text, "_CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setattr(Learner, "update", spoilt)
+    monkeypatch.setattr(learner, "_CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(learner, "_CHECKPOINT_SHARE", math.inf)
     with pytest.raises(DivergenceError, match=f"update 13: the loss is nan.*{where}"):
         train(book, tmp_path / "run")
     monkeypatch.undo()
     assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["position"]["step"] == 12
-    assert text.resume(tmp_path / "run").finished  # what was kept is from before
+    assert learner.resume(tmp_path / "run").finished  # what was kept is from before
 
 
 def test_a_layer_that_puts_out_no_numbers_is_named(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = text.Learner.update
+    update = Learner.update
 
-    def spoilt(learner: text.Learner) -> dict[str, Any]:
-        if learner.at.step == 3:
-            learner.model.output.register_forward_hook(lambda _, __, logits: logits / 0)
-        return update(learner)
+    def spoilt(at_work: Learner) -> dict[str, Any]:
+        if at_work.at.step == 3:
+            at_work.model.output.register_forward_hook(lambda _, __, logits: logits / 0)
+        return update(at_work)
 
-    monkeypatch.setattr(text.Learner, "update", spoilt)
+    monkeypatch.setattr(Learner, "update", spoilt)
     with pytest.raises(DivergenceError, match=r"update 4: .* in the output of output;"):
         train(book, tmp_path / "run")
 
@@ -303,17 +299,17 @@ def test_a_layer_that_puts_out_no_numbers_is_named(
 def test_the_layer_is_looked_for_from_the_state_before_the_chunk(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = text.Learner.update
+    update = Learner.update
 
-    def spoilt(learner: text.Learner) -> dict[str, Any]:
-        if learner.at.step == 3:
-            learner.model.output.register_forward_hook(lambda _, __, logits: logits / 0)
-            learner.model.recurrent.register_forward_hook(
+    def spoilt(at_work: Learner) -> dict[str, Any]:
+        if at_work.at.step == 3:
+            at_work.model.output.register_forward_hook(lambda _, __, logits: logits / 0)
+            at_work.model.recurrent.register_forward_hook(
                 lambda _, __, result: (result[0], tuple(state / 0 for state in result[1]))
             )
-        return update(learner)
+        return update(at_work)
 
-    monkeypatch.setattr(text.Learner, "update", spoilt)
+    monkeypatch.setattr(Learner, "update", spoilt)
     with pytest.raises(DivergenceError, match=r"update 4: .* in the output of output;"):
         train(book, tmp_path / "run")
 
@@ -321,19 +317,19 @@ def test_the_layer_is_looked_for_from_the_state_before_the_chunk(
 def test_a_resumed_run_keeps_its_settings(book: Path, tmp_path: Path) -> None:
     train(book, tmp_path / "run", epochs=1)
     with pytest.raises(InputError, match="was trained with hidden 12, got 13: leave it out"):
-        text.resume(tmp_path / "run", hidden=13)
-    assert text.resume(tmp_path / "run", hidden=12, files=(str(book),)).finished
+        learner.resume(tmp_path / "run", hidden=13)
+    assert learner.resume(tmp_path / "run", hidden=12, files=(str(book),)).finished
 
 
 def test_a_resumed_run_keeps_its_text(book: Path, tmp_path: Path) -> None:
     train(book, tmp_path / "run", epochs=1)
     moved = book.rename(tmp_path / "moved.txt")
     with pytest.raises(InputError, match=r"cannot read .*book\.txt"):
-        text.resume(tmp_path / "run")
-    assert text.resume(tmp_path / "run", files=(str(moved),)).finished
+        learner.resume(tmp_path / "run")
+    assert learner.resume(tmp_path / "run", files=(str(moved),)).finished
     moved.write_text(moved.read_text() + "!")
-    with pytest.raises(InputError, match="was trained on another text"):
-        text.resume(tmp_path / "run")
+    with pytest.raises(InputError, match="was trained on other data"):
+        learner.resume(tmp_path / "run")
 
 
 def test_a_damaged_checkpoint_is_refused_and_kept(book: Path, tmp_path: Path) -> None:
@@ -342,18 +338,17 @@ def test_a_damaged_checkpoint_is_refused_and_kept(book: Path, tmp_path: Path) ->
     last.write_bytes(last.read_bytes()[:1000])
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(InputError, match=r"cannot resume from .*last\.safetensors"):
-        text.resume(tmp_path / "run")
+        learner.resume(tmp_path / "run")
     assert last.stat().st_size == 1000
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
 
 def test_no_run_is_made_for_a_text_that_is_too_short(book: Path, tmp_path: Path) -> None:
-    corpus = Corpus.read([book])
     with pytest.raises(
         InputError,
         match=r"too short: \d+ characters .* batch \* chunk = 300 \* 16 = 4800 are needed",
     ):
-        text.train(TextConfig(files=(), **SMALL | {"batch": 300}), corpus, tmp_path / "run")
+        train(book, tmp_path / "run", batch=300)
     assert not (tmp_path / "run").exists()
 
 
@@ -361,6 +356,11 @@ def test_no_run_is_made_for_a_text_that_is_too_short(book: Path, tmp_path: Path)
 def trained(book: Path, tmp_path: Path) -> Path:
     train(book, tmp_path / "trained", epochs=4, hidden=32)
     return tmp_path / "trained"
+
+
+def loaded(run: Path) -> tuple[Any, str]:
+    found = learner.load(run)
+    return found.model, found.knowledge["symbols"]
 
 
 def written(run: Path, **how: Any) -> str:
@@ -379,7 +379,7 @@ def test_the_likeliest_is_taken_at_temperature_zero_and_with_top_1(trained: Path
     assert greedy == written(trained, temperature=0, seed=2)
     assert greedy == written(trained, top_k=1)
     assert greedy == written(trained, temperature=1e-6)
-    model, symbols = text.load(trained)
+    model, symbols = loaded(trained)
     ids = encode("\n" + greedy[:-1], symbols)
     with torch.no_grad():
         logits, _ = model(ids[:, None], None)
@@ -387,7 +387,7 @@ def test_the_likeliest_is_taken_at_temperature_zero_and_with_top_1(trained: Path
 
 
 def test_top_k_writes_only_among_the_k_likeliest(trained: Path) -> None:
-    model, symbols = text.load(trained)
+    model, symbols = loaded(trained)
     told = "\n" + written(trained, top_k=3, temperature=5.0, length=200)
     with torch.no_grad():
         logits, _ = model(encode(told[:-1], symbols)[:, None], None)
@@ -427,20 +427,19 @@ def test_a_run_without_a_model_cannot_write(tmp_path: Path, book: Path) -> None:
     with pytest.raises(InputError, match="has no checkpoint yet"):
         written(tmp_path / "new")
     (tmp_path / "new" / "best.safetensors").write_bytes(b"?")
-    with pytest.raises(InputError, match=r"best\.safetensors is not a checkpoint of a text model"):
+    with pytest.raises(InputError, match=r"best\.safetensors is not a checkpoint of a model"):
         written(tmp_path / "new")
 
 
 def test_a_run_stopped_before_its_first_evaluation_can_write(book: Path, tmp_path: Path) -> None:
-    corpus = Corpus.read([book])
-    text.train(TextConfig(files=(), **SMALL), corpus, tmp_path / "run", stop=lambda: True)
+    train(book, tmp_path / "run", stop=lambda: True)
     assert len(written(tmp_path / "run")) == 60
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_dropout_is_applied_in_training_only(layers: int) -> None:
     torch.manual_seed(0)
-    model = text.TextModel(9, TextConfig(files=(), **SMALL | {"layers": layers}))
+    model = TextModel(9, TextSettings(**SMALL | {"layers": layers}))
     ids = torch.randint(9, (5, 3))
     assert not torch.equal(model(ids, None)[0], model(ids, None)[0])
     model.eval()
@@ -448,4 +447,4 @@ def test_dropout_is_applied_in_training_only(layers: int) -> None:
 
 
 def test_the_speed_of_the_machine_is_plausible() -> None:
-    assert 1e8 < text.measure_speed(0.05) < 1e13
+    assert 1e8 < measure_speed(0.05) < 1e13

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 import elman
 from elman.bench import take_turns
 from elman.tasks import text
-from elman.tasks.corpus import Corpus
 from elman.tasks.display import Display, printable
+from elman.tasks.learner import load
+from elman.tasks.text.model import TextModel
 
 __all__ = ["forecast", "show", "spell", "ways_to_spell"]
 
@@ -283,27 +284,27 @@ def _show_forecast(console: Console, plot: Path, updates: int) -> None:
 # --- a text ---------------------------------------------------------------------------------------
 
 
-def _show_text(console: Console, out: Path, seconds: float) -> text.TextModel:
+def _show_text(console: Console, out: Path, seconds: float) -> TextModel:
     from pydoc_data.topics import topics
 
     console.print("\n3. English, learnt letter by letter from the help texts of Python itself\n")
     source = out / "topics.txt"
     source.write_text("\n".join(topics.values()), encoding="utf-8")
-    corpus = Corpus.read([source])
-    config = text.configure(corpus, max_time=seconds)
     with Display(console) as display:
-        text.train(config, corpus, out / "text", report=display)
+        text.train([source], out=out / "text", max_time=seconds, report=display)
     written = "".join(text.sample(out / "text", length=300, temperature=0.7, seed=0))
     console.print("\nWhat the best weights write:\n")
     for line in printable(written).split("\n"):
         console.print(f"    {line}", style="dim")
-    return text.load(out / "text")[0]
+    model = load(out / "text").model
+    assert isinstance(model, TextModel)
+    return model
 
 
 # --- speed ----------------------------------------------------------------------------------------
 
 
-def _show_speed(console: Console, model: text.TextModel, seconds: float) -> None:
+def _show_speed(console: Console, model: TextModel, seconds: float) -> None:
     console.print(
         "\n4. Forward and backward through the same models, with elman and with torch.nn\n"
     )
@@ -320,7 +321,7 @@ def _show_speed(console: Console, model: text.TextModel, seconds: float) -> None
     console.print(f"Medians, in turns in one process, {torch.get_num_threads()} threads.")
 
 
-def _same_models(model: text.TextModel) -> dict[str, tuple[Callable[[], None], ...]]:
+def _same_models(model: TextModel) -> dict[str, tuple[Callable[[], None], ...]]:
     """Return for each model one pass through it, with elman's layers and with PyTorch's."""
     wave, chunk = torch.zeros(CHUNK, 1), torch.zeros(64, 32, dtype=torch.int64)
     twin = copy.deepcopy(model)

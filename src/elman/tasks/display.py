@@ -63,12 +63,18 @@ class Display:
                     self._print(f"{_where(record)}  {_state(record)}")
             case "evaluation":
                 mark = " (best)" if record["best"] else ""
-                self._print(f"{_where(record)}  held-out text: {_loss(record)}{mark}")
-                self._print(printable(record["sample"]).strip("\n"), style="dim", indent=4)
+                self._print(f"{_where(record)}  held out: {_measures(record['metrics'])}{mark}")
+                if record["preview"]:
+                    self._print(printable(record["preview"]).strip("\n"), style="dim", indent=4)
             case "result":
                 self._print(
-                    f"{_where(record)}  held-out text, all of it, best weights: {_loss(record)}"
+                    f"{_where(record)}  all that is held out, best weights:"
+                    f" {_measures(record['metrics'])}"
                 )
+                if record["baselines"]:
+                    self._print(_beside(record["metrics"], record["baselines"]))
+                for line in record["lines"]:
+                    self._print(line)
 
     def _print(self, text: str, style: str = "", indent: int = 0) -> None:
         # On a terminal lines are folded at its width; into a file they go as they are.
@@ -91,20 +97,26 @@ def printable(text: str) -> str:
 
 
 def _start(record: dict[str, Any]) -> str:
-    config, text = record["config"], record["text"]
-    layers = f"{config['layers']} layers" if config["layers"] > 1 else "1 layer"
+    settings = record["settings"]
+    layers = f"{settings['layers']} layers" if settings["layers"] > 1 else "1 layer"
     budgets = []
-    if config["epochs"] is not None:
-        budgets.append(f"{config['epochs']} epochs")
-    if config["max_time"] is not None:
-        budgets.append(_duration(config["max_time"]))
+    if settings["epochs"] is not None:
+        budgets.append(f"{settings['epochs']} epochs")
+    if settings["max_time"] is not None:
+        budgets.append(_duration(settings["max_time"]))
     resumed = f", going on from update {record['step']}" if record["step"] else ""
-    return (
-        f"{text['characters']:,} characters, {text['symbols']} different, the last"
-        f" {text['held_out']:,} held out\n"
-        f"{config['cell'].upper()}, {layers} of {config['hidden']}: {record['weights']:,} weights;"
-        f" {config['batch']} rows x {config['chunk']} characters an update\n"
-        f"{' or '.join(budgets)} of training into {record['run']}{resumed}"
+    return "\n".join(
+        (
+            *record["notes"],
+            f"{settings['cell'].upper()}, {layers} of {settings['hidden']}:"
+            f" {record['weights']:,} weights; {record['batch']}",
+            f"{' or '.join(budgets)} of training into {record['run']}{resumed}",
+            *(
+                [f"{1000 * record['seconds_per_update']:.1f} ms an update"]
+                if "seconds_per_update" in record
+                else []
+            ),
+        )
     )
 
 
@@ -112,15 +124,30 @@ def _where(record: dict[str, Any]) -> str:
     return f"update {record['step']:>6,}  epoch {record['epoch']:.2f}"
 
 
-def _loss(record: dict[str, Any]) -> str:
-    return f"loss {record['loss']:.4f}, {record['bits_per_character']:.3f} bits/char"
+def _measures(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+
+
+# The measures of the model and of the baselines as a table in plain text.
+def _beside(metrics: dict[str, float], baselines: dict[str, dict[str, float]]) -> str:
+    rows = {"model": metrics, **baselines}
+    names = [n for n in metrics if any(n in of for of in baselines.values())]
+    width = max(map(len, rows))
+    lines = [" " * width + "".join(f"  {name.replace('_', ' '):>10}" for name in names)]
+    for row, of in rows.items():
+        cells = (f"{of[name]:.4g}" if name in of else "" for name in names)
+        padded = (
+            f"  {cell:>{max(10, len(name))}}" for cell, name in zip(cells, names, strict=True)
+        )
+        lines.append(f"{row:<{width}}" + "".join(padded))
+    return "\n".join(lines)
 
 
 def _state(record: dict[str, Any]) -> str:
     clock = record["clock"]
     return (
-        f"loss {record['loss']:.3f}  {record['bits_per_character']:.2f} bits/char"
-        f"  {clock['characters_per_second']:,.0f} chars/s  {_duration(clock['seconds_left'])} left"
+        f"loss {record['loss']:.3f}  {clock['units_per_second']:,.0f} {clock['unit']}/s"
+        f"  {_duration(clock['seconds_left'])} left"
     )
 
 

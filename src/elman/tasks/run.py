@@ -1,9 +1,11 @@
 """The directory of one training: its settings, what was measured, its checkpoints, its plot.
 
-config.json         the settings, and which text they were used on
+config.json         the job, its settings, and which data they were used on
 metrics.jsonl       one line for every ten updates and for every evaluation
-best.safetensors    the weights that did best on the held-out text
+best.safetensors    the weights that did best on what was held out
 last.safetensors    everything needed to go on from the last checkpoint as if never stopped
+result.json         what the best weights are worth, beside the baselines, when training has ended
+details.json        what the report shows beside that
 loss.png            the losses, drawn when training ends or is stopped
 """
 
@@ -106,23 +108,46 @@ class Run:
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self._metrics, text.encode())
 
-    def draw(self) -> None:
-        """Draw loss.png from metrics.jsonl."""
+    def conclude(self, result: dict[str, Any], details: dict[str, Any]) -> None:
+        """Write result.json and details.json anew; numbers that are none become null."""
+        for name, value in (("details", details), ("result", result)):
+            text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+            write_atomically(self.path / f"{name}.json", text.encode())
+
+    def draw(self, loss_name: str) -> None:
+        """Draw loss.png from metrics.jsonl.
+
+        Args:
+            loss_name: what the axis of the loss is called, with its unit; losses in nats are shown
+                in bits too.
+        """
         from matplotlib.figure import Figure
 
         records = self.records()
         figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.add_subplot(xlabel="updates", ylabel="loss (nats per character)")
+        axes = figure.add_subplot(xlabel="updates", ylabel=loss_name)
         for kind, name, style in (("train", "training", "-"), ("evaluation", "held out", "o-")):
             points = [(r["step"], r["loss"]) for r in records if r["kind"] == kind]
             if points:
                 axes.plot(*zip(*points, strict=True), style, label=name, markersize=3)
-        bits = axes.secondary_yaxis(
-            "right",
-            functions=(lambda nats: np.divide(nats, _BIT), lambda bits: np.multiply(bits, _BIT)),
-        )
-        bits.set_ylabel("bits per character")
+        if "nats" in loss_name:
+            bits = axes.secondary_yaxis(
+                "right",
+                functions=(
+                    lambda nats: np.divide(nats, _BIT),
+                    lambda bits: np.multiply(bits, _BIT),
+                ),
+            )
+            bits.set_ylabel(loss_name.replace("nats", "bits"))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
         figure.savefig(self.plot, dpi=120)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,249 @@
+"""The commands `elman train JOB`: one for each job, its flags made from the job's settings.
+
+A flag has the name, type, range, default and help of a field of the job's `Source` or `Settings`;
+see `elman.tasks.settings`. What every job has besides, such as --out and --resume, stands here.
+"""
+
+import dataclasses
+import inspect
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from elman.cli.values import seconds
+from elman.tasks import JOBS, InputError
+
+__all__ = ["train"]
+
+train = typer.Typer(
+    help="Train a model on your own files.",
+    epilog="Without a job, it is guessed from the file: elman train FILE.",
+)
+
+
+def _command(job: str) -> Callable[..., int]:
+    """Return the function of `elman train JOB`, with a parameter for each flag."""
+    settings = import_module(f"elman.tasks.{job}.settings")
+
+    def command(context: typer.Context, **given: Any) -> int:
+        return _train(job, {n: v for n, v in given.items() if v is not None and v is not False})
+
+    made = [
+        field
+        for kind in (settings.SOURCE, settings.SETTINGS)
+        for field in dataclasses.fields(kind)
+        if field.name != "files"
+    ]
+    parameters = {
+        "context": typer.Context,
+        "files": Annotated[
+            list[Path] | None, typer.Argument(metavar="FILE...", help=settings.FILES)
+        ],
+        **{field.name: _flag(field) for field in made},
+        "out": Annotated[
+            Path | None,
+            typer.Option(metavar="RUN", help="Directory of the run. (default: runs/NAME-OF-FILE)"),
+        ],
+        "resume": Annotated[bool, typer.Option("--resume", help="Go on where RUN stopped.")],
+        "init_from": Annotated[
+            Path | None,
+            typer.Option(metavar="RUN", help="Train the best weights of this run further."),
+        ],
+        "config": Annotated[
+            Path | None,
+            typer.Option(metavar="FILE.toml", help="Read flags from a file; those given here win."),
+        ],
+        "tensorboard": Annotated[
+            bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
+        ],
+        "dry_run": Annotated[
+            bool,
+            typer.Option("--dry-run", help="Say what was understood and chosen, and stop."),
+        ],
+    }
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty
+                if name == "context"
+                else False
+                if kind.__args__[0] is bool
+                else None,
+                annotation=kind,
+            )
+            for name, kind in parameters.items()
+        ]
+    )
+    command.__doc__ = (
+        f"{settings.SUMMARY}\n\nWhat is not given is chosen to suit the data, the time and the"
+        " machine. Ctrl-C saves, and --resume goes on exactly there; so it does from the last"
+        " checkpoint after a crash."
+    )
+    return command
+
+
+def _flag(field: Any) -> Any:
+    """Return the annotation of the parameter for a field made by `setting`."""
+    said = field.metadata
+    default = said["chosen"] if field.default in (None, dataclasses.MISSING) else field.default
+    kind = field.type.__args__[0] if hasattr(field.type, "__args__") else field.type
+    options: dict[str, Any] = {"help": f"{said['help']} (default: {default})"}
+    if said["metavar"]:
+        options["metavar"] = said["metavar"]
+    if said["metavar"] == "TIME":
+        options["parser"] = seconds
+    name = f"--{field.name.replace('_', '-')}"
+    if field.type is bool:
+        options["help"] = said["help"]
+        return Annotated[bool, typer.Option(name, **options)]
+    if str(field.type).startswith("tuple"):
+        kind = list[kind]  # type: ignore[valid-type]
+    return Annotated[kind | None, typer.Option(name, **options)]
+
+
+def _train(job: str, given: dict[str, Any]) -> int:
+    """Train as the flags say; return the exit code."""
+    given = _with_config(job, given)
+    out, resume = given.pop("out", None), given.pop("resume", False)
+    with_tensorboard, dry_run = given.pop("tensorboard", False), given.pop("dry_run", False)
+    if "files" in given:
+        given["files"] = tuple(map(str, given["files"]))
+    elif not (resume and out):
+        raise InputError("FILE is missing: name the data, or go on with --resume --out RUN")
+    run = Path(out or Path("runs", Path(given["files"][0]).stem))
+
+    from elman.tasks import find, learner
+    from elman.tasks.display import Display
+
+    if dry_run:
+        with Display() as display:
+            display(learner.plan(find(job), run, **given))
+        return 0
+    with (
+        Display() as display,
+        stopped_by_signals() as stop,
+        _recorder(run, with_tensorboard) as record,
+    ):
+
+        def report(what: dict[str, Any]) -> None:
+            display(what)
+            record(what)
+
+        if resume:
+            result = learner.resume(run, job=find(job), report=report, stop=stop, **given)
+        else:
+            result = learner.train(find(job), run, report=report, stop=stop, **given)
+    if result.finished:
+        use = "sample" if job == "text" else "predict"
+        print(
+            f"Kept in {run}; see {run / 'loss.png'}. Use it with: elman {use}"
+            f" {shlex.quote(str(run))}"
+        )
+        return 0
+    print(
+        f"elman: stopped at update {result.step}; all is saved. Go on with: elman train {job}"
+        f" --resume --out {shlex.quote(str(run))}",
+        file=sys.stderr,
+    )
+    return 130
+
+
+def _with_config(job: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given, and what stands in the --config file beside."""
+    path = given.pop("config", None)
+    if path is None:
+        return given
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[import-not-found, no-redef]
+    try:
+        read = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    settings = import_module(f"elman.tasks.{job}.settings")
+    fields = {
+        field.name: field
+        for kind in (settings.SOURCE, settings.SETTINGS)
+        for field in dataclasses.fields(kind)
+    }
+    values: dict[str, Any] = {}
+    for key, value in read.items():
+        name = key.replace("-", "_")
+        if name not in {*fields, "out", "init_from", "tensorboard"}:
+            raise InputError(f"{path}: there is no setting {key!r}; see elman train {job} --help")
+        if name == "max_time" and isinstance(value, str):
+            value = seconds(value)
+        if isinstance(value, list):
+            value = tuple(value)
+        values[name] = [value] if name == "files" and isinstance(value, str) else value
+    return values | given
+
+
+@contextmanager
+def _recorder(run: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield what takes each record to TensorBoard, or nowhere."""
+    if not wanted:
+        yield lambda record: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "--tensorboard needs the package tensorboard: pip install elman[tensorboard]"
+        ) from error
+    made: list[Any] = []
+
+    def record(what: dict[str, Any]) -> None:
+        if what["kind"] == "start":  # when the run's directory is there
+            made.append(SummaryWriter(str(run / "tensorboard"), purge_step=what["step"]))
+            return
+        numbers = {"loss": what.get("loss"), "lr": what.get("lr"), **what.get("metrics", {})}
+        for name, number in numbers.items():
+            if number is not None:
+                made[0].add_scalar(f"{what['kind']}/{name}", number, what["step"])
+
+    try:
+        yield record
+    finally:
+        for writer in made:
+            writer.close()
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C, or a request to terminate, stop training between two updates.
+
+    Yields:
+        What to ask whether to stop. The first signal makes it say so; a second Ctrl-C stops the
+        program at once.
+    """
+    stopping = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+for _job in JOBS:
+    train.command(_job)(_command(_job))

@@ -1,0 +1,214 @@
+"""The settings of a job: what each is called, what it may be, and what is said of it.
+
+A setting is a field of a dataclass, made by `setting`; its name, its type, its default, its range
+and its one line of help stand there and nowhere else. The command line makes its flags from these
+fields, config.json and --config files are read by them, and whatever is out of range is refused
+here, wherever it came from.
+
+`Source` is what is read and how, `Settings` the model and its training. A job adds its own fields
+to both. Nothing here imports PyTorch, so that a command can be parsed, and refused, at once.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from elman.tasks import InputError
+
+__all__ = ["Settings", "Source", "build", "setting"]
+
+_S = TypeVar("_S", bound="_Checked")
+
+
+def setting(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Iterable[str] = (),
+    metavar: str | None = None,
+    chosen: str = "chosen",
+) -> Any:
+    """Make a field of `Source` or `Settings`.
+
+    Args:
+        help: one line that says what it is.
+        default: its value if it is not given; without one the job chooses it.
+        least: the lowest number it may be.
+        most: the highest number it may be.
+        above: it must be higher than this.
+        below: it must be lower than this.
+        choices: the only words it may be.
+        metavar: what stands for the value in the help of the command line.
+        chosen: what the help says of the default where there is no value to show.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Mine(Settings):
+        ...     beam: int = setting("Candidates kept.", 4, least=1)
+        >>> Mine(hidden=1, batch=1, lr=0.1, dropout=0.0, epochs=1, beam=0)
+        Traceback (most recent call last):
+        ...
+        elman.tasks.InputError: beam must be at least 1, got 0
+    """
+    rules = {"least": least, "most": most, "above": above, "below": below}
+    metadata = {
+        "help": help,
+        "rules": {name: value for name, value in rules.items() if value is not None},
+        "choices": tuple(choices),
+        "metavar": metavar,
+        "chosen": chosen,
+    }
+    return field(default=default, metadata=metadata)
+
+
+_RULES: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "least": ("at least", lambda value, bound: value >= bound),
+    "most": ("at most", lambda value, bound: value <= bound),
+    "above": ("above", lambda value, bound: value > bound),
+    "below": ("below", lambda value, bound: value < bound),
+}
+
+
+class _Checked:
+    """A dataclass whose fields are made by `setting`: what is out of range is refused."""
+
+    def __post_init__(self) -> None:
+        """Check each field that is given."""
+        for made in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, made.name)
+            if value is not None:
+                _check(made, value)
+
+
+def _check(made: Any, value: Any) -> None:
+    kinds = {"int": int, "float": (int, float), "str": str, "bool": bool}
+    kind = getattr(made.type, "__name__", str(made.type)).split(" |")[0]
+    if kind in kinds and (
+        not isinstance(value, kinds[kind])  # type: ignore[arg-type]
+        or (isinstance(value, bool) and kind != "bool")
+    ):
+        raise InputError(f"{made.name} must be of type {kind}, got {value!r}")
+    choices, rules = made.metadata["choices"], made.metadata["rules"]
+    if choices and value not in choices:
+        raise InputError(f"{made.name} must be {_or(choices)}, got {value!r}")
+    if not rules:
+        return
+    expected = " and ".join(f"{_RULES[name][0]} {bound}" for name, bound in rules.items())
+    is_number = isinstance(value, int) or math.isfinite(value)
+    if not is_number or not all(_RULES[name][1](value, bound) for name, bound in rules.items()):
+        got = value if is_number and abs(value) < 1e30 else f"{float(value):g}" if value else value
+        raise InputError(f"{made.name} must be {expected}, got {got}")
+
+
+def _or(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(_Checked):
+    """What is read, and how.
+
+    Args:
+        files: the data; kept, as absolute paths, so that a resumed training finds it again.
+        valid: a file that is held out, instead of a part of the data.
+
+    Raises:
+        InputError: something is out of its range.
+    """
+
+    files: tuple[str, ...] = setting("The data.")
+    valid: str | None = setting(
+        "Hold this file out, instead of a part of the data.", None, metavar="FILE", chosen="none"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(_Checked):
+    """The model and its training.
+
+    The budget is `epochs`, or `max_time`, or both: training ends with the one that ends first, and
+    the learning rate falls to zero by then. With `epochs` alone the result is a function of the
+    settings and the data; with `max_time` it also depends on the machine's speed.
+
+    Args:
+        hidden: units of each recurrent layer.
+        batch: sequences of an update, those of all processes together.
+        lr: the learning rate at its highest.
+        dropout: the share of numbers zeroed in training.
+        cell: "lstm", "gru" or "rnn".
+        layers: recurrent layers on top of each other.
+        epochs: passes over the data, or None.
+        max_time: seconds of training, evaluations included, or None.
+        patience: end after so many evaluations in a row without a better one, or None.
+        clip: the gradient's norm over all weights is held at or below this.
+        weight_decay: the share of each weight, times the learning rate, taken off at each update.
+        warmup: the share of the budget in which the learning rate rises.
+        seed: where all that is random in training starts.
+
+    Raises:
+        InputError: a setting is out of its range, or there is no budget.
+
+    Example:
+        >>> Settings(hidden=128, batch=16, lr=3e-3, dropout=0.1, epochs=5).cell
+        'lstm'
+    """
+
+    hidden: int = setting("Units of each recurrent layer.", least=1, most=16384)
+    batch: int = setting("Sequences of an update, in all.", least=1, most=2**20)
+    lr: float = setting("Learning rate at its highest.", above=0)
+    dropout: float = setting("Share of numbers zeroed in training.", least=0, below=1)
+    cell: str = setting("lstm, gru or rnn.", "lstm", choices=("lstm", "gru", "rnn"))
+    layers: int = setting("Recurrent layers.", 1, least=1, most=64)
+    epochs: int | None = setting(
+        "Passes over the data, in all.", None, least=1, most=10**9, chosen="none"
+    )
+    max_time: float | None = setting(
+        "Time of training, in all, such as 90s, 3m, 1h30m.",
+        None,
+        above=0,
+        metavar="TIME",
+        chosen="3m, if no --epochs",
+    )
+    patience: int | None = setting(
+        "End after so many evaluations without a better one.", None, least=1, chosen="never"
+    )
+    clip: float = setting("Most of a gradient's norm.", 0.3, above=0)
+    weight_decay: float = setting("Pull of the weights towards zero.", 0.01, least=0)
+    warmup: float = setting("Share of the budget in which the rate rises.", 0.05, least=0, below=1)
+    seed: int = setting("Where chance starts.", 0, least=0, below=2**63)
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, and a training without a budget."""
+        super().__post_init__()
+        if self.epochs is None and self.max_time is None:
+            raise InputError("the budget is missing: give epochs or max_time")
+
+
+def build(kind: type[_S], values: Mapping[str, Any]) -> _S:
+    """Make settings from a mapping, such as a part of config.json.
+
+    Args:
+        kind: `Source`, `Settings` or what a job makes of them.
+        values: the fields by name; lists stand for tuples.
+
+    Raises:
+        InputError: one is unknown, missing, of another type or out of range.
+
+    Example:
+        >>> build(Source, {"files": ["book.txt"]})
+        Source(files=('book.txt',), valid=None)
+    """
+    try:
+        names = {made.name for made in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        if unknown := sorted(values.keys() - names):
+            raise InputError(f"there is no setting {_or(unknown)}: use {_or(sorted(names))}")
+        return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+    except TypeError as error:
+        raise InputError(f"the settings are not complete: {error}") from error

@@ -1,0 +1,95 @@
+"""The model of a text, and how it writes.
+
+embedding -> recurrent layers -> linear -> how likely each character comes next
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+import elman
+from elman.tasks.job import State
+from elman.tasks.text.settings import TextSettings
+
+__all__ = ["TextModel", "write"]
+
+
+class TextModel(nn.Module):
+    """Embedding, recurrent layers, linear; dropout before, between and after the layers.
+
+    Args:
+        symbols: V, the number of different characters.
+        settings: cell, hidden, layers, embed and dropout.
+
+    Example:
+        >>> settings = TextSettings(hidden=16, batch=1, chunk=8, lr=0.1, dropout=0.0, epochs=1)
+        >>> model = TextModel(5, settings)
+        >>> logits, state = model(torch.tensor([[0, 4], [1, 3], [2, 2]]))
+        >>> logits.shape
+        torch.Size([3, 2, 5])
+    """
+
+    def __init__(self, symbols: int, settings: TextSettings) -> None:
+        """Draw all weights from PyTorch's generator."""
+        super().__init__()
+        layers = {"lstm": elman.LSTM, "gru": elman.GRU, "rnn": elman.RNN}[settings.cell]
+        self.embedding = nn.Embedding(symbols, settings.embed)
+        self.recurrent = layers(
+            settings.embed,
+            settings.hidden,
+            settings.layers,
+            dropout=settings.dropout if settings.layers > 1 else 0.0,
+        )
+        self.output = nn.Linear(settings.hidden, symbols)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, ids: Tensor, hx: State = None) -> tuple[Tensor, State]:
+        """Read on.
+
+        Args:
+            ids: (L, N) characters, as numbers.
+            hx: the state after the characters before, or None for none.
+
+        Returns:
+            (L, N, V) logits of the character that follows each, and the state after the last.
+        """
+        output, hx = self.recurrent(self.dropout(self.embedding(ids)), hx)
+        return self.output(self.dropout(output)), hx
+
+
+@torch.no_grad()
+def write(
+    model: TextModel,
+    symbols: str,
+    ids: Tensor,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator,
+) -> Iterator[str]:
+    """Write on without end, one character at a time.
+
+    Args:
+        model: in evaluation mode.
+        symbols: what its numbers stand for.
+        ids: (characters,) what it goes on from; none stands for a new line.
+        temperature: below 1 the likely becomes likelier, above 1 less so; 0 takes the likeliest.
+        top_k: choose among so many of the likeliest characters only.
+        generator: where chance comes from.
+    """
+    if len(ids) == 0:
+        ids = torch.tensor([max(0, symbols.find("\n"))])
+    hx = None
+    while True:
+        logits, hx = model(ids[:, None], hx)
+        logits = logits[-1, 0]
+        if temperature == 0:
+            ids = logits.argmax(keepdim=True)
+        else:
+            if top_k is not None and top_k < len(symbols):
+                logits = logits.where(logits >= logits.topk(top_k).values[-1], -math.inf)
+            # Less the largest: divided by a tiny temperature all others are then -inf, not NaN.
+            likely = ((logits - logits.max()) / temperature).softmax(0)
+            ids = torch.multinomial(likely, 1, generator=generator)
+        yield symbols[int(ids)]

@@ -1,0 +1,46 @@
+"""What a training on text is told beside what every job is: its settings, and how they are chosen.
+
+Nothing here imports PyTorch.
+"""
+
+from dataclasses import dataclass
+
+from elman.tasks.settings import Settings, Source, setting
+
+__all__ = ["FILES", "SETTINGS", "SOURCE", "SUMMARY", "TextSettings", "TextSource"]
+
+SUMMARY = "Learn to write like a text, one character at a time."
+FILES = "The text, in UTF-8; several files are read as one."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSource(Source):
+    """A text: one or more files, read as one in the order given.
+
+    Example:
+        >>> TextSource(files=("book.txt",)).valid is None
+        True
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings(Settings):
+    """The settings of one training on text; with the text itself they say all about its result.
+
+    `batch` counts the rows of text that are read side by side. The others are those of
+    `elman.tasks.settings.Settings`, and:
+
+    Args:
+        chunk: characters of a row between two updates of the weights.
+        embed: numbers that stand for one character.
+
+    Example:
+        >>> TextSettings(hidden=128, batch=16, chunk=64, lr=3e-3, dropout=0.1, epochs=5).embed
+        64
+    """
+
+    chunk: int = setting("Characters of a row between two updates.", least=1, most=2**20)
+    embed: int = setting("Numbers that stand for a character.", 64, least=1, most=16384)
+
+
+SOURCE, SETTINGS = TextSource, TextSettings
