@@ -13,7 +13,7 @@ import typer
 
 from elman import checkpoint
 from elman.cli import main
-from elman.cli.values import seconds
+from elman.cli.flags import seconds
 from elman.tasks import text
 
 WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "with", "his")

@@ -1,6 +1,8 @@
 """The command line: what the user typed, handed to the task that does it.
 
     elman train JOB FILE...     train a model on your own files
+    elman predict RUN [DATA]    answer for new input with what was learnt
+    elman evaluate RUN DATA     measure it on other data
     elman sample RUN            write with a model of text
     elman demo                  see it all at work, with no file needed
     elman bench                 time the layers beside torch.nn's
@@ -21,6 +23,7 @@ from typer.exceptions import TyperException
 import elman
 from elman.cli.bench import bench
 from elman.cli.train import train
+from elman.cli.use import evaluate, predict
 from elman.tasks import DivergenceError, InputError
 
 __all__ = ["main"]
@@ -31,6 +34,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train, name="train")
+app.command()(predict)
+app.command()(evaluate)
 app.command()(bench)
 
 

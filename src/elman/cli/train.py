@@ -5,7 +5,7 @@ see `elman.tasks.settings`. What every job has besides, such as --out and --resu
 """
 
 import dataclasses
-import inspect
+import os
 import shlex
 import signal
 import sys
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from elman.cli.values import seconds
+from elman.cli.flags import flag, seconds, set_parameters
 from elman.tasks import JOBS, InputError
 
 __all__ = ["train"]
@@ -47,7 +47,7 @@ def _command(job: str) -> Callable[..., int]:
         "files": Annotated[
             list[Path] | None, typer.Argument(metavar="FILE...", help=settings.FILES)
         ],
-        **{field.name: _flag(field) for field in made},
+        **{field.name: flag(field) for field in made},
         "out": Annotated[
             Path | None,
             typer.Option(metavar="RUN", help="Directory of the run. (default: runs/NAME-OF-FILE)"),
@@ -69,46 +69,13 @@ def _command(job: str) -> Callable[..., int]:
             typer.Option("--dry-run", help="Say what was understood and chosen, and stop."),
         ],
     }
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty
-                if name == "context"
-                else False
-                if kind.__args__[0] is bool
-                else None,
-                annotation=kind,
-            )
-            for name, kind in parameters.items()
-        ]
-    )
+    set_parameters(command, parameters)
     command.__doc__ = (
         f"{settings.SUMMARY}\n\nWhat is not given is chosen to suit the data, the time and the"
         " machine. Ctrl-C saves, and --resume goes on exactly there; so it does from the last"
         " checkpoint after a crash."
     )
     return command
-
-
-def _flag(field: Any) -> Any:
-    """Return the annotation of the parameter for a field made by `setting`."""
-    said = field.metadata
-    default = said["chosen"] if field.default in (None, dataclasses.MISSING) else field.default
-    kind = field.type.__args__[0] if hasattr(field.type, "__args__") else field.type
-    options: dict[str, Any] = {"help": f"{said['help']} (default: {default})"}
-    if said["metavar"]:
-        options["metavar"] = said["metavar"]
-    if said["metavar"] == "TIME":
-        options["parser"] = seconds
-    name = f"--{field.name.replace('_', '-')}"
-    if field.type is bool:
-        options["help"] = said["help"]
-        return Annotated[bool, typer.Option(name, **options)]
-    if str(field.type).startswith("tuple"):
-        kind = list[kind]  # type: ignore[valid-type]
-    return Annotated[kind | None, typer.Option(name, **options)]
 
 
 def _train(job: str, given: dict[str, Any]) -> int:
@@ -143,6 +110,8 @@ def _train(job: str, given: dict[str, Any]) -> int:
             result = learner.resume(run, job=find(job), report=report, stop=stop, **given)
         else:
             result = learner.train(find(job), run, report=report, stop=stop, **given)
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
+        return 0 if result.finished else 130
     if result.finished:
         use = "sample" if job == "text" else "predict"
         print(

@@ -10,7 +10,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-__all__ = ["Display", "printable"]
+from elman.tasks.job import Conclusion
+
+__all__ = ["Display", "conclusion", "printable"]
 
 _LINE_EVERY_S = 10.0  # where there is no bar
 
@@ -67,14 +69,10 @@ class Display:
                 if record["preview"]:
                     self._print(printable(record["preview"]).strip("\n"), style="dim", indent=4)
             case "result":
+                found = Conclusion(record["metrics"], record["baselines"], record["lines"])
                 self._print(
-                    f"{_where(record)}  all that is held out, best weights:"
-                    f" {_measures(record['metrics'])}"
+                    f"{_where(record)}  all that is held out, best weights: {conclusion(found)}"
                 )
-                if record["baselines"]:
-                    self._print(_beside(record["metrics"], record["baselines"]))
-                for line in record["lines"]:
-                    self._print(line)
 
     def _print(self, text: str, style: str = "", indent: int = 0) -> None:
         # On a terminal lines are folded at its width; into a file they go as they are.
@@ -84,6 +82,25 @@ class Display:
             else:
                 self.console.print(Text(" " * indent + line), soft_wrap=True)
         self._printed = time.monotonic()
+
+
+def conclusion(found: Conclusion) -> str:
+    """Return in plain text what a model is worth: its measures, the baselines', and what it means.
+
+    Example:
+        >>> from elman.tasks.job import Conclusion
+        >>> found = Conclusion({"mae": 1.5}, {"mean": {"mae": 2.0}}, ("The model wins.",))
+        >>> print(conclusion(found))
+        mae 1.5
+                      mae
+        model         1.5
+        mean            2
+        The model wins.
+    """
+    lines = [_measures(found.metrics)]
+    if found.baselines:
+        lines.append(_beside(found.metrics, found.baselines))
+    return "\n".join([*lines, *found.lines])
 
 
 def printable(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 from torch import Tensor, nn
 
 from elman.tasks.processes import Processes
-from elman.tasks.settings import Settings, Source
+from elman.tasks.settings import Prediction, Settings, Source
 
 __all__ = ["Conclusion", "Data", "Job", "Loss", "State", "Trained"]
 
@@ -106,6 +106,7 @@ class Job(ABC):
     loss_name: ClassVar[str]  # with its unit: loss (nats per character)
     Source: ClassVar[type[Source]] = Source
     Settings: ClassVar[type[Settings]] = Settings
+    Prediction: ClassVar[type[Prediction]] = Prediction
     shapes: ClassVar[frozenset[str]] = frozenset()  # own settings that shape the model
     evaluations: ClassVar[int] = 10  # in the whole budget
 
@@ -212,18 +213,18 @@ class Job(ABC):
         return []
 
     @abstractmethod
-    def predict(self, trained: Trained, given: str | None, **options: Any) -> Iterator[str]:
+    def predict(self, trained: Trained, given: str | None, options: Any) -> Iterator[str]:
         """Answer for new input.
 
         Args:
-            trained: the model.
+            trained: the model, in evaluation mode.
             given: a file, "-" for standard input, or for jobs on text the text itself; None where
                 the job goes on from its own data.
-            options: the job's own, under the names of the flags.
+            options: of the type of `Prediction`.
 
         Returns:
-            The lines of the output, without their ends.
+            The lines of the output, without their ends. The input is checked before the first.
 
         Raises:
-            InputError: the input cannot be used, or an option is out of range.
+            InputError: the input cannot be used.
         """

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,12 +26,12 @@ import elman
 from elman import checkpoint
 from elman.tasks import DivergenceError, InputError, find
 from elman.tasks.budget import measure_speed, schedule
-from elman.tasks.job import Data, Job, State, Trained
+from elman.tasks.job import Conclusion, Data, Job, State, Trained
 from elman.tasks.processes import Processes, together
 from elman.tasks.run import Run
 from elman.tasks.settings import build
 
-__all__ = ["Result", "configure", "load", "resume", "train"]
+__all__ = ["Result", "configure", "evaluate", "load", "plan", "predict", "resume", "train"]
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
@@ -234,6 +234,50 @@ def resume(
         if processes.is_first and json.loads(json.dumps(config)) != run.config:
             run.configure(config)
         return _train(Learner(found, source, settings, data, run, processes, {}), report, stop)
+
+
+def evaluate(run: Path, files: Iterable[str | Path]) -> Conclusion:
+    """Measure the model of a run on other data.
+
+    Args:
+        run: the directory of the run.
+        files: the data.
+
+    Returns:
+        What the model is worth there, beside the baselines.
+
+    Raises:
+        InputError: there is no trained model, or the data cannot be used with it.
+    """
+    trained = load(run)
+    held_out = trained.job.read_held_out(trained, tuple(map(str, files)))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return trained.job.conclude(trained, held_out)
+
+
+def predict(run: Path, given: str | None, **options: Any) -> Iterator[str]:
+    """Answer for new input with the model of a run.
+
+    Args:
+        run: the directory of the run.
+        given: a file, "-" for standard input, or for jobs on text the text itself; None where the
+            job goes on from its own data.
+        options: under the names of the job's `Prediction`.
+
+    Returns:
+        The lines of the output, without their ends.
+
+    Raises:
+        InputError: there is no trained model, the input cannot be used, or an option is not one of
+            the job's or out of range.
+    """
+    trained = load(run)
+    try:
+        how = build(trained.job.Prediction, options)
+    except InputError as error:
+        raise InputError(f"{run} is a run of {trained.job.name}: {error}") from error
+    with torch.no_grad():
+        yield from trained.job.predict(trained, given, how)
 
 
 def described(run: Run) -> tuple[Job, Any, Any]:

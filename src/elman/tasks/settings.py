@@ -5,8 +5,9 @@ and its one line of help stand there and nowhere else. The command line makes it
 fields, config.json and --config files are read by them, and whatever is out of range is refused
 here, wherever it came from.
 
-`Source` is what is read and how, `Settings` the model and its training. A job adds its own fields
-to both. Nothing here imports PyTorch, so that a command can be parsed, and refused, at once.
+`Source` is what is read and how, `Settings` the model and its training, `Prediction` how it is
+used. A job adds its own fields to each. Nothing here imports PyTorch, so that a command can be
+parsed, and refused, at once.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from elman.tasks import InputError
 
-__all__ = ["Settings", "Source", "build", "setting"]
+__all__ = ["Prediction", "Settings", "Source", "build", "setting"]
 
 _S = TypeVar("_S", bound="_Checked")
 
@@ -189,6 +190,15 @@ class Settings(_Checked):
         super().__post_init__()
         if self.epochs is None and self.max_time is None:
             raise InputError("the budget is missing: give epochs or max_time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(_Checked):
+    """How a model is used; every job has options of its own.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
 
 
 def build(kind: type[_S], values: Mapping[str, Any]) -> _S:

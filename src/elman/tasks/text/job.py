@@ -20,6 +20,7 @@ from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_dropout, fit_hidden
 from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
 from elman.tasks.processes import Processes
+from elman.tasks.settings import Prediction
 from elman.tasks.text.corpus import Corpus
 from elman.tasks.text.model import TextModel, write
 from elman.tasks.text.settings import SUMMARY, TextSettings, TextSource
@@ -123,7 +124,7 @@ class TextJob(Job):
         """Judge the model on all of the held-out text."""
         return Conclusion(self.evaluate(trained, held_out, quick=False))
 
-    def predict(self, trained: Trained, given: str | None, **options: Any) -> Iterator[str]:
+    def predict(self, trained: Trained, given: str | None, options: Prediction) -> Iterator[str]:
         """Text is sampled and not predicted."""
         raise InputError("a model of text writes: use elman sample")
 

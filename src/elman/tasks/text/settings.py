@@ -5,9 +5,9 @@ Nothing here imports PyTorch.
 
 from dataclasses import dataclass
 
-from elman.tasks.settings import Settings, Source, setting
+from elman.tasks.settings import Prediction, Settings, Source, setting
 
-__all__ = ["FILES", "SETTINGS", "SOURCE", "SUMMARY", "TextSettings", "TextSource"]
+__all__ = ["FILES", "PREDICTION", "SETTINGS", "SOURCE", "SUMMARY", "TextSettings", "TextSource"]
 
 SUMMARY = "Learn to write like a text, one character at a time."
 FILES = "The text, in UTF-8; several files are read as one."
@@ -43,4 +43,4 @@ class TextSettings(Settings):
     embed: int = setting("Numbers that stand for a character.", 64, least=1, most=16384)
 
 
-SOURCE, SETTINGS = TextSource, TextSettings
+SOURCE, SETTINGS, PREDICTION = TextSource, TextSettings, Prediction
