@@ -113,6 +113,7 @@ def train(
         settings = processes.from_first(settings)  # the clocks of processes differ
         config = {
             "job": job.name,
+            "loss": job.loss_name,
             "source": asdict(source),
             "settings": asdict(settings),
             "data": data.about | {"digest": data.digest},
@@ -351,7 +352,7 @@ def _train(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Resu
         else:
             learner.save(at_once=True)
     if learner.processes.is_first:
-        learner.run.draw(learner.job.loss_name)
+        learner.run.draw()
     return Result(
         finished,
         learner.at.step,
@@ -584,7 +585,7 @@ class Learner:
                     "seconds": self.at.seconds,
                     "version": elman.__version__,
                 },
-                found.details,
+                [{"kind": type(part).__name__.lower(), **asdict(part)} for part in found.details],
             )
             self._judged(lambda: self.job.draw(trained, self.data.held_out, self.run.path))
         return self.processes.from_first(record)  # type: ignore[no-any-return]

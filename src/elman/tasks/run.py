@@ -108,22 +108,18 @@ class Run:
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self._metrics, text.encode())
 
-    def conclude(self, result: dict[str, Any], details: dict[str, Any]) -> None:
+    def conclude(self, result: dict[str, Any], details: list[dict[str, Any]]) -> None:
         """Write result.json and details.json anew; numbers that are none become null."""
         for name, value in (("details", details), ("result", result)):
             text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
             write_atomically(self.path / f"{name}.json", text.encode())
 
-    def draw(self, loss_name: str) -> None:
-        """Draw loss.png from metrics.jsonl.
-
-        Args:
-            loss_name: what the axis of the loss is called, with its unit; losses in nats are shown
-                in bits too.
-        """
+    def draw(self) -> None:
+        """Draw loss.png from metrics.jsonl, with the job's name of the loss; nats also as bits."""
         from matplotlib.figure import Figure
 
         records = self.records()
+        loss_name = str(self.config.get("loss", "loss"))
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.add_subplot(xlabel="updates", ylabel=loss_name)
         for kind, name, style in (("train", "training", "-"), ("evaluation", "held out", "o-")):
