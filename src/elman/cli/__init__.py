@@ -24,7 +24,7 @@ from typer.exceptions import TyperException
 
 import elman
 from elman.cli.bench import bench
-from elman.cli.train import train
+from elman.cli.train import train, with_job
 from elman.cli.use import compare, evaluate, info, predict, report
 from elman.tasks import DivergenceError, InputError
 
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     try:
+        words = with_job(words)
         return int(app(words, standalone_mode=False, prog_name="elman") or 0)
     except TyperException as error:
         context = getattr(error, "ctx", None)

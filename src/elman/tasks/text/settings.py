@@ -4,10 +4,20 @@ Nothing here imports PyTorch.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from elman.tasks.settings import Prediction, Settings, Source, setting
 
-__all__ = ["FILES", "PREDICTION", "SETTINGS", "SOURCE", "SUMMARY", "TextSettings", "TextSource"]
+__all__ = [
+    "FILES",
+    "PREDICTION",
+    "SETTINGS",
+    "SOURCE",
+    "SUMMARY",
+    "TextSettings",
+    "TextSource",
+    "recognises",
+]
 
 SUMMARY = "Learn to write like a text, one character at a time."
 FILES = "The text, in UTF-8; several files are read as one."
@@ -44,3 +54,8 @@ class TextSettings(Settings):
 
 
 SOURCE, SETTINGS, PREDICTION = TextSource, TextSettings, Prediction
+
+
+def recognises(path: Path) -> str | None:
+    """Return what makes a file one for this job, or None: any file is a text."""
+    return "is read as text" if path.is_file() else None
