@@ -13,8 +13,8 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-__all__ = ["CheckpointError", "load", "remove_unfinished", "save", "write_atomically"]
+__all__ = ["CheckpointError", "load", "save", "unfinished", "write_atomically", "writing"]
 
 _UNFINISHED = ".elman-*.new"
 _REMEDIES = {
@@ -58,7 +58,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     # The name is this call's own: two processes may write the same file, and one of them wins.
     beside = path.with_name(_UNFINISHED.replace("*", f"{os.getpid()}-{secrets.token_hex(4)}"))
-    try:
+    with writing(path):
         try:
             with beside.open("xb") as file:
                 file.write(content)
@@ -75,6 +75,21 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(directory)
             finally:
                 os.close(directory)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an OSError in a `with` statement say which file could not be written, and the remedy.
+
+    Example:
+        >>> with writing(Path("note.txt")):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        OSError: [Errno 28] cannot write note.txt: No space left on device; free some space on \
+that disk and try again
+    """
+    try:
+        yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "mend that")
         raise OSError(
@@ -82,14 +97,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
-def remove_unfinished(directory: Path) -> None:
-    """Remove what calls of `write_atomically` left in a directory when their process was killed.
-
-    Only for a directory in which no other process is writing.
-    """
-    for path in directory.glob(_UNFINISHED):
-        with suppress(OSError):
-            path.unlink()
+def unfinished(directory: Path) -> list[Path]:
+    """Return the files that `write_atomically` left when its process was killed, or writes now."""
+    return list(directory.glob(_UNFINISHED))
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], extra: object) -> None:
