@@ -132,7 +132,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         path: the checkpoint.
 
     Returns:
-        The tensors by name, each in memory of its own, and the JSON value.
+        The tensors by name, in its order, each in memory of its own, and the JSON value.
 
     Raises:
         OSError: if the file cannot be read.
@@ -144,7 +144,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         content = path.read_bytes()  # safetensors opens no path that is not UTF-8
         # A copy is aligned as PyTorch aligns its own tensors. Products of matrices may round
         # differently on other alignments, and a resumed training must not.
-        tensors = {name: part.clone() for name, part in safetensors.torch.load(content).items()}
+        found = safetensors.torch.load(content)  # in no order
+        tensors = {name: found[name].clone() for name in sorted(found)}
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = header["__metadata__"]
         text = metadata["elman"]

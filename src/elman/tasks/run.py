@@ -139,6 +139,11 @@ class Run:
         finally:
             lock.release()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained here."""
+        return self.best.exists() or bool(self.records())
+
     def configure(self, config: Mapping[str, Any]) -> None:
         """Write config.json anew."""
         self.config = dict(config)
