@@ -337,10 +337,84 @@ def test_a_damaged_checkpoint_is_refused_and_kept(book: Path, tmp_path: Path) ->
     last = tmp_path / "run" / "last.safetensors"
     last.write_bytes(last.read_bytes()[:1000])
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match=r"cannot resume from .*last\.safetensors"):
+    with pytest.raises(InputError, match=r"last\.safetensors must be a checkpoint"):
         learner.resume(tmp_path / "run")
     assert last.stat().st_size == 1000
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_run_that_lost_its_last_checkpoint_keeps_its_best_weights(
+    book: Path, tmp_path: Path
+) -> None:
+    train(book, tmp_path / "run", epochs=1)
+    (tmp_path / "run" / "last.safetensors").unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(InputError, match=r"run has lost its last\.safetensors, and cannot go on"):
+        learner.resume(tmp_path / "run", epochs=2)
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() in before.values()
+    assert written(tmp_path / "run")
+
+
+def test_the_last_checkpoint_of_another_run_is_not_resumed(book: Path, tmp_path: Path) -> None:
+    train(book, tmp_path / "one", epochs=1)
+    train(book, tmp_path / "two", epochs=1)
+    for name in ("last", "best"):
+        file = f"{name}.safetensors"
+        (tmp_path / "one" / file).write_bytes((tmp_path / "two" / file).read_bytes())
+    with pytest.raises(InputError, match=r"one/last\.safetensors belongs to another run"):
+        learner.resume(tmp_path / "one", epochs=2)
+    with pytest.raises(InputError, match=r"one/best\.safetensors belongs to another run"):
+        written(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("chunk", 0, "chunk must be at least 1 and at most 1048576, got 0"),
+        ("chunk", 16.0, "chunk must be of type int, got 16.0"),
+        ("epochs", "2", "epochs must be of type int, got '2'"),
+        ("lr", math.nan, "lr must be above 0, got nan"),
+        ("cell", ["lstm"], "cell must be of type str"),
+        ("hidden", 10**9, "hidden must be at least 1 and at most 16384"),
+        ("colour", 1, "there is no setting colour"),
+        ("lr", 0.02, "it says lr 0.02, but last.safetensors was made with 0.01; put that back"),
+    ],
+)
+def test_settings_that_were_changed_by_hand_are_checked_as_flags_are(
+    book: Path, tmp_path: Path, name: str, value: Any, message: str
+) -> None:
+    train(book, tmp_path / "run", epochs=1)
+    run = Run.open(tmp_path / "run")
+    run.config["settings"][name] = value
+    run.configure(run.config)
+    with pytest.raises(InputError, match=message):
+        learner.resume(tmp_path / "run")
+
+
+def test_a_damaged_line_of_the_history_is_told(book: Path, tmp_path: Path) -> None:
+    train(book, tmp_path / "run", epochs=1)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    first, *rest = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(first.replace(b'"kind"', b'"k\xffnd"') + b"".join(rest))
+    records: list[dict[str, Any]] = []
+    learner.resume(tmp_path / "run", report=records.append)
+    assert records[0]["notes"][-1] == (
+        "metrics.jsonl was damaged in line 1: what stood there is lost"
+    )
+    kept = metrics.read_bytes().splitlines(keepends=True)
+    assert kept[:-1] == rest[:-1]  # but for the result, which is made again
+
+
+def test_a_training_does_not_fail_for_want_of_a_plot(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: Run) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(Run, "draw", broken)
+    records: list[dict[str, Any]] = []
+    assert train(book, tmp_path / "run", epochs=1, report=records.append).finished
+    assert records[-1] == {"kind": "note", "note": "loss.png could not be drawn: no fonts"}
 
 
 def test_no_run_is_made_for_a_text_that_is_too_short(book: Path, tmp_path: Path) -> None:
@@ -427,7 +501,7 @@ def test_a_run_without_a_model_cannot_write(tmp_path: Path, book: Path) -> None:
     with pytest.raises(InputError, match="has no checkpoint yet"):
         written(tmp_path / "new")
     (tmp_path / "new" / "best.safetensors").write_bytes(b"?")
-    with pytest.raises(InputError, match=r"best\.safetensors is not a checkpoint of a model"):
+    with pytest.raises(InputError, match=r"best\.safetensors must be a checkpoint"):
         written(tmp_path / "new")
 
 
