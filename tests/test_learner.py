@@ -158,7 +158,7 @@ def test_a_run_is_told_of_compared_and_reported(
     assert main(["compare", str(tmp_path / "lstm")]) == 2
     page = write(tmp_path / "gru").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 1
-    for part in ("<!doctype html>", "36 × 6", "GRU", "bits per character"):
+    for part in ("<!doctype html>", "36 \u00d7 6", "GRU", "bits per character"):
         assert part in page
     assert "http" not in page  # it opens offline
 
