@@ -196,28 +196,30 @@ def test_the_state_is_carried_from_chunk_to_chunk_and_zero_at_epoch_starts(
     assert not torch.equal(first, second)  # each epoch cuts the text at other places
 
 
-def test_judging_in_rows_is_reading_the_tail_in_one_go(book: Path) -> None:
+def test_judging_in_blocks_is_reading_the_text_in_one_go(book: Path) -> None:
     torch.manual_seed(0)
     book.write_text(book.read_text() * 3)
     corpus = Corpus.read([book])
-    config = TextSettings(**SMALL)
-    model = TextModel(len(corpus.symbols), config).eval()
+    model = TextModel(len(corpus.symbols), TextSettings(**SMALL)).eval()
+    assert corpus.blocks.count > 2
+    is_judged = torch.zeros(len(corpus.ids), dtype=torch.bool)
+    for end in corpus.blocks.ends:
+        is_judged[end - corpus.blocks.length : end] = True
     with torch.no_grad():
         for weight in model.recurrent.parameters():
             weight.mul_(3)  # so that the state matters
-        start = len(corpus.ids) - corpus.held_out
-        ids = corpus.ids[start - 129 :, None].long()
+        ids = corpus.ids[:, None].long()
         logits, _ = model(ids[:-1], None)
-        expected = F.cross_entropy(logits[128:, 0], ids[129:, 0]).item()
-        assert corpus.held_out // 128 > 2
-        # Rows leave over fewer characters than there are rows.
-        assert judge(model, corpus) == pytest.approx(expected, rel=2e-3)
-        rows = corpus.held_out_rows(min(32, corpus.held_out // 128), 128).long()
-        logits, _ = model(rows[:-1])
-        exact = F.cross_entropy(logits[127:].flatten(0, 1), rows[128:].flatten()).item()
-        assert judge(model, corpus) == pytest.approx(exact, rel=1e-6)
-        zeros, _ = model(ids[129:-1:1], None)
-        assert F.cross_entropy(zeros[:, 0], ids[130:, 0]).item() != pytest.approx(expected, rel=0)
+        losses = F.cross_entropy(logits[:, 0], ids[1:, 0], reduction="none")
+        assert judge(model, corpus) == pytest.approx(losses[is_judged[1:]].mean().item(), rel=1e-4)
+        without, _ = model(ids[:-1].flatten()[None], None)  # each character without a state
+        blind = F.cross_entropy(without[0], ids[1:, 0], reduction="none")[is_judged[1:]].mean()
+        assert judge(model, corpus) != pytest.approx(blind.item(), rel=5e-3)
+        rows = corpus.held_out_rows(128).long()
+        part = judge(model, corpus, most=3 * corpus.blocks.count)
+        logits, _ = model(rows[: 128 + 3 - 1])
+        exact = F.cross_entropy(logits[127:].flatten(0, 1), rows[128 : 128 + 3].flatten()).item()
+        assert part == pytest.approx(exact, rel=1e-6)
 
 
 def test_a_text_with_a_pattern_is_learnt(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,18 @@ import torch
 from torch import Tensor
 
 from elman.tasks import InputError
+from elman.tasks.files import read_text
+from elman.tasks.text.blocks import Blocks
 
 __all__ = ["Corpus", "decode", "encode"]
 
-_HELD_OUT = 10  # the last tenth of the text is held out ...
-_HELD_OUT_MOST = 2**18  # ... and no more characters than this: judging must not outweigh learning
+_LEAST = 10  # characters, of which one can be held out
 _CODE_POINTS = 0x110000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as numbers, its last tenth held out.
+    """A text as numbers, a tenth of it held out, in blocks: see `elman.tasks.text.blocks`.
 
     A symbol is a character of the text. A byte that is not UTF-8 is a symbol too, in Python's own
     way of keeping such bytes (the error handler "surrogateescape"), so any file can be read, and
@@ -31,26 +33,28 @@ class Corpus:
         symbols: every symbol of the text once, in the order of their code points.
         ids: (characters,) the text: positions in `symbols`.
         digest: SHA-256 of the bytes of all the files, in hexadecimal.
+        notes: what is to be said of the files, a sentence each.
     """
 
     files: tuple[str, ...]
     symbols: str
     ids: Tensor
     digest: str
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def read(files: Iterable[str | Path]) -> "Corpus":
         """Read the files as one text, in the order given.
 
         Args:
-            files: paths of files in UTF-8; bytes that are not UTF-8 are kept as bytes.
+            files: paths of files of text; see `elman.tasks.files.read_text`.
 
         Returns:
             The text as numbers.
 
         Raises:
-            InputError: a file cannot be read or is empty, or the text has fewer than ten characters
-                or only one symbol.
+            InputError: a file cannot be read, is empty or no text, or the text has fewer than ten
+                characters or only one symbol.
 
         Example:
             >>> import tempfile
@@ -61,20 +65,12 @@ class Corpus:
             (' al\\udcff', [2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 3])
         """
         names = tuple(str(file) for file in files)
-        contents = []
-        for name in names:
-            try:
-                contents.append(Path(name).read_bytes())
-            except OSError as error:
-                raise InputError(f"cannot read {name}: {error.strerror}") from error
-            if not contents[-1]:
-                raise InputError(f"cannot learn from {name}: it is empty")
-        content = b"".join(contents)
-        text = content.decode("utf-8", "surrogateescape")
-        if len(text) < _HELD_OUT:
+        read = [read_text(name) for name in names]
+        text = "".join(file.text for file in read)
+        if len(text) < _LEAST:
             raise InputError(
                 f"cannot learn from {' '.join(names)}: the text is too short, {len(text)}"
-                f" characters; give {_HELD_OUT} at the very least, and thousands to learn something"
+                f" characters; give {_LEAST} at the very least, and thousands to learn something"
             )
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         present = np.zeros(_CODE_POINTS, bool)
@@ -91,18 +87,24 @@ class Corpus:
             files=names,
             symbols="".join(map(chr, points)),
             ids=torch.from_numpy(ids[codes]),
-            digest=hashlib.sha256(content).hexdigest(),
+            digest=hashlib.sha256(b"".join(file.content for file in read)).hexdigest(),
+            notes=tuple(note for file in read for note in file.notes),
         )
 
     @property
-    def held_out(self) -> int:
-        """How many characters at the end are held out: a tenth of the text, at most 2**18."""
-        return min(len(self.ids) // _HELD_OUT, _HELD_OUT_MOST)
+    def blocks(self) -> Blocks:
+        """Which parts are held out."""
+        return Blocks(len(self.ids))
 
     @property
+    def held_out(self) -> int:
+        """How many characters are held out: about a tenth of the text, at most 2**18."""
+        return self.blocks.held_out
+
+    @cached_property
     def training(self) -> Tensor:
-        """The text to learn from: all but the tail that is held out."""
-        return self.ids[: len(self.ids) - self.held_out]
+        """The text to learn from: all but the blocks that are held out."""
+        return self.blocks.training(self.ids)
 
     def training_rows(self, batch: int, shift: int) -> Tensor:
         """Cut the training text into rows that are read side by side.
@@ -123,23 +125,18 @@ class Corpus:
         ring = torch.cat([text[shift:], text[: shift + 1]])
         return ring.as_strided((length + 1, batch), (1, length)).contiguous()
 
-    def held_out_rows(self, batch: int, context: int) -> Tensor:
-        """Cut the held-out tail into rows, each after the text that comes before it.
+    def held_out_rows(self, context: int) -> Tensor:
+        """Return the held-out blocks side by side, each after the text that comes before it.
 
         Args:
-            batch: the number of rows, N.
             context: how many characters before its own each row starts with: read to have the
-                state that reading the whole text would have, not to be judged.
+                state that reading the whole text would have, not to be judged. A short text may
+                have fewer.
 
         Returns:
-            (context + L, N) with L = held-out characters // N; fewer than N characters at the
-            start of the tail are left over.
+            (context + L, N) with L characters in each of the N blocks.
         """
-        length = self.held_out // batch
-        tail = self.ids[len(self.ids) - length * batch - context :]
-        return tail.as_strided(
-            (context + length, batch), (1, length), tail.storage_offset()
-        ).contiguous()
+        return self.blocks.rows(self.ids, context)
 
 
 def encode(text: str, symbols: str) -> Tensor:

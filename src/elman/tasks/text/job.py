@@ -21,6 +21,7 @@ from elman.tasks.budget import GATES, fit_dropout, fit_hidden
 from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
 from elman.tasks.processes import Processes
 from elman.tasks.settings import Prediction
+from elman.tasks.text.blocks import Blocks
 from elman.tasks.text.corpus import Corpus
 from elman.tasks.text.model import TextModel, write
 from elman.tasks.text.settings import SUMMARY, TextSettings, TextSource
@@ -44,7 +45,7 @@ class TextJob(Job):
     shapes = frozenset({"embed"})
 
     def read(self, source: TextSource, knowledge: Mapping[str, Any] | None = None) -> Data:
-        """Read the files as one text, its last tenth held out."""
+        """Read the files as one text, a tenth of it held out."""
         corpus = Corpus.read(source.files)
         return Data(
             training=corpus,
@@ -57,8 +58,9 @@ class TextJob(Job):
                 "symbols": len(corpus.symbols),
             },
             notes=(
-                f"{len(corpus.ids):,} characters, {len(corpus.symbols)} different, the last"
-                f" {corpus.held_out:,} held out",
+                *corpus.notes,
+                f"{len(corpus.ids):,} characters, {len(corpus.symbols):,} different; held out:"
+                f" {corpus.held_out:,}, {_where(corpus.blocks)}",
             ),
             digest=corpus.digest,
         )
@@ -161,19 +163,18 @@ class Chunks(Sequence[tuple[Tensor, Tensor]]):
 def judge(model: nn.Module, corpus: Corpus, most: int | None = None) -> float:
     """Return the loss on the held-out text, in nats per character.
 
-    The text is read in rows side by side, the state carried; each row first reads the characters
-    before it, unjudged, so that its state is as if all had been read in one go.
+    The blocks are read side by side, the state carried; each is read after the text before it,
+    unjudged, so that the state is as if all had been read in one go.
 
     Args:
         model: in evaluation mode.
         corpus: the text.
-        most: judge no more than about so many characters, the first of each row.
+        most: judge no more than about so many characters, the first of each block.
     """
-    batch = max(1, min(32, corpus.held_out // _CONTEXT))
-    context = min(_CONTEXT, len(corpus.training))
-    rows = corpus.held_out_rows(batch, context).long()
+    rows = corpus.held_out_rows(_CONTEXT).long()
+    context = len(rows) - corpus.blocks.length
     if most is not None:
-        rows = rows[: context + max(1, most // batch)]
+        rows = rows[: context + max(1, most // corpus.blocks.count)]
     carry, total = elman.Carry(model), 0.0
     if context > 1:
         carry(rows[: context - 1])
@@ -181,7 +182,14 @@ def judge(model: nn.Module, corpus: Corpus, most: int | None = None) -> float:
     for ids, following in Chunks(rows, _CONTEXT):
         logits, _ = carry(ids)
         total += F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="sum").item()
-    return total / ((len(rows) - 1) * batch)
+    return total / rows[1:].numel()
+
+
+def _where(blocks: Blocks) -> str:
+    """Say where the held-out blocks lie."""
+    if blocks.count == 1:
+        return "the end of the text"
+    return f"in {blocks.count} blocks of {blocks.length:,} from all parts of the text"
 
 
 def choose(characters: int, symbols: int, speed: float, given: Mapping[str, Any]) -> TextSettings:
