@@ -137,7 +137,8 @@ def test_bytes_that_are_no_text_are_learnt_and_written_as_they_are(
     data = tmp_path / "data.bin"
     data.write_bytes(b"\xff\x00\xfe" * 400)
     run = str(tmp_path / "run")
-    flags = [str(data), "--epochs", "8", "--hidden", "16", "--lr", "0.05", "--out", run]
+    flags = [str(data), "--level", "bytes", "--epochs", "8", "--hidden", "16", "--lr", "0.05"]
+    flags += ["--out", run]
     assert main(["train", "text", *flags]) == 0
     capfdbinary.readouterr()
     assert main(["sample", run, "--length", "30", "--temperature", "0"]) == 0

@@ -118,7 +118,7 @@ def read_text(name: str | Path) -> TextFile:
     if "\0" in text:
         raise InputError(
             f"cannot learn from {name}: it has NUL characters, as only binary files have, and text"
-            " in UTF-16 without its mark; convert it to UTF-8 if it is text"
+            " in UTF-16 without its mark; convert it to UTF-8 if it is text, or learn bytes"
         )
     if not text:
         raise InputError(f"cannot learn from {name}: it is empty")
