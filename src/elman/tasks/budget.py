@@ -6,9 +6,12 @@ time. For a fixed amount of arithmetic the best size is one that sees a fixed nu
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,12 +19,22 @@ import torch
 import elman
 from elman.tasks.settings import Settings
 
-__all__ = ["GATES", "fit_dropout", "fit_hidden", "measure_speed", "schedule"]
+__all__ = ["GATES", "fit_dropout", "fit_hidden", "machine_memory", "measure_speed", "schedule"]
 
 _S = TypeVar("_S", bound=Settings)
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 _OPERATIONS_PER_WEIGHT = 6  # and unit: one product forward, two backward, of two each
+
+
+def machine_memory() -> float:
+    """Return the bytes of memory of the machine, or of the container; infinite if not known."""
+    found = [math.inf]
+    with suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):
+        found.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found)
 
 
 def measure_speed(seconds: float = 0.6) -> float:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 import elman
 from elman.bench import take_turns
 from elman.tasks import text
-from elman.tasks.display import Display, printable
+from elman.tasks.display import Display
 from elman.tasks.learner import load
 from elman.tasks.plot import new_figure, save_figure
+from elman.tasks.terminal import printable
 from elman.tasks.text.model import TextModel
 
 __all__ = ["forecast", "show", "spell", "ways_to_spell"]

@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 import elman
 from elman.tasks import DivergenceError, InputError, find
-from elman.tasks.budget import measure_speed, schedule
+from elman.tasks.budget import machine_memory, measure_speed, schedule
 from elman.tasks.job import Conclusion, Data, Job, State, Trained
 from elman.tasks.processes import Processes, together
-from elman.tasks.run import Run
+from elman.tasks.run import FREE, Run
 from elman.tasks.settings import build
 
 __all__ = ["Result", "configure", "evaluate", "load", "plan", "predict", "resume", "train"]
@@ -203,8 +203,9 @@ def resume(
         report: as in `train`.
         stop: as in `train`.
         clock: as in `train`.
-        given: as in `train`. A new budget (epochs, max_time, patience) replaces the old one,
-            `files` says where the data is now; any other must be what the run has.
+        given: as in `train`. A new budget (epochs, max_time, patience) replaces the old one, in
+            which what was trained before counts; `threads` may be others, and `files` says where
+            the data is now; any other must be what the run has.
 
     Returns:
         How it ended. A training whose budget is used up is only judged again.
@@ -220,17 +221,16 @@ def resume(
             if job is not None and job.name != found.name:
                 raise InputError(f"{out} is a run of {found.name}, not of {job.name}")
             for name, value in given.items():
-                if name in ("epochs", "max_time", "patience", "files"):
+                if name in FREE:
                     continue
                 had = getattr(source if hasattr(source, name) else settings, name, None)
                 if value != had:
                     raise InputError(
                         f"{out} was trained with {name} {had}, got {value}:"
-                        f" leave it out to go on, or start another run"
+                        f" leave it out to go on, or start another run",
+                        name,
                     )
-            changed = {
-                name: given[name] for name in given.keys() & {"epochs", "max_time", "patience"}
-            }
+            changed = {name: given[name] for name in given if name in FREE and name != "files"}
             if changed.keys() & {"epochs", "max_time"}:
                 changed = {"epochs": None, "max_time": None} | changed
             settings = build(type(settings), asdict(settings) | changed)
@@ -341,10 +341,21 @@ def load(path: Path) -> Trained:
     return Trained(job, model.eval(), source, settings, knowledge)
 
 
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let PyTorch, and with it the layers, compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _train(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Result:
     """Train from the run's last checkpoint, or from the start if it has none, to the end."""
     speak = report if learner.processes.is_first else lambda record: None
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _threads(learner.settings.threads):
         learner.begin()
         learner.restore()
         speak(learner.describe())
@@ -373,6 +384,44 @@ def _train(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Resu
         concluded.get("baselines", {}),
         tuple(concluded.get("lines", ())),
     )
+
+
+def remarks(records: Iterable[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[str]:
+    """Return what a user should know of a result, in plain words.
+
+    Args:
+        records: those of metrics.jsonl.
+        metrics: of the best weights on all that is held out.
+
+    Example:
+        >>> losses = enumerate([2.0, 1.5, 1.9], start=1)
+        >>> told = [{"kind": "evaluation", "step": 10 * k, "loss": x, "best": k < 3,
+        ...          "metrics": {"loss": x}} for k, x in losses]
+        >>> for line in remarks(told, {"loss": 1.51}):
+        ...     print(line)
+        Evaluations judge a part of what is held out, with the weights of that moment; this is all \
+of it, with the weights that were best, of update 20.
+        This is overfitting: from update 20 on the loss on what is held out rose from 1.5 to 1.9, \
+for what was learnt by heart. More data, more dropout, a smaller model or a shorter training helps.
+    """
+    judged = [r for r in records if r["kind"] == "evaluation" and isinstance(r.get("loss"), float)]
+    best = [record for record in judged if record.get("best") is True]
+    if not best:
+        return []
+    told, last = best[-1], judged[-1]
+    lines = []
+    if last is not told or dict(told.get("metrics", metrics)) != dict(metrics):
+        lines.append(
+            "Evaluations judge a part of what is held out, with the weights of that moment; this is"
+            f" all of it, with the weights that were best, of update {told['step']:,}."
+        )
+    if last["loss"] > 1.02 * told["loss"] > 0:
+        lines.append(
+            f"This is overfitting: from update {told['step']:,} on the loss on what is held out"
+            f" rose from {told['loss']:.4g} to {last['loss']:.4g}, for what was learnt by heart."
+            " More data, more dropout, a smaller model or a shorter training helps."
+        )
+    return lines
 
 
 @dataclass
@@ -435,6 +484,7 @@ class Learner:
     def begin(self) -> None:
         """Make the model, with the first weights, and stand at the start of the first epoch."""
         settings = self.settings
+        self._refuse_what_fits_no_memory()
         torch.manual_seed(settings.seed)
         self.model = self.job.build(settings, self.data.knowledge)
         if self._first_weights:
@@ -451,6 +501,20 @@ class Learner:
         self._parallel = self.processes.wrap(self.model)
         self._open_epoch()
         self._started = self._saved = self._clock()
+
+    def _refuse_what_fits_no_memory(self) -> None:
+        """Refuse a model whose weights alone are more than the machine can hold."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            model = self.job.build(self.settings, self.data.knowledge)
+        weights = sum(weight.numel() for weight in model.parameters())
+        needed = 16 * weights  # bytes: the weight, its gradient and two moments
+        if needed > machine_memory():
+            raise InputError(
+                f"a model of {weights:,} weights needs {needed / 1e9:,.0f} GB to be trained, and"
+                f" this machine has {machine_memory() / 1e9:,.0f}: lower hidden or layers",
+                "hidden",
+                "layers",
+            )
 
     def _open_epoch(self) -> None:
         self._batches = self.job.batches(self.data, self.settings, self.at.epoch, self.processes)
@@ -589,7 +653,7 @@ class Learner:
                 "result",
                 metrics=found.metrics,
                 baselines=found.baselines,
-                lines=found.lines,
+                lines=(*found.lines, *remarks(self.run.records(), found.metrics)),
             )
             self._log(record)
             self.run.conclude(

@@ -12,12 +12,13 @@ Example:
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elman.tasks import InputError
+from elman.tasks.settings import check, setting
 
 if TYPE_CHECKING:
     from elman.tasks.job import Conclusion
@@ -66,6 +67,16 @@ def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
     return learner.evaluate(Path(run), files)
 
 
+@dataclass(frozen=True)
+class _Writing:
+    """What may be said of how a text is written."""
+
+    length: int = setting("Characters to write.", 500, least=0, most=10**12)
+    temperature: float = setting("Boldness.", 1.0, least=0)
+    top_k: int | None = setting("Choose among the likeliest.", None, least=1)
+    seed: int | None = setting("Where chance starts.", None, least=0, below=2**63)
+
+
 def sample(
     run: str | Path,
     *,
@@ -93,11 +104,7 @@ def sample(
         InputError: there is no trained model, it has never seen a character of `prime`, or an
             argument is out of range.
     """
-    for name, value, least in (("length", length, 0), ("temperature", temperature, 0)):
-        if not least <= value < math.inf:
-            raise InputError(f"{name} must be at least {least}, got {value}")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top_k must be at least 1, got {top_k}")
+    check(_Writing, {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed})
     import torch
 
     from elman.tasks.learner import load

@@ -86,6 +86,6 @@ def write(
             if top_k is not None and top_k < logits.numel():
                 logits = logits.where(logits >= logits.topk(top_k).values[-1], -math.inf)
             # Less the largest: divided by a tiny temperature all others are then -inf, not NaN.
-            likely = ((logits - logits.max()) / temperature).softmax(0)
+            likely = ((logits - logits.max()).double() / temperature).softmax(0)
             ids = torch.multinomial(likely, 1, generator=generator)
         yield int(ids)
