@@ -253,7 +253,22 @@ def backward(
 
 # The tensors in the one layout that the core reads; None stays None.
 def _dense(tensors: Sequence[Any]) -> list[Any]:
-    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
+    return [t if t is None or t.is_contiguous() else _copy(t) for t in tensors]
+
+
+# PyTorch shares a copy of this many elements out among threads, for which a forked child would wait
+# for ever.
+_SHARED_OUT = 1 << 15
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    if tensor.numel() < _SHARED_OUT:
+        return tensor.contiguous()
+    tensor = tensor.resolve_neg()
+    dense = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    size, shape, strides = tensor.element_size(), tensor.shape, tensor.stride()
+    _native.make_dense(tensor.data_ptr(), dense.data_ptr(), size, shape, strides, get_num_threads())
+    return dense
 
 
 def _address(tensor: Tensor | None) -> int:
