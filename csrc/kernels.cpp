@@ -44,9 +44,9 @@ struct Units {
   long from, to;
 };
 
-constexpr int at_least_one(int n) {
-  return n > 0 ? n : 1;
-}
+// A length for an array that may have nothing to hold.
+template <int n>
+inline constexpr int kAtLeastOne = n > 0 ? n : 1;
 
 // Calls f(unit, load, store) for each vector of units; the last one may be partial.
 template <class T, class F>
@@ -69,7 +69,7 @@ template <class T, class Cell>
 void forward_row(const ForwardRow<T>& row, long H, Units units) {
   for_each_vector<T>(units, [&](long u, auto get, auto put) __attribute__((always_inline)) {
     Vec<T> gx[Cell::num_gates], gh[Cell::num_gates], state[Cell::num_states];
-    Vec<T> keep[at_least_one(Cell::kept)];
+    Vec<T> keep[kAtLeastOne<Cell::kept>];
     unroll<Cell::num_gates>([&](auto g) __attribute__((always_inline)) {
       gx[g] = get(row.gx + g * H + u);
       gh[g] = get(row.gh + g * H + u);
@@ -91,7 +91,7 @@ void forward_row(const ForwardRow<T>& row, long H, Units units) {
 template <class T, class Cell>
 void backward_row(const BackwardRow<T>& row, long H, Units units) {
   for_each_vector<T>(units, [&](long u, auto get, auto put) __attribute__((always_inline)) {
-    Vec<T> keep[at_least_one(Cell::kept)], previous[Cell::num_states], dstate[Cell::num_states];
+    Vec<T> keep[kAtLeastOne<Cell::kept>], previous[Cell::num_states], dstate[Cell::num_states];
     Vec<T> dgx[Cell::num_gates], dgh[Cell::num_gates];
     unroll<Cell::kept>([&](auto i)
                            __attribute__((always_inline)) { keep[i] = get(row.keep + i * H + u); });
