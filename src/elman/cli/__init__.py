@@ -24,6 +24,7 @@ from typer.exceptions import TyperException
 
 import elman
 from elman.cli.bench import bench
+from elman.environment import SettingError
 from elman.tasks import DivergenceError, InputError
 from elman.tasks.config import TextConfig
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "elman"
         return _fail(f"{error.format_message()} (see: {command} --help)")
-    except InputError as error:
+    except (InputError, SettingError) as error:
         return _fail(str(error))
     except (DivergenceError, OSError) as error:
         return _fail(str(error), 1)
