@@ -5,20 +5,17 @@ Nothing here is differentiated, and nothing looks at a size twice: arguments arr
 gives, and with them `kept` for the backward pass: for each direction and row of the input some
 vectors of hidden_size, private to the core. A step of a cell is a sequence of length 1 whose
 tensors lack the axes for time and for directions: the same kernel, hence the same bits.
-
-Environment:
-    ELMAN_BACKEND: "native", the default, or "reference" to compute everything by the reference.
-    ELMAN_ISA: the instruction set to use, one of those that `show_config` names.
 """
 
-import os
+import operator
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
+from elman import environment
 from elman.cells import Cell
 
 try:
@@ -41,18 +38,10 @@ __all__ = [
     "show_config",
 ]
 
-_BACKENDS = ("native", "reference")
-_backend = os.environ.get("ELMAN_BACKEND") or "native"
-if _backend not in _BACKENDS:
-    raise ValueError(
-        f"elman: ELMAN_BACKEND must be one of {_BACKENDS}, got {_backend!r}: unset it for the "
-        "native core"
-    )
 # name -> (index in the core, gates, states, vectors kept per row); empty without the core
-_compiled: dict[str, tuple[int, str, str, int]] = (
-    {} if _native is None or _backend == "reference" else _native.cells()
-)
+_compiled: dict[str, tuple[int, str, str, int]] = environment.read(_native)
 _num_threads: int | None = None  # None: as many as PyTorch uses
+_MOST_THREADS = 1024  # more than any machine gains by, fewer than a process fails to start
 
 
 def get_num_threads() -> int:
@@ -69,16 +58,18 @@ def get_num_threads() -> int:
     return _num_threads or torch.get_num_threads()
 
 
-def set_num_threads(num_threads: int | None) -> None:
+def set_num_threads(num_threads: SupportsIndex | None) -> None:
     """Set how many threads a call may use; PyTorch's own setting is left alone.
 
     Results do not depend on it.
 
     Args:
-        num_threads: At least 1, or None to follow `torch.get_num_threads()`, which is the default.
+        num_threads: An integer from 1 to 1024, or None to follow `torch.get_num_threads()`, which
+            is the default.
 
     Raises:
-        ValueError: If num_threads is less than 1.
+        TypeError: If num_threads is no integer; True and False are none.
+        ValueError: If it is out of range.
 
     Example:
         >>> import elman
@@ -88,12 +79,21 @@ def set_num_threads(num_threads: int | None) -> None:
         >>> elman.set_num_threads(None)
     """
     global _num_threads
-    if num_threads is not None and num_threads < 1:
-        raise ValueError(
-            f"set_num_threads: num_threads must be at least 1, got {num_threads}: pass None to "
-            "follow torch.get_num_threads()"
+    if num_threads is None:
+        _num_threads = None
+        return
+    remedy = "pass None to follow torch.get_num_threads()"
+    if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
+        raise TypeError(
+            "set_num_threads: num_threads must be an integer, got "
+            f"{num_threads!r} of type {type(num_threads).__name__}: {remedy}"
         )
-    _num_threads = num_threads
+    count = operator.index(num_threads)
+    if not 1 <= count <= _MOST_THREADS:
+        raise ValueError(
+            f"set_num_threads: num_threads must be from 1 to {_MOST_THREADS}, got {count}: {remedy}"
+        )
+    _num_threads = count
 
 
 def show_config() -> None:
@@ -253,7 +253,22 @@ def backward(
 
 # The tensors in the one layout that the core reads; None stays None.
 def _dense(tensors: Sequence[Any]) -> list[Any]:
-    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
+    return [t if t is None or t.is_contiguous() else _copy(t) for t in tensors]
+
+
+# PyTorch shares a copy of this many elements out among threads, for which a forked child would wait
+# for ever.
+_SHARED_OUT = 1 << 15
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    if tensor.numel() < _SHARED_OUT:
+        return tensor.contiguous()
+    tensor = tensor.resolve_neg()
+    dense = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    size, shape, strides = tensor.element_size(), tensor.shape, tensor.stride()
+    _native.make_dense(tensor.data_ptr(), dense.data_ptr(), size, shape, strides, get_num_threads())
+    return dense
 
 
 def _address(tensor: Tensor | None) -> int:

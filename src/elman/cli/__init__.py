@@ -28,6 +28,7 @@ from elman.cli.flags import Group, with_flags
 from elman.cli.process import EarlyStopError, end_streams, interruptible, prepare_streams
 from elman.cli.train import train, with_job
 from elman.cli.use import compare, evaluate, info, predict, report
+from elman.environment import SettingError
 from elman.tasks import DivergenceError, InputError
 from elman.tasks.terminal import printable, printable_pieces
 
@@ -86,6 +87,8 @@ def _run(words: list[str]) -> int:
         return _fail(f"{error.format_message()} (see: {command} --help)")
     except InputError as error:
         return _fail(with_flags(str(error), error.settings))
+    except SettingError as error:
+        return _fail(str(error))
     except EarlyStopError as error:
         return _fail("stopped before the training began; nothing is lost", 128 + error.number)
     except KeyboardInterrupt:
@@ -100,10 +103,6 @@ def _run(words: list[str]) -> int:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         return _fail("there is not enough memory: take a smaller model, or smaller batches", 1)
-    except ValueError as error:
-        if not str(error).startswith("ELMAN_ISA"):
-            raise
-        return _fail(str(error))
 
 
 def _fail(message: str, code: int = 2) -> int:
