@@ -164,7 +164,7 @@ def _refuse_mistakes(job: str, run: Path, resume: bool, given: dict[str, Any]) -
     for kind in (settings.SOURCE, settings.SETTINGS):
         check_settings(kind, given)
     for name in given.get("files", ()):
-        if not Path(name).exists():
+        if not Path(name).is_dir():
             check(name)
     if resume:
         Run.open(run)

@@ -21,6 +21,14 @@ __all__ = ["Display", "conclusion", "table"]
 _LINE_EVERY_S = 10.0  # where there is no bar
 
 
+class _Console(Console):
+    """A console that leaves it to the caller what to do when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error be seen; Rich would end the process."""
+        raise
+
+
 class Display:
     """Show the records of a training as they come; use it in a `with` statement.
 
@@ -30,7 +38,7 @@ class Display:
 
     def __init__(self, console: Console | None = None) -> None:
         """Choose between bar and lines by whether the console is a terminal that can move back."""
-        self.console = console or Console(highlight=False, markup=False)
+        self.console = console or _Console(highlight=False, markup=False)
         self._bar = Progress(
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
             TextColumn("{task.description}", markup=False),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import elman
 from elman.tasks import DivergenceError, InputError, find
-from elman.tasks.budget import machine_memory, measure_speed, schedule
+from elman.tasks.budget import OPERATIONS_PER_WEIGHT, machine_memory, measure_speed, schedule
 from elman.tasks.job import Conclusion, Data, Job, State, Trained
 from elman.tasks.processes import Processes, together
 from elman.tasks.run import FREE, Run
@@ -64,8 +64,9 @@ class Result:
 def configure(job: Job, data: Data, given: Mapping[str, Any]) -> Any:
     """Complete the settings that the user gave.
 
-    If the budget is a time and the size or the dropout is left open, this takes most of a second
-    to measure the machine.
+    If the budget is a time and the size or the dropout is left open, this takes a second or two:
+    what suits the peak speed of the machine is tried, and chosen again by the speed that its first
+    updates have, on this data and beside whatever else the machine does.
 
     Args:
         job: the job.
@@ -77,7 +78,37 @@ def configure(job: Job, data: Data, given: Mapping[str, Any]) -> Any:
     """
     timed = given.get("max_time") is not None or given.get("epochs") is None
     known = not timed or given.keys() >= {"hidden", "dropout"}
-    return job.choose(data, math.inf if known else measure_speed(), given)
+    if known:
+        return job.choose(data, math.inf, given)
+    settings = job.choose(data, measure_speed(), given)
+    for _ in range(2):
+        tried = settings
+        settings = job.choose(data, _speed_of_updates(job, data, tried), given)
+        if settings.hidden == tried.hidden:
+            break
+    return settings
+
+
+def _speed_of_updates(job: Job, data: Data, settings: Any, seconds: float = 0.3) -> float:
+    """Measure additions and multiplications per second in a few updates; nothing is kept."""
+    learner = Learner(job, None, settings, data, Run(Path(), {}), Processes(), {})
+    with torch.random.fork_rng(devices=[]), _threads(settings.threads):
+        learner.begin()
+        learner.update()  # the first one takes longer
+        learner._units_per_second = 0.0
+        end = time.perf_counter() + seconds
+        while learner.at.step < 3 or (
+            time.perf_counter() < end and learner.at.step < _LOG_EVERY - 1
+        ):
+            learner.update()
+    weights = sum(
+        weight.numel()
+        for layer in learner.model.modules()
+        if not isinstance(layer, nn.Embedding)  # which is looked up
+        for weight in layer.parameters(recurse=False)
+        if weight.dim() > 1
+    )
+    return OPERATIONS_PER_WEIGHT * weights * learner._units_per_second
 
 
 def train(
@@ -734,6 +765,11 @@ class Learner:
         self._open_epoch()
         self._saved = self._clock()
         self._started = self._saved - self.at.seconds
+        if self.at.step and self.progress >= 1:
+            self.notes.append(
+                f"the budget is used up: it counts from the start, and {self.at.epoch} epochs and"
+                f" {self.at.seconds:.0f} seconds were trained; give a larger one to train on"
+            )
 
     def _read_checkpoint(self) -> None:
         tensors, extra = self.run.load(self.run.last)
