@@ -302,8 +302,8 @@ def _show_text(console: Console, out: Path, seconds: float) -> TextModel:
         result = text.train([source], out=out / "text", max_time=seconds, report=display)
     if result.step < _UPDATES_TO_LEARN:
         console.print(
-            f"The machine is busy: {result.step} updates are too few to learn to write. Run the demo"
-            " again when it is idle.",
+            f"The machine is busy: {result.step} updates are too few to learn to write. Run the"
+            " demo again when it is idle.",
             soft_wrap=True,
         )
     else:

@@ -144,6 +144,7 @@ def train(
     with together() as processes:
         data, settings, source, tensors = prepare(job, init_from, given)
         settings = processes.from_first(settings)  # the clocks of processes differ
+        refuse_what_fits_no_memory(job, settings, data)
         config = {
             "job": job.name,
             "loss": job.loss_name,
@@ -327,6 +328,24 @@ def predict(run: Path, given: str | None, **options: Any) -> Iterator[str]:
         raise InputError(f"{run} is a run of {trained.job.name}: {error}") from error
     with torch.no_grad():
         yield from trained.job.predict(trained, given, how)
+
+
+def refuse_what_fits_no_memory(job: Job, settings: Any, data: Data) -> None:
+    """Refuse a model whose weights alone are more than the machine can hold.
+
+    Raises:
+        InputError: they are.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        weights = sum(w.numel() for w in job.build(settings, data.knowledge).parameters())
+    needed, there = 16 * weights, machine_memory()  # bytes: weight, gradient and two moments
+    if needed > there:
+        raise InputError(
+            f"a model of {weights:,} weights needs {needed / 1e9:,.0f} GB to be trained, and this"
+            f" machine has {there / 1e9:,.0f}: lower hidden or layers",
+            "hidden",
+            "layers",
+        )
 
 
 def described(run: Run) -> tuple[Job, Any, Any]:
@@ -515,7 +534,7 @@ class Learner:
     def begin(self) -> None:
         """Make the model, with the first weights, and stand at the start of the first epoch."""
         settings = self.settings
-        self._refuse_what_fits_no_memory()
+        refuse_what_fits_no_memory(self.job, settings, self.data)
         torch.manual_seed(settings.seed)
         self.model = self.job.build(settings, self.data.knowledge)
         if self._first_weights:
@@ -532,20 +551,6 @@ class Learner:
         self._parallel = self.processes.wrap(self.model)
         self._open_epoch()
         self._started = self._saved = self._clock()
-
-    def _refuse_what_fits_no_memory(self) -> None:
-        """Refuse a model whose weights alone are more than the machine can hold."""
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            model = self.job.build(self.settings, self.data.knowledge)
-        weights = sum(weight.numel() for weight in model.parameters())
-        needed = 16 * weights  # bytes: the weight, its gradient and two moments
-        if needed > machine_memory():
-            raise InputError(
-                f"a model of {weights:,} weights needs {needed / 1e9:,.0f} GB to be trained, and"
-                f" this machine has {machine_memory() / 1e9:,.0f}: lower hidden or layers",
-                "hidden",
-                "layers",
-            )
 
     def _open_epoch(self) -> None:
         self._batches = self.job.batches(self.data, self.settings, self.at.epoch, self.processes)
