@@ -24,7 +24,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
     *("swap", "keras", "onnx", "transforms", "carry", "ragged"),
-    *("nn", "ops", "library", "core", "reference", "shapes", "cells", "_native", "checkpoint"),
+    *(
+        "nn",
+        "ops",
+        "library",
+        "core",
+        "reference",
+        "shapes",
+        "cells",
+        "_native",
+        "checkpoint",
+        "asks",
+    ),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
