@@ -265,16 +265,15 @@ def _questions(model: Module, before: Mapping[Module, type[Module]]) -> Iterator
         found = {before[module] for module in container.modules() if module in before}
         within.setdefault(type_before_parametrizations(container), set()).update(found)
     for kind, exchanged in within.items():
+        where: dict[type, dict[str, None]] = {}  # what is asked for -> the functions that ask
         for function, theirs, is_exact in asked_for(kind) if exchanged else ():
-            ours = _OURS.get(theirs)
-            if theirs not in exchanged or ours is None:
-                continue
-            if issubclass(ours, theirs) and not is_exact:
-                continue
-            exchanged.remove(theirs)
+            if theirs in exchanged and (is_exact or not issubclass(_OURS[theirs], theirs)):
+                where.setdefault(theirs, {})[function] = None
+        for theirs, functions in where.items():
+            ours = _OURS[theirs]
             base = theirs if issubclass(ours, theirs) else torch.nn.RNNBase
             yield (
-                f"convert: {_title(kind)} asks in {function} for {_title(theirs)}, and "
+                f"convert: {_title(kind)} asks in {', '.join(functions)} for {_title(theirs)}, and "
                 f"{_title(ours)} is none: let it ask for isinstance(module, "
                 f"torch.nn.{base.__name__}), or go back by elman.revert"
             )
