@@ -1,6 +1,7 @@
 """Models of torch.nn made ours and back: what is kept, what is left, and that results are equal."""
 
 import copy
+import functools
 import io
 import pickle
 import re
@@ -517,6 +518,42 @@ def test_a_class_that_asks_for_torchs_classes_is_warned_of(model: Any, who: str,
 )
 def test_others_are_not_warned_of(model: Any) -> None:
     elman.convert(model())
+
+
+def test_code_that_cannot_be_read_is_no_obstacle() -> None:
+    class Proxy:
+        """Stands for what is not there yet, as that of a request or of a lazy import does."""
+
+        @property
+        def __class__(self) -> Any:  # type: ignore[override]
+            raise RuntimeError("there is none yet")
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("there is none yet")
+
+    proxy = Proxy()
+    without_source: dict[str, Any] = {"nn": nn}
+    exec("def asks(self): return isinstance(self.part, nn.LSTM)", without_source)
+
+    class Odd(Asking):
+        call, length, asks = functools.partial(isinstance, proxy), len, without_source["asks"]
+
+        @functools.wraps(len)
+        def wrapped(self) -> Any:
+            return isinstance(self.part, later)
+
+        def asks_for_a_proxy(self) -> Any:
+            return isinstance(self.part, proxy) or type(self.part) is proxy.LSTM
+
+        def asks_for_what_comes_later(self) -> Any:
+            return isinstance(self.part, later)
+
+    model = Odd(nn.LSTM(3, 4))
+    assert len(elman.convert(model).replaced) == 1
+    later = nn.LSTM
+    elman.revert(model)
+    with pytest.warns(UserWarning, match=r"asks_for_what_comes_later for torch\.nn\.LSTM"):
+        elman.convert(model)
 
 
 class Both(elman.LSTM, nn.LSTM):

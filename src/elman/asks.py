@@ -29,7 +29,7 @@ def asked_for(kind: type) -> Iterator[tuple[str, type, bool]]:
         counts, so that a subclass is none.
     """
     for base in kind.__mro__:
-        package = base.__module__.partition(".")[0]
+        package = _package(base)
         if package == "torch" or package in sys.stdlib_module_names - {"__main__"}:
             continue
         for member in vars(base).values():
@@ -37,28 +37,37 @@ def asked_for(kind: type) -> Iterator[tuple[str, type, bool]]:
             if function is not None:
                 yield from _questions(function)
                 for helper in _helpers(function):
-                    if helper.__module__.partition(".")[0] == package:
+                    if _package(helper) == package:
                         yield from _questions(helper)
 
 
+def _package(value: type | FunctionType) -> str:
+    return str(value.__module__).partition(".")[0]
+
+
 def _function(member: Any) -> FunctionType | None:
-    if isinstance(member, property):
+    if _is(member, property):
         member = member.fget
-    elif isinstance(member, cached_property):
+    elif _is(member, cached_property):
         member = member.func
-    elif isinstance(member, (staticmethod, classmethod)):
+    elif _is(member, staticmethod, classmethod):
         member = member.__func__
-    member = inspect.unwrap(member) if callable(member) else member
-    return member if isinstance(member, FunctionType) else None
+    inner: Any = inspect.unwrap(member) if _is(member, FunctionType) else None
+    return inner if _is(inner, FunctionType) else None
 
 
 # The functions that one may call by name, or by a name in a module.
 def _helpers(function: FunctionType) -> Iterator[FunctionType]:
     names, scope = _names(function.__code__), _scope(function)
-    known = [scope.get(name) for name in names]
-    modules = [value for value in known if isinstance(value, ModuleType)]
+    known: list[Any] = [scope.get(name) for name in names]
+    modules = [value for value in known if _is(value, ModuleType)]
     known += [vars(module).get(name) for module in modules for name in names]
-    yield from (value for value in known if isinstance(value, FunctionType))
+    yield from (value for value in known if _is(value, FunctionType))
+
+
+# As isinstance, but that objects which stand for others are not made to find these.
+def _is(value: Any, *kinds: type) -> bool:
+    return issubclass(type(value), kinds)
 
 
 # The names in some code, and in that of the functions defined in it.
@@ -85,7 +94,7 @@ def _questions(function: FunctionType) -> Iterator[tuple[str, type, bool]]:
         return
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
+    except (OSError, TypeError, ValueError, SyntaxError, RecursionError):
         return
     scope = _scope(function)
     for node in ast.walk(tree):
@@ -115,8 +124,8 @@ def _is_type(node: ast.expr) -> bool:
 def _values(expression: ast.expr, scope: dict[str, Any]) -> Iterator[type]:
     for node in ast.walk(expression):
         value = _value(node, scope)
-        several = isinstance(value, (tuple, list, set, frozenset))
-        yield from (v for v in (value if several else (value,)) if isinstance(v, type))
+        several = type(value) in (tuple, list, set, frozenset)
+        yield from (v for v in (value if several else (value,)) if _is(v, type))
 
 
 # What a name stands for, where no code has to run to know.
@@ -125,5 +134,5 @@ def _value(node: ast.AST, scope: dict[str, Any]) -> Any:
         return scope.get(node.id)
     if isinstance(node, ast.Attribute):
         owner = _value(node.value, scope)
-        return vars(owner).get(node.attr) if isinstance(owner, (ModuleType, type)) else None
+        return vars(owner).get(node.attr) if _is(owner, ModuleType, type) else None
     return None

@@ -8,6 +8,10 @@ stack layers with dropout between them, and bring the results back.
 Parameters are read by name at each call and nothing is derived from them and kept: a parameter that
 was written to, moved, tied, pruned, or replaced by a computed tensor takes effect at the next call.
 
+Programs ask what a module is. So cells are instances of torch.nn's cells, and layers are of its
+RNNBase; of its RNN, LSTM and GRU they are not, for torch.compile refuses whatever is. What these
+bases do in their constructors, and RNNBase to keep a list of the parameters, is left out.
+
 Tensors that are not on the CPU go to PyTorch's own recurrent kernels, except those of a GRU with
 reset_after=False, which PyTorch does not have. On the CPU, float32 and float64 are computed by the
 native core, other dtypes as `elman.ops` says. Under torch.autocast("cpu") the computation stays in
