@@ -446,6 +446,18 @@ def test_a_call_is_computed_once_more_as_often_as_asked_and_after_a_reset() -> N
         assert carry.state_dict() == {}
 
 
+def test_a_call_whose_graph_is_kept_is_not_taken_for_a_later_one() -> None:
+    carry = elman.Carry(build(elman, "GRU", 3, 4))
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    first = checkpointed(carry, x).sum()
+    first.backward(retain_graph=True)
+    checkpointed(carry, x)
+    second = checkpointed(carry, x).sum()
+    for loss in (first, second):
+        with pytest.raises(ShapeError, match="got several"):
+            loss.backward(retain_graph=True)
+
+
 def test_an_input_may_come_again_once_its_gradients_were_taken() -> None:
     gru, x = build(elman, "GRU", 3, 4), torch.randn(5, 2, 3, requires_grad=True)
     gradients = {}

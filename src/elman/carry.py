@@ -90,7 +90,7 @@ class _Call:
 
     inputs: list[ReferenceType[Tensor]]
     states: dict[str, _States]  # that it began with
-    is_pending: bool = True  # it was not computed once more yet
+    is_pending: bool = True  # no backward pass has used its graph up, or part of it
     is_known: bool = True  # no other call can be meant by its inputs
 
     def had(self, inputs: list[Tensor]) -> bool:
@@ -309,7 +309,7 @@ class Carry:
             return
         others = self._alive.setdefault(inputs[0], WeakSet())
         for other in others:
-            if other.is_pending and other.had(inputs) and not _are_same(other.states, began):
+            if other.had(inputs) and not _are_same(other.states, began):
                 other.is_known = False
         nodes: set[Any] = {tensor.grad_fn for tensor in _tensors(results)} - {None}
         if nodes:
@@ -318,8 +318,7 @@ class Carry:
             for node in nodes:
                 node.metadata.setdefault("elman.Carry", []).append(call)
 
-    # What the call began with that a backward pass computes once more. One that was computed once
-    # more already is meant only if there is no other.
+    # What the call began with that a backward pass computes once more.
     def _recall(self, inputs: list[Tensor]) -> dict[str, _States]:
         alive = self._alive.get(inputs[0], ()) if inputs else ()
         calls = [call for call in alive if call.had(inputs)]
@@ -331,8 +330,8 @@ class Carry:
                 f"this input and with gradients enabled, got {found}: use checkpoint(carry, x, "
                 "use_reentrant=False), with a tensor x of its own for each call"
             )
-        for call in calls:
-            call.is_pending = False
+        if len(calls) == 1:  # else it began as the others did
+            calls[0].is_pending = torch._C._autograd._get_current_graph_task_keep_graph()
         return calls[0].states
 
     # What a layer is called with and what it ended with, in this call of the module and thread.
