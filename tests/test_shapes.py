@@ -44,9 +44,10 @@ WRONG_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"num_layers": -1},
         {"num_layers": 1.5},
         {"num_layers": "2"},
-        {"bias": 2},
+        {"bias": 1},
         {"bias": None},
         {"bias": np.ones(2)},
+        {"batch_first": 1},
         {"batch_first": "yes"},
         {"bidirectional": np.ones(2)},
         {"dropout": True, "num_layers": 2},
@@ -117,8 +118,8 @@ def test_dropout_with_nowhere_to_act_is_warned_of_at_the_callers_line(kind: str)
 def test_numbers_that_are_not_pythons_own_are_taken_as_these(kind: str, integer: Any) -> None:
     more: dict[str, Any] = {"bias": np.bool_(False)}
     if kind in LAYERS:
-        more |= {"num_layers": integer(2), "dropout": np.float32(0.5), "bidirectional": 1}
-        more |= {"batch_first": np.bool_(True), "proj_size": integer(2 * (kind == "LSTM"))}
+        more = {"num_layers": integer(2), "dropout": np.float32(0.5), "bidirectional": np.True_}
+        more |= {"proj_size": integer(2 * (kind == "LSTM"))}
     module = getattr(elman, kind)(integer(3), integer(4), **more)
     expected = getattr(elman, kind)(3, 4, **{k: np.asarray(v).item() for k, v in more.items()})
     assert repr(module) == repr(expected)

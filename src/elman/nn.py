@@ -153,7 +153,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         proj_size = shapes.projection(self, cell, proj_size, hidden_size)
         bias = shapes.flag(self, "bias", bias)
         batch_first = shapes.flag(self, "batch_first", batch_first)
-        bidirectional = shapes.flag(self, "bidirectional", bidirectional, any_truth=True)
+        bidirectional = shapes.truth(self, "bidirectional", bidirectional)
         shapes.check_dtype(self, dtype)
         shapes.check_dropout(self, dropout, num_layers)
         super().__init__(torch.nn.RNNBase)
@@ -662,7 +662,7 @@ class _StepCell(_Recurrent, torch.nn.RNNCellBase):
         # torch.nn has cells without inputs or units, if hardly on purpose.
         input_size = shapes.size(self, "input_size", input_size, 0)
         hidden_size = shapes.size(self, "hidden_size", hidden_size, 0)
-        bias = shapes.flag(self, "bias", bias, any_truth=True)
+        bias = shapes.truth(self, "bias", bias)
         shapes.check_dtype(self, dtype)
         super().__init__(torch.nn.RNNCellBase)
         self.input_size = input_size

@@ -40,6 +40,7 @@ __all__ = [
     "projection",
     "rnn_cell",
     "size",
+    "truth",
 ]
 
 
@@ -116,26 +117,34 @@ def projection(who: object, cell: Cell, value: Any, hidden_size: int) -> int:
     return proj_size
 
 
-def flag(who: object, name: str, value: Any, *, any_truth: bool = False) -> bool:
-    """Return the truth of an argument that should be True or False, or equal to one of them.
-
-    torch.nn takes whatever has a truth for some arguments; with `any_truth` so does this, and warns
-    of what is surely a mistake, such as a word or a number of layers.
+def flag(who: object, name: str, value: Any) -> bool:
+    """Return an argument that must be True or False.
 
     Raises:
         KindError: it is neither.
     """
-    try:
-        truth, is_meant = bool(value), value in (True, False)
-    except (TypeError, ValueError, RuntimeError):  # an array has no truth
-        any_truth = False
-    else:
-        if is_meant or (any_truth and value is None):
-            return truth
-    if not any_truth:
+    if not isinstance(value, bool):
         _fail(who, f"{name} must be True or False, got {value!r}", KindError)
-    _warn(f"{_name(who)}: {name} must be True or False, got {value!r}, which counts as {truth}")
-    return truth
+    return value
+
+
+def truth(who: object, name: str, value: Any) -> bool:
+    """Return the truth of an argument for which torch.nn takes whatever has one.
+
+    1, 0 and None are in use; what else is not equal to True or False is surely a mistake, such as a
+    word or a number of layers, and is warned of.
+
+    Raises:
+        KindError: it has no truth.
+    """
+    try:
+        result, is_meant = bool(value), value is None or value in (True, False)
+    except (TypeError, ValueError, RuntimeError):  # an array
+        _fail(who, f"{name} must be True or False, got {value!r}", KindError)
+    if not is_meant:
+        rule = f"{name} must be True or False, got {value!r}, which counts as {result}"
+        _warn(f"{_name(who)}: {rule}")
+    return result
 
 
 def check_dtype(who: object, dtype: torch.dtype | None) -> None:
