@@ -571,6 +571,15 @@ def test_a_class_may_be_ours_and_torchs() -> None:
     assert str(elman.convert(model)) == "nothing to replace"
 
 
+def test_the_compiler_refuses_what_is_an_instance_of_torchs_layers() -> None:
+    # Once it does not, ours can be instances of these.
+    torch.compiler.reset()
+    x = torch.randn(5, 2, 3)
+    torch.compile(elman.LSTM(3, 4), backend="eager", fullgraph=True)(x)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN, GRU, or LSTM"):
+        torch.compile(Both(3, 4), backend="eager", fullgraph=True)(x)
+
+
 def test_conversion_draws_no_random_numbers() -> None:
     model = tagger()
     before = torch.get_rng_state()
