@@ -25,7 +25,7 @@ LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
     *("swap", "keras", "onnx", "transforms", "carry", "ragged"),
     *("nn", "ops", "library", "core", "reference", "shapes", "cells"),
-    *("environment", "_native", "checkpoint"),
+    *("environment", "_native", "checkpoint", "asks"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

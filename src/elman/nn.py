@@ -8,6 +8,10 @@ stack layers with dropout between them, and bring the results back.
 Parameters are read by name at each call and nothing is derived from them and kept: a parameter that
 was written to, moved, tied, pruned, or replaced by a computed tensor takes effect at the next call.
 
+Programs ask what a module is. So cells are instances of torch.nn's cells, and layers are of its
+RNNBase; of its RNN, LSTM and GRU they are not, for torch.compile refuses whatever is. What these
+bases do in their constructors, and RNNBase to keep a list of the parameters, is left out.
+
 Tensors that are not on the CPU go to PyTorch's own recurrent kernels, except those of a GRU with
 reset_after=False, which PyTorch does not have. On the CPU, float32 and float64 are computed by the
 native core, other dtypes as `elman.ops` says. Under torch.autocast("cpu") the computation stays in
@@ -49,14 +53,20 @@ class _Recurrent(Module):
     # Whether the state stays in its own dtype under autocast.
     _keeps_state_dtype = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    # `base` is torch.nn's class of which this is one, and whose constructor is left out.
+    def __init__(self, base: type[Module]) -> None:
+        super(base, self).__init__()
         # Name and shape of each tensor that ops wants, None where this module has none.
         self._layout: list[tuple[str | None, tuple[int, ...] | None]] = []
 
+    def __repr__(self) -> str:
+        # What its constructor refused is printed too, by debuggers and in tracebacks.
+        is_made = "_layout" in vars(self)
+        return super().__repr__() if is_made else f"{type(self).__name__}(not constructed)"
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew from U(-k, k) with k = 1 / sqrt(hidden_size)."""
-        bound = 1 / math.sqrt(self.hidden_size)
+        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
 
@@ -120,7 +130,7 @@ def _as_hx(states: Sequence[Tensor]) -> Any:
     return states[0] if len(states) == 1 else tuple(states)
 
 
-class _Layer(_Recurrent):
+class _Layer(_Recurrent, torch.nn.RNNBase):
     """What RNN, LSTM and GRU share, which is all but the arguments of their constructors."""
 
     def __init__(
@@ -137,19 +147,16 @@ class _Layer(_Recurrent):
         device: Any,
         dtype: torch.dtype | None,
     ) -> None:
-        shapes.check_arguments(
-            self,
-            input_size=input_size,
-            hidden_size=hidden_size,
-            bias=bias,
-            dtype=dtype,
-            num_layers=num_layers,
-            batch_first=batch_first,
-            bidirectional=bidirectional,
-            proj_size=proj_size,
-        )
+        input_size = shapes.size(self, "input_size", input_size, 1)
+        hidden_size = shapes.size(self, "hidden_size", hidden_size, 1)
+        num_layers = shapes.size(self, "num_layers", num_layers, 1)
+        proj_size = shapes.projection(self, cell, proj_size, hidden_size)
+        bias = shapes.flag(self, "bias", bias)
+        batch_first = shapes.flag(self, "batch_first", batch_first)
+        bidirectional = shapes.truth(self, "bidirectional", bidirectional)
+        shapes.check_dtype(self, dtype)
         shapes.check_dropout(self, dropout, num_layers)
-        super().__init__()
+        super().__init__(torch.nn.RNNBase)
         self.mode = "GRU" if cell.onnx_op == "GRU" else cell.name.upper()
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -182,16 +189,51 @@ class _Layer(_Recurrent):
         """The definition of the cell, as it is at this call."""
         return _MODES[self.mode]
 
+    # RNNBase keeps a list of the parameters beside them, and methods that keep it true. Here what
+    # programs read of it is made when it is asked for, and there is nothing to keep.
+
     @property
-    def all_weights(self) -> list[list[Tensor]]:
+    def _all_weights(self) -> tuple[tuple[str, ...], ...]:  # type: ignore[override]
+        """The names of the parameters of each layer and direction."""
+        names = [name for name, _ in self._layout]
+        return tuple(tuple(filter(None, names[i : i + 5])) for i in range(0, len(names), 5))
+
+    @property
+    def _flat_weights_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names of all parameters."""
+        return tuple(name for name, _ in self._layout if name is not None)
+
+    @property  # type: ignore[override]
+    def _flat_weights(self) -> tuple[Any, ...]:
+        """The parameters in the order of their names, or what is in their place."""
+        return tuple(getattr(self, name, None) for name in self._flat_weights_names)
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights: Any) -> None:
+        for name, weight in zip(self._flat_weights_names, weights, strict=True):
+            if getattr(self, name, None) is not weight:
+                setattr(self, name, weight)
+
+    @property
+    def all_weights(self) -> list[list[Any]]:
         """The parameters of each layer and direction, in the order of their names."""
-        return [
-            [getattr(self, name) for name, _ in self._layout[i : i + 5] if name is not None]
-            for i in range(0, len(self._layout), 5)
-        ]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
         """Do nothing: there is no flat copy of the parameters to bring up to date."""
+
+    _init_flat_weights = _update_flat_weights = flatten_parameters
+
+    def _weights_have_changed(self) -> bool:
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self).copy()
+
+    __setstate__ = Module.__setstate__
+    __setattr__ = Module.__setattr__  # type: ignore[assignment]
+    _apply = Module._apply
+    _replicate_for_data_parallel = Module._replicate_for_data_parallel
 
     def extra_repr(self) -> str:
         """Return the arguments that are not at their defaults, as torch.nn prints them."""
@@ -413,9 +455,9 @@ class RNN(_Layer):
         dropout: The probability of zeroing an element between layers, in training.
         bidirectional: Whether a second set of parameters runs backwards in time; output has both
             side by side.
+        proj_size: For LSTM only, so 0.
         device: Where the parameters are made.
         dtype: The type of the parameters.
-        proj_size: For LSTM only, so 0.
 
     Raises:
         ShapeError: a size is not positive, dropout is not in [0, 1], nonlinearity is misspelt, or
@@ -442,12 +484,10 @@ class RNN(_Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
-        *,
-        proj_size: int = 0,
     ) -> None:
-        shapes.check_no_projection(self, proj_size)
         super().__init__(
             shapes.rnn_cell(self, nonlinearity),
             input_size,
@@ -457,7 +497,7 @@ class RNN(_Layer):
             batch_first,
             dropout,
             bidirectional,
-            0,
+            proj_size,
             device,
             dtype,
         )
@@ -526,6 +566,10 @@ class LSTM(_Layer):
             dtype,
         )
 
+    get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
+    check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
+
 
 class GRU(_Layer):
     """A gated recurrent unit of one or more layers, as torch.nn.GRU.
@@ -545,9 +589,9 @@ class GRU(_Layer):
         dropout: The probability of zeroing an element between layers, in training.
         bidirectional: Whether a second set of parameters runs backwards in time; output has both
             side by side.
+        proj_size: For LSTM only, so 0.
         device: Where the parameters are made.
         dtype: The type of the parameters.
-        proj_size: For LSTM only, so 0.
         reset_after: Whether the reset gate acts on W_hn h + b_hn, as in PyTorch, or, if False, on h
             before the product, as in the paper: `elman.cells.gru_reset_before`.
 
@@ -577,13 +621,12 @@ class GRU(_Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        proj_size: int = 0,
         reset_after: bool = True,
     ) -> None:
-        shapes.check_no_projection(self, proj_size)
         super().__init__(
             shapes.gru_cell(self, reset_after),
             input_size,
@@ -593,7 +636,7 @@ class GRU(_Layer):
             batch_first,
             dropout,
             bidirectional,
-            0,
+            proj_size,
             device,
             dtype,
         )
@@ -604,7 +647,7 @@ class GRU(_Layer):
         return _GRUS[self.reset_after]
 
 
-class _StepCell(_Recurrent):
+class _StepCell(_Recurrent, torch.nn.RNNCellBase):
     """What RNNCell, LSTMCell and GRUCell share, which is all but their constructors."""
 
     def __init__(
@@ -616,10 +659,12 @@ class _StepCell(_Recurrent):
         device: Any,
         dtype: torch.dtype | None,
     ) -> None:
-        shapes.check_arguments(
-            self, input_size=input_size, hidden_size=hidden_size, bias=bias, dtype=dtype
-        )
-        super().__init__()
+        # torch.nn has cells without inputs or units, if hardly on purpose.
+        input_size = shapes.size(self, "input_size", input_size, 0)
+        hidden_size = shapes.size(self, "hidden_size", hidden_size, 0)
+        bias = shapes.truth(self, "bias", bias)
+        shapes.check_dtype(self, dtype)
+        super().__init__(torch.nn.RNNCellBase)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
@@ -688,7 +733,7 @@ class _StepCell(_Recurrent):
         return (result,) if isinstance(result, Tensor) else result
 
 
-class RNNCell(_StepCell):
+class RNNCell(_StepCell, torch.nn.RNNCell):
     """One step of an Elman network, with tanh or ReLU, as torch.nn.RNNCell.
 
     The equations are those of `elman.cells.rnn_tanh` and `elman.cells.rnn_relu`. Parameters:
@@ -726,8 +771,8 @@ class RNNCell(_StepCell):
         dtype: torch.dtype | None = None,
     ) -> None:
         cell = shapes.rnn_cell(self, nonlinearity)
+        self.nonlinearity = nonlinearity  # before what can fail, for it is printed
         super().__init__(cell, input_size, hidden_size, bias, device, dtype)
-        self.nonlinearity = nonlinearity
 
     @property
     def _cell(self) -> Cell:
@@ -739,7 +784,7 @@ class RNNCell(_StepCell):
         return text if self.nonlinearity == "tanh" else f"{text}, nonlinearity={self.nonlinearity}"
 
 
-class LSTMCell(_StepCell):
+class LSTMCell(_StepCell, torch.nn.LSTMCell):
     """One step of a long short-term memory, as torch.nn.LSTMCell.
 
     The equations are those of `elman.cells.lstm`. Parameters: weight_ih (4 * hidden_size, H_in),
@@ -783,7 +828,7 @@ class LSTMCell(_StepCell):
         return CELLS["lstm"]
 
 
-class GRUCell(_StepCell):
+class GRUCell(_StepCell, torch.nn.GRUCell):
     """One step of a gated recurrent unit, as torch.nn.GRUCell.
 
     The equations are those of `elman.cells.gru`. Parameters: weight_ih (3 * hidden_size, H_in),

@@ -8,9 +8,10 @@ Symbols: L time steps, N sequences in the batch, D directions, H_in = input_size
 or else hidden_size.
 """
 
+import operator
 import warnings
 from collections.abc import Sequence
-from numbers import Integral, Number
+from numbers import Number
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -22,21 +23,24 @@ from elman.cells import CELLS, Cell
 __all__ = [
     "KindError",
     "ShapeError",
-    "check_arguments",
     "check_cell_input",
     "check_dropout",
+    "check_dtype",
     "check_input",
     "check_lengths",
     "check_nested",
     "check_no_lengths",
-    "check_no_projection",
     "check_packed",
     "check_range",
     "check_sizes",
     "check_states",
     "check_weights",
+    "flag",
     "gru_cell",
+    "projection",
     "rnn_cell",
+    "size",
+    "truth",
 ]
 
 
@@ -74,45 +78,81 @@ class StepCell(Protocol):
 # --- constructors -----------------------------------------------------------------------------
 
 
-def check_arguments(
-    who: object,
-    *,
-    input_size: int,
-    hidden_size: int,
-    bias: bool,
-    dtype: torch.dtype | None,
-    num_layers: int = 1,
-    batch_first: bool = False,
-    bidirectional: bool = False,
-    proj_size: int = 0,
-) -> None:
-    """Check the constructor arguments of a layer or a cell.
+def size(who: object, name: str, value: Any, least: int) -> int:
+    """Return a size as an int; anything with __index__ goes, as a NumPy integer or a tensor does.
 
     Raises:
-        KindError: an argument has the wrong type.
-        ShapeError: a size is out of range, or dtype cannot carry gradients.
+        KindError: it is no integer.
+        ShapeError: it is less than `least`.
     """
-    for name, size in (
-        ("input_size", input_size),
-        ("hidden_size", hidden_size),
-        ("num_layers", num_layers),
-    ):
-        _check_int(who, name, size)
-        if size < 1:
-            _fail(who, f"{name} must be at least 1, got {size}")
-    _check_int(who, "proj_size", proj_size)
-    if not 0 <= proj_size < hidden_size:
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        _fail(who, f"{name} must be an int, got {value!r} ({_name(value)})", KindError)
+    if number < least:
+        _fail(who, f"{name} must be at least {least}, got {number}")
+    if isinstance(value, bool):
+        _warn(f"{_name(who)}: {name} must be a number, got {value}, which counts as {number}")
+    if name == "hidden_size" and number == 0:
+        _warn(f"{_name(who)}: hidden_size must be at least 1, got 0: the state has no features")
+    return number
+
+
+def projection(who: object, cell: Cell, value: Any, hidden_size: int) -> int:
+    """Return proj_size as an int, 0 for no projection.
+
+    Raises:
+        KindError: it is no integer.
+        ShapeError: it is not less than hidden_size, or the cell cannot project its state.
+    """
+    proj_size = size(who, "proj_size", value, 0)
+    if cell.name != "lstm" and proj_size != 0:
+        _fail(who, f"proj_size must be 0, got {proj_size}: only LSTM can project its state")
+    if proj_size >= hidden_size:
         _fail(
             who,
             f"proj_size must be from 1 to hidden_size - 1 = {hidden_size - 1}, or 0 for no "
             f"projection, got {proj_size}",
         )
-    for name, flag in (("bias", bias), ("batch_first", batch_first)):
-        if not isinstance(flag, bool):
-            _fail(who, f"{name} must be True or False, got {flag!r}", KindError)
-    # torch.nn takes anything here. 1 and 0 are in use; a string is a mistake.
-    if bidirectional not in (True, False):
-        _fail(who, f"bidirectional must be True or False, got {bidirectional!r}", KindError)
+    return proj_size
+
+
+def flag(who: object, name: str, value: Any) -> bool:
+    """Return an argument that must be True or False.
+
+    Raises:
+        KindError: it is neither.
+    """
+    if not isinstance(value, bool):
+        _fail(who, f"{name} must be True or False, got {value!r}", KindError)
+    return value
+
+
+def truth(who: object, name: str, value: Any) -> bool:
+    """Return the truth of an argument for which torch.nn takes whatever has one.
+
+    1, 0 and None are in use; what else is not equal to True or False is surely a mistake, such as a
+    word or a number of layers, and is warned of.
+
+    Raises:
+        KindError: it has no truth.
+    """
+    try:
+        result, is_meant = bool(value), value is None or value in (True, False)
+    except (TypeError, ValueError, RuntimeError):  # an array
+        _fail(who, f"{name} must be True or False, got {value!r}", KindError)
+    if not is_meant:
+        rule = f"{name} must be True or False, got {value!r}, which counts as {result}"
+        _warn(f"{_name(who)}: {rule}")
+    return result
+
+
+def check_dtype(who: object, dtype: torch.dtype | None) -> None:
+    """Check the type of the parameters.
+
+    Raises:
+        ShapeError: it cannot carry gradients.
+    """
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
         _fail(who, f"dtype must be a floating point type, got {dtype}: integers have no gradients")
 
@@ -132,21 +172,10 @@ def check_dropout(who: object, dropout: float, num_layers: int) -> None:
             f"dropout must be in [0, 1], got {dropout}: it is the probability of zeroing elements",
         )
     if dropout > 0 and num_layers == 1:
-        warnings.warn(
+        _warn(
             f"{_name(who)}: dropout acts between layers, so dropout={dropout} does nothing with "
-            "num_layers=1: add layers, or apply torch.nn.Dropout to the output",
-            stacklevel=4,  # shapes, the shared base, the class, and then its caller
+            "num_layers=1: add layers, or apply torch.nn.Dropout to the output"
         )
-
-
-def check_no_projection(who: object, proj_size: int) -> None:
-    """Check that a layer which has no projection is not asked for one.
-
-    Raises:
-        ShapeError: proj_size is not 0.
-    """
-    if proj_size != 0:
-        _fail(who, f"proj_size must be 0, got {proj_size}: only LSTM can project its state")
 
 
 def rnn_cell(who: object, nonlinearity: str) -> Cell:
@@ -172,9 +201,9 @@ def gru_cell(who: object, reset_after: bool) -> Cell:
     return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
-def _check_int(who: object, name: str, value: object) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        _fail(who, f"{name} must be an int, got {value!r} ({_name(value)})", KindError)
+def _warn(text: str) -> None:
+    # At the line of the caller: beyond here, the rule, the shared base and the class.
+    warnings.warn(text, stacklevel=5)
 
 
 # --- calls ------------------------------------------------------------------------------------
