@@ -22,6 +22,7 @@ from elman.cells import CELLS, Cell
 __all__ = [
     "KindError",
     "ShapeError",
+    "UnreadableError",
     "check_arguments",
     "check_cell_input",
     "check_dropout",
@@ -36,6 +37,7 @@ __all__ = [
     "check_states",
     "check_weights",
     "gru_cell",
+    "refuse_memory",
     "rnn_cell",
 ]
 
@@ -56,6 +58,10 @@ class KindError(ShapeError, TypeError, AttributeError, IndexError):
     torch.nn raises TypeError, AttributeError or IndexError for these, by which line of it fails
     first.
     """
+
+
+class UnreadableError(ShapeError):
+    """A tensor is not, or not any more, the plain memory that a computation is to read."""
 
 
 class Layer(Protocol):
@@ -269,7 +275,8 @@ def check_lengths(who: object, lengths: Any, batch: tuple[int, ...], seq_len: in
             f"lengths must be (N,) = {tuple(batch)}, one for each sequence, got "
             f"{tuple(steps.shape)}: {_LENGTHS}",
         )
-    steps = steps.long()
+    # A copy, which the caller cannot change before the backward pass.
+    steps = steps.to(torch.int64, copy=True)
     if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
         check_range(who, steps, seq_len)
     return steps
@@ -461,6 +468,33 @@ def check_states(
         if state.dtype is not weight.dtype or state.device != weight.device:
             _check_kind(who, _STATES[i], state, weight)
     return states
+
+
+def refuse_memory(
+    who: object, what: str, tensor: Tensor, dtype: torch.dtype, count: int | None
+) -> NoReturn:
+    """Say why a tensor cannot be read as `count` values of this dtype in memory of the CPU.
+
+    `count` is None if any number will do.
+
+    Raises:
+        UnreadableError: always.
+    """
+    rule = f"{what} must be {'values' if count is None else f'{count} values'} of {dtype}"
+    rule += " in memory of the CPU"
+    changed = "leave the tensors of a call as they are until its backward pass"
+    if tensor.dtype is not dtype:
+        _fail(who, f"{rule}, got {tensor.dtype}: {changed}", UnreadableError)
+    if tensor.device.type != "cpu":
+        _fail(who, f"{rule}, got a tensor on {tensor.device}: {changed}", UnreadableError)
+    if count is not None and tensor.numel() != count:
+        _fail(who, f"{rule}, got {tuple(tensor.shape)}: {changed}", UnreadableError)
+    if type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor):
+        got = f"a storage of {tensor.untyped_storage().nbytes()} bytes"
+        remedy = "it was freed, as FSDP frees weights between their uses; call the module that does"
+        _fail(who, f"{rule}, got {got}: {remedy} it as a whole", UnreadableError)
+    remedy = "use a plain tensor"
+    _fail(who, f"{rule}, got {_name(tensor)} without any: {remedy}", UnreadableError)
 
 
 # --- messages ---------------------------------------------------------------------------------
