@@ -1,27 +1,36 @@
-"""A layer as operators of torch.library, for torch.compile, torch.export and torch.func.
+"""A layer as operators of torch.library, for all that looks at operators.
+
+That is torch.compile, torch.export and torch.func, dispatch modes such as make_fx, FakeTensorMode
+and FlopCounterMode, and tensors that are more than memory of their own, which say themselves what
+an operator makes of them.
 
     elman::layer            forward; `kept` is what the backward pass needs besides
     elman::layer_backward   its gradients
 
 Each is one opaque node of a graph, whatever the number of steps. `compiled` calls the first where a
-graph is being made. `transformed` does so under transforms of torch.func: vmap over sequences adds
+graph is being made, and `gradients` the second. `transformed` does so under transforms of torch.func: vmap over sequences adds
 them to the batch, with the gradients of the weights still apart for each; vmap over weights is a
 loop. What differentiates more than once, or forwards, goes to the reference.
 
 The operators know only what the core computes. A cell without c has an empty c_n.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
+from torch._C import _has_storage
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    is_functorch_wrapped_tensor,
+)
 
 from elman import core, reference, shapes
 from elman.cells import CELLS, Cell
 
-__all__ = ["compiled", "transformed"]
+__all__ = ["compiled", "gradients", "mapped", "transformed"]
 
 _READ = "Tensor input, Tensor? batch_sizes, Tensor? lengths, Tensor? h_0, Tensor? c_0"
 for _suffix in ("", "_reverse"):
@@ -49,8 +58,10 @@ def compiled(
         and not torch.compiler.is_exporting()  # most often for inference
         and any(tensor is not None and tensor.requires_grad for tensor in arguments)
     )
-    results: tuple[Tensor, ...] = torch.ops.elman.layer(*arguments, cell.name, keep)
-    return results[: 1 + len(cell.states)]
+    output, *results = torch.ops.elman.layer(*arguments, cell.name, keep)
+    if keep and not torch.compiler.is_compiling():
+        output = output.clone()  # which the caller may change in place before the backward pass
+    return output, *results[: len(cell.states)]
 
 
 def transformed(
@@ -63,11 +74,90 @@ def transformed(
 ) -> tuple[Tensor, ...]:
     """Run a layer under transforms; arguments and results as `elman.reference.layer`."""
     transforms = [level.key() for level in get_interpreter_stack() or ()]
-    if transforms.count(TransformType.Grad) > 1 or TransformType.Jvp in transforms:
+    if {*transforms} == {TransformType.Functionalize}:
+        return compiled(cell, input, batch_sizes, hx, weights, lengths)
+    others = {TransformType.Jvp, TransformType.Functionalize}
+    if transforms.count(TransformType.Grad) > 1 or not others.isdisjoint(transforms):
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
     arguments = _arguments(input, batch_sizes, lengths, hx, weights)
-    results: tuple[Tensor, ...] = _Transformed.apply(*arguments, cell.name, True)  # type: ignore[no-untyped-call]
-    return results[: 1 + len(cell.states)]
+    output, *results = _Transformed.apply(*arguments, cell.name, True)  # type: ignore[no-untyped-call]
+    if TransformType.Grad in transforms:
+        output = output.clone()  # which the caller may change in place before the backward pass
+    return output, *results[: len(cell.states)]
+
+
+def gradients(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    output: Tensor,
+    kept: Tensor,
+    upstream: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a layer or a step; arguments and results as `core.backward`."""
+    num_states = len(states)
+    is_step = batch_sizes is None and input.dim() == 2
+    if is_step:
+        # a sequence of length 1
+        input, output, kept = input.unsqueeze(0), output.unsqueeze(0), kept.unsqueeze(1)
+        states = [state if state is None else state.unsqueeze(0) for state in states]
+        first, *rest = (u if u is None else u.unsqueeze(0) for u in upstream)
+        upstream = first, None, *rest
+    read = _arguments(input, batch_sizes, lengths, tuple(states), weights)
+    of_states = [*wanted[1 : 1 + num_states], False][:2]
+    of_weights = [*wanted[1 + num_states :], *[False] * 5][:10]
+    asked = [wanted[0], *of_states, *of_weights]
+
+    def run(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        above = [*upstream, None][:3]
+        found = torch.ops.elman.layer_backward(
+            *(*read, cell.name, output, kept, *above, asked, 1)
+        )
+        rest = iter(found)
+        return tuple(next(rest) if want else None for want in wanted)
+
+    results = mapped(run, upstream)
+    if is_step:
+        squeezed = (g if g is None else g.squeeze(0) for g in results[: 1 + num_states])
+        results = *squeezed, *results[1 + num_states :]
+    return results
+
+
+def mapped(
+    function: Callable[..., tuple[Tensor | None, ...]], upstream: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Call a function of upstream gradients, some of which may be mapped by is_grads_batched.
+
+    torch.autograd.grad(is_grads_batched=True) and jacobian(vectorize=True) map by a predecessor of
+    torch.func.vmap, which has no rules for operators; here its axis becomes one of torch.func.vmap.
+    """
+    old = [u is not None and not (_has_storage(u) or is_functorch_wrapped_tensor(u)) for u in upstream]
+    if not any(old):
+        return function(*upstream)
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    # The size, 1, is of those that are not mapped at this level, and stay as they are.
+    opened = [
+        torch._remove_batch_dim(u, level, 1, 0) if is_old else u  # type: ignore[attr-defined]
+        for u, is_old in zip(upstream, old, strict=True)
+    ]
+    there: list[bool] = []
+
+    def run(*upstream: Tensor | None) -> tuple[Tensor, ...]:
+        results = function(*upstream)
+        there[:] = [result is not None for result in results]
+        return tuple(result for result in results if result is not None)
+
+    in_dims = tuple(0 if is_old else None for is_old in old)
+    found = iter(torch.func.vmap(run, in_dims)(*opened))
+    return tuple(
+        torch._add_batch_dim(next(found), 0, level) if is_there else None  # type: ignore[attr-defined]
+        for is_there in there
+    )
 
 
 def _arguments(
@@ -201,9 +291,13 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     *read, output, kept = ctx.saved_tensors
     wanted = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
-    results = iter(backward(*read, ctx.name, output, kept, *upstream[:3], wanted, 1))
-    gradients = [next(results) if want else None for want in wanted]
-    return gradients[0], None, None, *gradients[1:], None, None
+
+    def run(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        results = iter(backward(*read, ctx.name, output, kept, *upstream, wanted, 1))
+        return tuple(next(results) if want else None for want in wanted)
+
+    d_input, *others = mapped(run, upstream[:3])
+    return d_input, None, None, *others, None, None
 
 
 layer.register_autograd(_backward, setup_context=_setup_context)
