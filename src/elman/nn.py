@@ -26,9 +26,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import Module, Parameter, init
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from elman import ops, shapes
 from elman.cells import CELLS, Cell
@@ -113,6 +115,18 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_cast(v, dtype) for v in value)
     return value
+
+
+# What stands for a tensor, by __torch_function__, decides what the call of a module is. To torch.fx
+# it is one node, as for modules of torch.nn.
+def _call_of_a_stand_in(module: Module, *args: Any) -> Any:
+    while args[-1] is None:
+        args = args[:-1]
+    for value in args:
+        if isinstance(value, Proxy):
+            path = value.tracer.path_of_module(module)  # type: ignore[attr-defined]
+            return value.tracer.create_proxy("call_module", path, args, {})
+    return handle_torch_function(type(module).__call__, args, module, *args)
 
 
 def _as_hx(states: Sequence[Tensor]) -> Any:
@@ -247,7 +261,10 @@ class _Layer(_Recurrent):
         if isinstance(input, PackedSequence):
             shapes.check_no_lengths(self, lengths, "a PackedSequence")
             return self._forward_packed(input, hx, weights)
-        if isinstance(input, Tensor) and input.is_nested:
+        if not isinstance(input, Tensor):
+            if has_torch_function_unary(input):
+                return _call_of_a_stand_in(self, input, hx, lengths)
+        elif input.is_nested:
             shapes.check_no_lengths(self, lengths, "a nested tensor")
             return self._forward_nested(input, hx, weights)
 
@@ -277,7 +294,8 @@ class _Layer(_Recurrent):
         states = None if hx is None else self._states(hx, weights[0], (batch,))
         if states is not None and order is not None:
             states = tuple(state.index_select(1, order) for state in states)
-        output, *final = self._run(data, batch_sizes, states, weights)
+        # A copy, which the caller cannot change before the backward pass.
+        output, *final = self._run(data, batch_sizes.clone(), states, weights)
         if inverse is not None:
             final = [state.index_select(1, inverse) for state in final]
         return PackedSequence(output, batch_sizes, order, inverse), _as_hx(final)
@@ -314,6 +332,9 @@ class _Layer(_Recurrent):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         cell = self._cell
+        if torch._C._is_tracing():  # for any length, as the kernels are recorded
+            shapes.check_traceable(self, cell)
+            return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if not (input.is_cpu or cell.reset):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if self.num_layers == 1:
@@ -346,10 +367,12 @@ class _Layer(_Recurrent):
         lengths: Tensor | None,
     ) -> tuple[Tensor, ...]:
         if states is None:
-            batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
+            batch = input.shape[1] if batch_sizes is None else batch_sizes[0]
+            if not torch._C._is_tracing():
+                batch = int(batch)
             rows = self.num_layers * self._num_directions
             states = tuple(input.new_zeros(rows, batch, width) for width in self._state_widths)
-        if lengths is not None:
+        if lengths is not None and not input.is_meta:  # they do not change what has only a shape
             return self._pack_elsewhere(cell, input, states, weights, lengths)
         options = (
             _as_hx(states),
@@ -383,7 +406,7 @@ class _Layer(_Recurrent):
         output, *final = self._run_elsewhere(
             cell, data, batch_sizes, states_in_order, weights, None
         )
-        output, _ = pad_packed_sequence(packed._replace(data=output), total_length=len(input))
+        output, _ = pad_packed_sequence(packed._replace(data=output), total_length=input.shape[0])
         lived = (lengths > 0).to(input.device)[:, None]
         return (
             torch.where(lived, output, 0),
@@ -661,6 +684,8 @@ class _StepCell(_Recurrent):
         """
         if torch.is_autocast_enabled("cpu"):
             return self._autocast(input, hx)
+        if has_torch_function_unary(input) and not isinstance(input, Tensor):
+            return _call_of_a_stand_in(self, input, hx)
         weights = self._weights()
         shape = shapes.check_cell_input(self, input, weights[0])
         cell = self._cell

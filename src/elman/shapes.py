@@ -35,6 +35,7 @@ __all__ = [
     "check_range",
     "check_sizes",
     "check_states",
+    "check_traceable",
     "check_weights",
     "gru_cell",
     "refuse_memory",
@@ -277,7 +278,7 @@ def check_lengths(who: object, lengths: Any, batch: tuple[int, ...], seq_len: in
         )
     # A copy, which the caller cannot change before the backward pass.
     steps = steps.to(torch.int64, copy=True)
-    if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+    if not (_is_recorded() or torch._C._are_functorch_transforms_active()):
         check_range(who, steps, seq_len)
     return steps
 
@@ -357,7 +358,7 @@ def check_packed(layer: Layer, input: PackedSequence, hx: Any, weight: Tensor) -
             f"{batch_sizes.dtype} of shape {tuple(batch_sizes.shape)}: {_PACK}",
             KindError,
         )
-    if not torch.compiler.is_compiling():
+    if not _is_recorded():
         batch = check_sizes(layer, batch_sizes, len(data))
     elif order is not None:
         batch = len(order)
@@ -470,6 +471,20 @@ def check_states(
     return states
 
 
+def check_traceable(who: object, cell: Cell) -> None:
+    """Check that torch.jit.trace can record a layer for any number of steps.
+
+    Raises:
+        ShapeError: PyTorch has no kernel of the cell, and a trace would hold so many steps.
+    """
+    if cell.reset is not None:
+        _fail(
+            who,
+            "reset_after must be True in torch.jit.trace, got False: a trace would hold for one "
+            "number of steps; use torch.export, or elman.onnx.export",
+        )
+
+
 def refuse_memory(
     who: object, what: str, tensor: Tensor, dtype: torch.dtype, count: int | None
 ) -> NoReturn:
@@ -512,6 +527,11 @@ def _name(who: object) -> str:
 def _fail(who: object, text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
     # A module, or the name of a function.
     raise error(f"{who if isinstance(who, str) else _name(who)}: {text}")
+
+
+# Whether the values of this call are those of others too.
+def _is_recorded() -> bool:
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def _is_integer(tensor: Tensor) -> bool:
