@@ -28,7 +28,7 @@ from torch import Tensor
 
 from elman import shapes
 from elman.cells import Cell
-from elman.shapes import UnreadableError
+from elman.shapes import LazyError, UnreadableError
 
 try:
     from elman import _native as _native
@@ -41,6 +41,7 @@ except ImportError as error:
     _native = None  # type: ignore[assignment]
 
 __all__ = [
+    "LazyError",
     "UnreadableError",
     "backward",
     "computes",

@@ -15,6 +15,7 @@ loop. What differentiates more than once, or forwards, goes to the reference.
 The operators know only what the core computes. A cell without c has an empty c_n.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,11 +27,12 @@ from torch._C._functorch import (
     get_interpreter_stack,
     is_functorch_wrapped_tensor,
 )
+from torch.utils.flop_counter import register_flop_formula
 
 from elman import core, reference, shapes
 from elman.cells import CELLS, Cell
 
-__all__ = ["compiled", "gradients", "mapped", "transformed"]
+__all__ = ["compiled", "gradients", "mapped", "times", "transformed"]
 
 _READ = "Tensor input, Tensor? batch_sizes, Tensor? lengths, Tensor? h_0, Tensor? c_0"
 for _suffix in ("", "_reverse"):
@@ -182,7 +184,7 @@ def _arguments(
 def layer(*arguments: Any) -> tuple[Tensor, ...]:
     """Run a layer: output, h_n, c_n and, if keep, what its backward pass needs besides."""
     *read, name, keep = arguments
-    _check(read)
+    _check("elman::layer", name, read)
     results = core.forward(*_call(name, read), keep)
     return _four(CELLS[name], results, keep)
 
@@ -219,7 +221,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 def layer_backward(*arguments: Any) -> list[Tensor]:
     """Return, in order, the wanted gradients of input, states and weights."""
     *read, name, output, kept, d_output, d_h_n, d_c_n, wanted, groups = arguments
-    _check(read)
+    _check_backward(arguments)
     call = cell, _, _, _, states, weights = _call(name, read)
     if kept.numel() == 0 and core.kept_width(cell, 1):  # nobody expected a backward pass
         kept = core.forward(*call, True)[-1]
@@ -240,14 +242,58 @@ def _(*arguments: Any) -> list[Tensor]:
     ]
 
 
-# Look at the values that nobody could look at while a graph was made.
-def _check(read: Sequence[Any]) -> None:
-    input, batch_sizes, lengths, h_0, *_ = read
-    if lengths is not None:
-        shapes.check_range("elman::layer", lengths, len(input))
-    elif batch_sizes is not None:
-        known = None if h_0 is None else h_0.shape[1]
-        shapes.check_sizes("elman::layer", batch_sizes, len(input), known)
+def _check_backward(arguments: Sequence[Any]) -> None:
+    *read, name, output, kept, d_output, d_h_n, d_c_n, wanted, groups = arguments
+    who, input = "elman::layer_backward", read[_INPUT]
+    expected = _check(who, name, read)
+    directions, _, hidden_size = expected["c_n"]
+    width = core.kept_width(CELLS[name], hidden_size)
+    operands = [
+        ("input", input, tuple(input.shape)),
+        ("output", output, expected["output"]),
+        ("d_output", d_output, expected["output"]),
+        ("d_h_n", d_h_n, expected["h_n"]),
+        ("d_c_n", d_c_n, expected["c_n"]),
+    ]
+    if kept.numel():
+        operands.append(("kept", kept, (directions, *input.shape[:-1], width)))
+    shapes.check_operands(who, operands)
+    present = [read[i] is not None for i in _DIFFERENTIABLE]
+    if len(wanted) != len(present) or any(w and not p for w, p in zip(wanted, present, strict=True)):
+        raise shapes.ShapeError(
+            f"{who}: wanted must be {len(present)} flags, False for what is None, got {wanted}"
+        )
+    batch = expected["h_n"][1]
+    if groups < 1 or (groups > 1 and (batch % groups or read[_BATCH_SIZES] is not None)):
+        raise shapes.ShapeError(
+            f"{who}: groups must be 1, or divide the {batch} sequences of a padded batch, got "
+            f"{groups}"
+        )
+
+
+# For those who call an operator themselves.
+def _check(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    expected = shapes.check_operator(who, name, read)
+    input = read[_INPUT]
+    if not core.computes(CELLS[name], input):
+        raise shapes.ShapeError(
+            f"{who}: input must be float32 or float64 on the CPU, with the native core, got "
+            f"{input.dtype} on {input.device}: call the layer, which knows what else computes it"
+        )
+    return expected
+
+
+# How many steps the longest of a jagged batch has is a value of a tensor, and becomes a size here: in
+# a graph only an operator can make one.
+@torch.library.custom_op("elman::times", mutates_args=(), schema="(Tensor lengths) -> Tensor")
+def times(lengths: Tensor) -> Tensor:
+    """Return 0, 1, ... up to the last step of the longest sequence, but at least 0."""
+    return torch.arange(max(1, *lengths.tolist(), 0), device=lengths.device)
+
+
+@times.register_fake
+def _(lengths: Tensor) -> Tensor:
+    return lengths.new_empty(torch.library.get_ctx().new_dynamic_size(min=1))
 
 
 # The first arguments of `core.forward` and `core.backward`, from those of the operators.
@@ -270,6 +316,37 @@ def _four(cell: Cell, results: Sequence[Tensor], keep: bool) -> tuple[Tensor, ..
     output, h_n, *rest = results
     c_n = rest[0] if len(cell.states) > 1 else output.new_empty(0)
     return output, h_n, c_n, rest[-1] if keep else output.new_empty(0)
+
+
+# --- how many operations ------------------------------------------------------------------------
+# As torch.utils.flop_counter counts: the products of matrices, of padded steps too.
+
+
+def _products(read: Sequence[Any]) -> tuple[int, int, int]:
+    """Return the operations of the products with w_ih, w_hh and w_hr, in all directions."""
+    input, w_ih, w_hh, w_hr = read[_INPUT], read[5], read[6], read[9]
+    rows = 2 * math.prod(input[:-1]) * (1 if read[10] is None else 2)
+    return (
+        rows * math.prod(w_ih),
+        rows * math.prod(w_hh),
+        0 if w_hr is None else rows * math.prod(w_hr),
+    )
+
+
+@register_flop_formula(torch.ops.elman.layer)
+def _(*shapes: Any, **_: Any) -> int:
+    return sum(_products(shapes))
+
+
+@register_flop_formula(torch.ops.elman.layer_backward)
+def _(*shapes: Any, **_: Any) -> int:
+    wanted = shapes[-2]
+    of_input, of_state, of_projection = _products(shapes)
+    return (
+        of_input * (wanted[0] + wanted[3])
+        + of_state * (1 + wanted[4])
+        + of_projection * (1 + wanted[7])
+    )
 
 
 # --- autograd -----------------------------------------------------------------------------------

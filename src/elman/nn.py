@@ -30,13 +30,14 @@ from torch.fx import Proxy
 from torch.nn import Module, Parameter, init
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
-from elman import ops, shapes
+from elman import library, ops, shapes
 from elman.cells import CELLS, Cell
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
+_PLAIN = (Tensor, Parameter)
 # `mode` of a layer, as torch.nn writes it -> its cell
 _MODES = {cell.name.upper(): cell for cell in CELLS.values()}
 # `reset_after` of a GRU -> its cell
@@ -86,7 +87,7 @@ class _Recurrent(Module):
                 weights.append(weight)
             else:
                 return weights
-        except (KeyError, AttributeError):
+        except (KeyError, AttributeError, RuntimeError):
             pass
         # Wrong, elsewhere, or replaced by a property or by a tensor that is not a Parameter.
         weights = [None if name is None else getattr(self, name) for name, _ in self._layout]
@@ -115,6 +116,16 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_cast(v, dtype) for v in value)
     return value
+
+
+# Whether weights override what PyTorch's functions do, so that it is these they must be given to;
+# unless they stand for others while a graph is made.
+def _override(weights: list[Any]) -> bool:
+    return (
+        type(weights[0]) not in _PLAIN
+        and has_torch_function(tuple(weights))
+        and not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack())
+    )
 
 
 # What stands for a tensor, by __torch_function__, decides what the call of a module is. To torch.fx
@@ -301,17 +312,21 @@ class _Layer(_Recurrent):
         return PackedSequence(output, batch_sizes, order, inverse), _as_hx(final)
 
     def _forward_nested(self, input: Any, hx: Any, weights: list[Any]) -> tuple[Tensor, Any]:
-        batch, seq_len = shapes.check_nested(self, input, weights[0])
+        shapes.check_nested(self, input, weights[0])
+        values, offsets = input.values(), input.offsets()
+        lengths = offsets.diff()
+        batch, seq_len = len(lengths), len(library.times(lengths))
         states = None if hx is None else self._states(hx, weights[0], (batch,))
-        padded = torch.nested.to_padded_tensor(
-            input, 0.0, (batch, max(seq_len, 1), self.input_size)
-        )
-        lengths = input.offsets().diff()
-        output, *final = self._run(padded.transpose(0, 1), None, states, weights, lengths)
-        running = torch.arange(len(output), device=lengths.device) < lengths[:, None]
-        values = output.transpose(0, 1)[running]
+        # Where each row of values stands among the rows of a padded batch, which is time-major.
+        sequence = torch.repeat_interleave(lengths, output_size=len(values))
+        step = torch.arange(len(values), device=offsets.device) - offsets[sequence]
+        place = step * batch + sequence
+        padded = values.new_zeros(seq_len, batch, self.input_size).flatten(0, 1)
+        padded = padded.index_copy(0, place, values).view(seq_len, batch, self.input_size)
+        output, *final = self._run(padded, None, states, weights, lengths)
+        values = output.flatten(0, 1).index_select(0, place)
         # It says how long it is, for without that PyTorch pads it to the number of its rows.
-        result = torch.nested.nested_tensor_from_jagged(values, input.offsets(), max_seqlen=seq_len)
+        result = torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=seq_len)
         return result, _as_hx(final)
 
     # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell
@@ -332,10 +347,10 @@ class _Layer(_Recurrent):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         cell = self._cell
-        if torch._C._is_tracing():  # for any length, as the kernels are recorded
+        if torch.jit.is_tracing():  # for any length, as the kernels are recorded
             shapes.check_traceable(self, cell)
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
-        if not (input.is_cpu or cell.reset):
+        if not cell.reset and (not input.is_cpu or _override(weights)):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if self.num_layers == 1:
             return ops.layer(cell, input, batch_sizes, states, weights, lengths)
@@ -368,7 +383,7 @@ class _Layer(_Recurrent):
     ) -> tuple[Tensor, ...]:
         if states is None:
             batch = input.shape[1] if batch_sizes is None else batch_sizes[0]
-            if not torch._C._is_tracing():
+            if not torch.jit.is_tracing():
                 batch = int(batch)
             rows = self.num_layers * self._num_directions
             states = tuple(input.new_zeros(rows, batch, width) for width in self._state_widths)
@@ -705,7 +720,7 @@ class _StepCell(_Recurrent):
     def _run(
         self, cell: Cell, input: Tensor, states: tuple[Tensor, ...] | None, weights: list[Any]
     ) -> Sequence[Tensor]:
-        if input.is_cpu or cell.reset:
+        if cell.reset or (input.is_cpu and not _override(weights)):
             return ops.step(cell, input, states, weights)
         if states is None:
             states = (input.new_zeros(len(input), self.hidden_size),) * len(cell.states)

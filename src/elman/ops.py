@@ -46,13 +46,13 @@ def layer(
     compiling, watched, transforming = _modes(input)
     if transforming and not compiling:
         return library.transformed(cell, input, batch_sizes, hx, weights, lengths)
-    if transforming or _is_beyond_the_core():
+    if transforming or not compiling and _is_beyond_the_core():
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
     if not watched:
         try:
             return _run(cell, input, batch_sizes, lengths, hx, weights)
-        except core.UnreadableError:
-            pass  # perhaps it can be made readable by who knows the tensor
+        except core.LazyError:
+            pass  # the dispatcher knows what the tensor stands for
     return library.compiled(cell, input, batch_sizes, hx, weights, lengths)
 
 
@@ -70,7 +70,7 @@ def step(
             return reference.step(cell, input, hx, weights)
         try:
             return _run(cell, input, None, None, hx, (*weights, None))
-        except core.UnreadableError:
+        except core.LazyError:
             pass
     states = None if hx is None else tuple(state.unsqueeze(0) for state in hx)
     results = layer(cell, input.unsqueeze(0), None, states, (*weights, None))
@@ -163,7 +163,7 @@ class _Layer(torch.autograd.Function):
         if not any(_modes(input)):
             try:
                 return (None,) * 4 + core.backward(*call, output, kept, upstream, wanted)
-            except core.UnreadableError:
+            except core.LazyError:
                 pass
         return (None,) * 4 + library.gradients(*call, output, kept, upstream, wanted)
 
