@@ -246,6 +246,7 @@ def _check_backward(arguments: Sequence[Any]) -> None:
     *read, name, output, kept, d_output, d_h_n, d_c_n, wanted, groups = arguments
     who, input = "elman::layer_backward", read[_INPUT]
     expected = _check(who, name, read)
+    shapes.check_given(who, output=output, kept=kept)
     directions, _, hidden_size = expected["c_n"]
     width = core.kept_width(CELLS[name], hidden_size)
     operands = [

@@ -27,6 +27,7 @@ __all__ = [
     "check_arguments",
     "check_cell_input",
     "check_dropout",
+    "check_given",
     "check_input",
     "check_lengths",
     "check_nested",
@@ -529,7 +530,8 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
         _fail(who, f"cell must be one of {', '.join(CELLS)}, got {name!r}")
     cell = CELLS[name]
     input, batch_sizes, lengths, h_0, c_0, *weights = read
-    w_hh, w_hr = weights[1], weights[4]
+    w_ih, w_hh, _, _, w_hr = weights[:5]
+    check_given(who, input=input, w_ih=w_ih, w_hh=w_hh)
     if input.dim() != (3 if batch_sizes is None else 2) or len(input) == 0:
         rule = "(L, N, H_in)" if batch_sizes is None else "(rows, H_in), with batch_sizes,"
         _fail(who, f"input must be {rule} of at least one step, got {tuple(input.shape)}")
@@ -578,6 +580,17 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
         "h_n": ends["h"],
         "c_n": ends["c"],
     }
+
+
+def check_given(who: str, **tensors: Tensor | None) -> None:
+    """Check that tensors are there.
+
+    Raises:
+        KindError: one of them is None.
+    """
+    for name, tensor in tensors.items():
+        if tensor is None:
+            _fail(who, f"{name} must be a tensor, got None", KindError)
 
 
 def check_operands(who: str, operands: Sequence[tuple[str, Any, tuple[int, ...]]]) -> None:
