@@ -365,7 +365,8 @@ def _(nn: Any, layer: str) -> None:
     with FlopCounterMode(display=False) as counter:
         make(nn, layer)(sequences())
     gates = {"RNN": 1, "LSTM": 4, "GRU": 3}[layer]
-    assert counter.get_total_flops() == 2 * 10 * gates * 4 * (3 + 4)
+    found, expected = counter.get_total_flops(), 2 * 10 * gates * 4 * (3 + 4)
+    assert found == expected, f"{found} operations instead of {expected}"
 
 
 @row(TOOLS, "deepcopy of a layer whose weights are computed")

@@ -98,7 +98,7 @@ def test_a_projection_that_changes_is_refused(change: str) -> None:
     module, x, _ = make("LSTM", proj_size=2)
     output = first(module(x))
     CHANGES[change](module.weight_hr_l0_reverse)
-    with pytest.raises(UnreadableError, match="weight_hr must be 8 values of torch.float32"):
+    with pytest.raises(UnreadableError, match=r"weight_hr must be 8 values of torch.float32"):
         output.sum().backward()
 
 
@@ -108,11 +108,11 @@ def test_upstream_gradients_and_results_are_looked_at_too(kind: str) -> None:
     output = first(module(x, hx))
     upstream = torch.randn_like(output)
     upstream.untyped_storage().resize_(4)
-    with pytest.raises(UnreadableError, match="the gradient of output must be"):
+    with pytest.raises(UnreadableError, match=r"the gradient of output must be"):
         output.backward(upstream, retain_graph=True)
     upstream = torch.randn_like(output)
     output.untyped_storage().resize_(4)
-    with pytest.raises(UnreadableError, match="output must be"):
+    with pytest.raises(UnreadableError, match=r"output must be"):
         output.backward(upstream)
 
 
@@ -123,13 +123,13 @@ def test_a_strided_tensor_is_copied_only_if_all_of_it_is_there(kind: str) -> Non
     strided = wide[..., 0]
     close(module(strided, hx), module(x, hx))
     wide.untyped_storage().resize_(wide.untyped_storage().nbytes() - 8)
-    with pytest.raises(UnreadableError, match="input must be values of torch.float32"):
+    with pytest.raises(UnreadableError, match=r"input must be values of torch.float32"):
         module(strided, hx)
     view = torch.zeros(3 * x.numel())[x.numel() : 2 * x.numel()].view_as(x)
     view.copy_(x)
     close(module(view, hx), module(x, hx))
     view.untyped_storage().resize_(4 * x.numel())
-    with pytest.raises(UnreadableError, match="input must be values of torch.float32"):
+    with pytest.raises(UnreadableError, match=r"input must be values of torch.float32"):
         module(view, hx)
 
 
@@ -196,7 +196,7 @@ def test_an_output_may_be_changed_before_the_backward_pass(kind: str, change: st
 @pytest.mark.parametrize("kind", LAYERS)
 def test_an_output_of_any_layout_may_be_changed(kind: str) -> None:
     for options in ({"batch_first": True}, {"num_layers": 2}):
-        module, x, hx = make(kind, **options)
+        module, x, _ = make(kind, **options)
         gradients = []
         for apart in (True, False):
             output = module(x)[0]
@@ -228,7 +228,7 @@ def test_inputs_and_weights_changed_in_place_are_still_noticed(kind: str) -> Non
         output = first(module(x.requires_grad_(), hx))
         with torch.no_grad():
             (x, first(hx), next(module.parameters()))[index].mul_(2)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        with pytest.raises(RuntimeError, match=r"modified by an inplace operation"):
             output.sum().backward()
 
 
@@ -242,7 +242,7 @@ def test_no_output_is_kept_alive_by_its_graph(kind: str) -> None:
     loss = output.sum()
     loss.backward()
     assert saved is not None
-    with pytest.raises(RuntimeError, match="after they have already been freed"):
+    with pytest.raises(RuntimeError, match=r"after they have already been freed"):
         _ = saved.saved_tensors
     assert saved.witness.untyped_storage().nbytes() == 0
 
@@ -321,7 +321,7 @@ def test_a_subclass_says_what_an_operator_makes_of_it(kind: str) -> None:
         ours = first(module(Wrapped(x), hx))
         assert isinstance(ours, Wrapped)
         close(ours.inner, first(module(x, hx)))
-        with pytest.raises(TypeError, match="dispatch failed|no implementation"):
+        with pytest.raises(TypeError, match=r"dispatch failed|no implementation"):
             module(Closed(x), hx)
     marked = first(module(x.as_subclass(Marked), hx))
     assert isinstance(marked, Marked)
@@ -367,7 +367,7 @@ def test_an_object_that_stands_for_a_tensor_decides_what_a_call_is(kind: str) ->
     module, x, hx = make(kind)
     close([t.inner for t in tree_leaves(module(StandIn(x), hx))], module(x, hx))
     close([t.inner for t in tree_leaves(module(StandIn(x)))], module(x))
-    with pytest.raises(KindError, match="hx must be"):
+    with pytest.raises(KindError, match=r"hx must be"):
         module(x, StandIn(x))
 
 

@@ -1,9 +1,10 @@
 """The native core on tensors: makes its results, hands over addresses, and counts its threads.
 
-Nothing here is differentiated, and arguments arrive checked by `elman.shapes`. Names and layouts are those of `elman.reference.layer`, whose results `forward`
-gives, and with them `kept` for the backward pass: for each direction and row of the input some
-vectors of hidden_size, private to the core. A step of a cell is a sequence of length 1 whose
-tensors lack the axes for time and for directions: the same kernel, hence the same bits.
+Nothing here is differentiated, and arguments arrive checked by `elman.shapes`. Names and layouts
+are those of `elman.reference.layer`, whose results `forward` gives, and with them `kept` for the
+backward pass: for each direction and row of the input some vectors of hidden_size, private to the
+core. A step of a cell is a sequence of length 1 whose tensors lack the axes for time and for
+directions: the same kernel, hence the same bits.
 
 All that the core reads passes `_addresses`, the one gate between tensors and addresses. It looks at
 their memory at every call, and in `backward` at their dtypes, devices and sizes once more, for all
@@ -380,7 +381,8 @@ def _addresses(
                 return [0 if tensor is None else next(rest) for tensor in tensors]
     except (RuntimeError, TypeError):  # how kinds of tensors without memory answer
         pass
-    each = zip(names, tensors, counts or [None] * len(tensors), strict=False)
+    of: Sequence[int | None] = counts or [None] * len(tensors)
+    each = zip(names, tensors, of, strict=False)
     return [
         0 if tensor is None else _address(cell, name, tensor, dtype, copies, count)
         for name, tensor, count in each

@@ -8,9 +8,10 @@ an operator makes of them.
     elman::layer_backward   its gradients
 
 Each is one opaque node of a graph, whatever the number of steps. `compiled` calls the first where a
-graph is being made, and `gradients` the second. `transformed` does so under transforms of torch.func: vmap over sequences adds
-them to the batch, with the gradients of the weights still apart for each; vmap over weights is a
-loop. What differentiates more than once, or forwards, goes to the reference.
+graph is being made, and `gradients` the second. `transformed` does so under transforms of
+torch.func: vmap over sequences adds them to the batch, with the gradients of the weights still
+apart for each; vmap over weights is a loop. What differentiates more than once, or forwards, goes
+to the reference.
 
 The operators know only what the core computes. A cell without c has an empty c_n.
 """
@@ -109,7 +110,7 @@ def gradients(
         states = [state if state is None else state.unsqueeze(0) for state in states]
         first, *rest = (u if u is None else u.unsqueeze(0) for u in upstream)
         upstream = first, None, *rest
-    read = _arguments(input, batch_sizes, lengths, tuple(states), weights)
+    read = _arguments(input, batch_sizes, lengths, states, weights)
     of_states = [*wanted[1 : 1 + num_states], False][:2]
     of_weights = [*wanted[1 + num_states :], *[False] * 5][:10]
     asked = [wanted[0], *of_states, *of_weights]
@@ -144,7 +145,7 @@ def mapped(
     torch._C._vmapmode_decrement_nesting()
     # The size, 1, is of those that are not mapped at this level, and stay as they are.
     opened = [
-        torch._remove_batch_dim(u, level, 1, 0) if is_old else u  # type: ignore[attr-defined]
+        torch._remove_batch_dim(u, level, 1, 0) if u is not None and is_old else u
         for u, is_old in zip(upstream, old, strict=True)
     ]
     there: list[bool] = []
@@ -157,8 +158,7 @@ def mapped(
     in_dims = tuple(0 if is_old else None for is_old in old)
     found = iter(torch.func.vmap(run, in_dims)(*opened))
     return tuple(
-        torch._add_batch_dim(next(found), 0, level) if is_there else None  # type: ignore[attr-defined]
-        for is_there in there
+        torch._add_batch_dim(next(found), 0, level) if is_there else None for is_there in there
     )
 
 
@@ -166,7 +166,7 @@ def _arguments(
     input: Tensor,
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
-    hx: tuple[Tensor, ...] | None,
+    hx: Sequence[Tensor | None] | None,
     weights: Sequence[Tensor | None],
 ) -> list[Any]:
     states = [*(hx or ()), None, None][:2]
@@ -286,8 +286,8 @@ def _check(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[int, ...
     return expected
 
 
-# How many steps the longest of a jagged batch has is a value of a tensor, and becomes a size here: in
-# a graph only an operator can make one.
+# How many steps the longest of a jagged batch has is a value of a tensor, and becomes a size here:
+# in a graph only an operator can make one of it.
 @torch.library.custom_op("elman::times", mutates_args=(), schema="(Tensor lengths) -> Tensor")
 def times(lengths: Tensor) -> Tensor:
     """Return 0, 1, ... up to the last step of the longest sequence, but at least 0."""
@@ -328,7 +328,7 @@ def _four(cell: Cell, results: Sequence[Tensor], keep: bool) -> tuple[Tensor, ..
 def _products(read: Sequence[Any]) -> tuple[int, int, int]:
     """Return the operations of the products with w_ih, w_hh and w_hr, in all directions."""
     input, w_ih, w_hh, w_hr = read[_INPUT], read[5], read[6], read[9]
-    rows = 2 * math.prod(input[:-1]) * (1 if read[10] is None else 2)
+    rows: int = 2 * math.prod(input[:-1]) * (1 if read[10] is None else 2)
     return (
         rows * math.prod(w_ih),
         rows * math.prod(w_hh),
@@ -343,7 +343,7 @@ def _(*shapes: Any, **_: Any) -> int:
 
 @register_flop_formula(torch.ops.elman.layer_backward)
 def _(*shapes: Any, **_: Any) -> int:
-    wanted = shapes[-2]
+    wanted: list[bool] = shapes[-2]
     of_input, of_state, of_projection = _products(shapes)
     return (
         of_input * (wanted[0] + wanted[3])

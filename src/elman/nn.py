@@ -274,7 +274,7 @@ class _Layer(_Recurrent):
             return self._forward_packed(input, hx, weights)
         if not isinstance(input, Tensor):
             if has_torch_function_unary(input):
-                return _call_of_a_stand_in(self, input, hx, lengths)
+                return _call_of_a_stand_in(self, input, hx, lengths)  # type: ignore[no-any-return]
         elif input.is_nested:
             shapes.check_no_lengths(self, lengths, "a nested tensor")
             return self._forward_nested(input, hx, weights)
@@ -347,7 +347,7 @@ class _Layer(_Recurrent):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         cell = self._cell
-        if torch.jit.is_tracing():  # for any length, as the kernels are recorded
+        if ops.is_tracing():  # for any length, as the kernels are recorded
             shapes.check_traceable(self, cell)
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if not cell.reset and (not input.is_cpu or _override(weights)):
@@ -382,8 +382,8 @@ class _Layer(_Recurrent):
         lengths: Tensor | None,
     ) -> tuple[Tensor, ...]:
         if states is None:
-            batch = input.shape[1] if batch_sizes is None else batch_sizes[0]
-            if not torch.jit.is_tracing():
+            batch: Any = input.shape[1] if batch_sizes is None else batch_sizes[0]
+            if not ops.is_tracing():
                 batch = int(batch)
             rows = self.num_layers * self._num_directions
             states = tuple(input.new_zeros(rows, batch, width) for width in self._state_widths)

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from elman import core, library, reference
 from elman.cells import Cell
 
-__all__ = ["layer", "step"]
+__all__ = ["is_tracing", "layer", "step"]
 
 Weights: TypeAlias = Sequence[Tensor | None]
 
@@ -46,7 +46,7 @@ def layer(
     compiling, watched, transforming = _modes(input)
     if transforming and not compiling:
         return library.transformed(cell, input, batch_sizes, hx, weights, lengths)
-    if transforming or not compiling and _is_beyond_the_core():
+    if transforming or (not compiling and _is_beyond_the_core()):
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
     if not watched:
         try:
@@ -77,6 +77,11 @@ def step(
     return tuple(state.squeeze(0) for state in results[1:])
 
 
+def is_tracing() -> bool:
+    """Return whether torch.jit.trace records what is computed."""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
 # Whether a graph is being made; whether operations are watched, so that they have to be operators;
 # and whether functions are being transformed.
 def _modes(input: Tensor) -> tuple[bool, bool, bool]:
@@ -88,7 +93,7 @@ def _modes(input: Tensor) -> tuple[bool, bool, bool]:
 # Whether derivatives are pushed forward, or calls are recorded with what they return: a trace would
 # hold the empty results, not the call that fills them.
 def _is_beyond_the_core() -> bool:
-    return forward_ad._current_level >= 0 or torch._C._is_tracing()
+    return forward_ad._current_level >= 0 or is_tracing()
 
 
 def _widen(tensors: Any) -> Any:

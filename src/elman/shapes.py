@@ -571,11 +571,8 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
     operands = [("input", input, tuple(input.shape))]
     operands += [("h_0", h_0, ends["h"]), ("c_0", c_0, ends["c"])]
     for weight, other, (what, shape) in zip(weights[:5], weights[5:], each.items(), strict=True):
-        if (
-            directions == 1
-            and other is not None
-            or directions == 2
-            and (weight is None) != (other is None)
+        if (directions == 1 and other is not None) or (
+            directions == 2 and (weight is None) != (other is None)
         ):
             _fail(who, f"{what} and {what}_reverse must both be given, or neither, got one")
         operands += [(what, weight, shape), (f"{what}_reverse", other, shape)]
