@@ -30,15 +30,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import Module, Parameter, init
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
-from elman import ops, shapes
+from elman import library, ops, shapes
 from elman.cells import CELLS, Cell
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
+_PLAIN = (Tensor, Parameter)
 # `mode` of a layer, as torch.nn writes it -> its cell
 _MODES = {cell.name.upper(): cell for cell in CELLS.values()}
 # `reset_after` of a GRU -> its cell
@@ -94,7 +97,7 @@ class _Recurrent(Module):
                 weights.append(weight)
             else:
                 return weights
-        except (KeyError, AttributeError):
+        except (KeyError, AttributeError, RuntimeError):
             pass
         # Wrong, elsewhere, or replaced by a property or by a tensor that is not a Parameter.
         weights = [None if name is None else getattr(self, name) for name, _ in self._layout]
@@ -123,6 +126,28 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_cast(v, dtype) for v in value)
     return value
+
+
+# Whether weights override what PyTorch's functions do, so that it is these they must be given to;
+# unless they stand for others while a graph is made.
+def _override(weights: list[Any]) -> bool:
+    return (
+        type(weights[0]) not in _PLAIN
+        and has_torch_function(tuple(weights))
+        and not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack())
+    )
+
+
+# What stands for a tensor, by __torch_function__, decides what the call of a module is. To torch.fx
+# it is one node, as for modules of torch.nn.
+def _call_of_a_stand_in(module: Module, *args: Any) -> Any:
+    while args[-1] is None:
+        args = args[:-1]
+    for value in args:
+        if isinstance(value, Proxy):
+            path = value.tracer.path_of_module(module)  # type: ignore[attr-defined]
+            return value.tracer.create_proxy("call_module", path, args, {})
+    return handle_torch_function(type(module).__call__, args, module, *args)
 
 
 def _as_hx(states: Sequence[Tensor]) -> Any:
@@ -289,7 +314,10 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         if isinstance(input, PackedSequence):
             shapes.check_no_lengths(self, lengths, "a PackedSequence")
             return self._forward_packed(input, hx, weights)
-        if isinstance(input, Tensor) and input.is_nested:
+        if not isinstance(input, Tensor):
+            if has_torch_function_unary(input):
+                return _call_of_a_stand_in(self, input, hx, lengths)  # type: ignore[no-any-return]
+        elif input.is_nested:
             shapes.check_no_lengths(self, lengths, "a nested tensor")
             return self._forward_nested(input, hx, weights)
 
@@ -319,23 +347,28 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         states = None if hx is None else self._states(hx, weights[0], (batch,))
         if states is not None and order is not None:
             states = tuple(state.index_select(1, order) for state in states)
-        output, *final = self._run(data, batch_sizes, states, weights)
+        # A copy, which the caller cannot change before the backward pass.
+        output, *final = self._run(data, batch_sizes.clone(), states, weights)
         if inverse is not None:
             final = [state.index_select(1, inverse) for state in final]
         return PackedSequence(output, batch_sizes, order, inverse), _as_hx(final)
 
     def _forward_nested(self, input: Any, hx: Any, weights: list[Any]) -> tuple[Tensor, Any]:
-        batch, seq_len = shapes.check_nested(self, input, weights[0])
+        shapes.check_nested(self, input, weights[0])
+        values, offsets = input.values(), input.offsets()
+        lengths = offsets.diff()
+        batch, seq_len = len(lengths), len(library.times(lengths))
         states = None if hx is None else self._states(hx, weights[0], (batch,))
-        padded = torch.nested.to_padded_tensor(
-            input, 0.0, (batch, max(seq_len, 1), self.input_size)
-        )
-        lengths = input.offsets().diff()
-        output, *final = self._run(padded.transpose(0, 1), None, states, weights, lengths)
-        running = torch.arange(len(output), device=lengths.device) < lengths[:, None]
-        values = output.transpose(0, 1)[running]
+        # Where each row of values stands among the rows of a padded batch, which is time-major.
+        sequence = torch.repeat_interleave(lengths, output_size=len(values))
+        step = torch.arange(len(values), device=offsets.device) - offsets[sequence]
+        place = step * batch + sequence
+        padded = values.new_zeros(seq_len, batch, self.input_size).flatten(0, 1)
+        padded = padded.index_copy(0, place, values).view(seq_len, batch, self.input_size)
+        output, *final = self._run(padded, None, states, weights, lengths)
+        values = output.flatten(0, 1).index_select(0, place)
         # It says how long it is, for without that PyTorch pads it to the number of its rows.
-        result = torch.nested.nested_tensor_from_jagged(values, input.offsets(), max_seqlen=seq_len)
+        result = torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=seq_len)
         return result, _as_hx(final)
 
     # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell
@@ -356,7 +389,10 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         cell = self._cell
-        if not (input.is_cpu or cell.reset):
+        if ops.is_tracing():  # for any length, as the kernels are recorded
+            shapes.check_traceable(self, cell)
+            return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
+        if not cell.reset and (not input.is_cpu or _override(weights)):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if self.num_layers == 1:
             return ops.layer(cell, input, batch_sizes, states, weights, lengths)
@@ -388,10 +424,12 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         lengths: Tensor | None,
     ) -> tuple[Tensor, ...]:
         if states is None:
-            batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
+            batch: Any = input.shape[1] if batch_sizes is None else batch_sizes[0]
+            if not ops.is_tracing():
+                batch = int(batch)
             rows = self.num_layers * self._num_directions
             states = tuple(input.new_zeros(rows, batch, width) for width in self._state_widths)
-        if lengths is not None:
+        if lengths is not None and not input.is_meta:  # they do not change what has only a shape
             return self._pack_elsewhere(cell, input, states, weights, lengths)
         options = (
             _as_hx(states),
@@ -425,7 +463,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         output, *final = self._run_elsewhere(
             cell, data, batch_sizes, states_in_order, weights, None
         )
-        output, _ = pad_packed_sequence(packed._replace(data=output), total_length=len(input))
+        output, _ = pad_packed_sequence(packed._replace(data=output), total_length=input.shape[0])
         lived = (lengths > 0).to(input.device)[:, None]
         return (
             torch.where(lived, output, 0),
@@ -706,6 +744,8 @@ class _StepCell(_Recurrent, torch.nn.RNNCellBase):
         """
         if torch.is_autocast_enabled("cpu"):
             return self._autocast(input, hx)
+        if has_torch_function_unary(input) and not isinstance(input, Tensor):
+            return _call_of_a_stand_in(self, input, hx)
         weights = self._weights()
         shape = shapes.check_cell_input(self, input, weights[0])
         cell = self._cell
@@ -725,7 +765,7 @@ class _StepCell(_Recurrent, torch.nn.RNNCellBase):
     def _run(
         self, cell: Cell, input: Tensor, states: tuple[Tensor, ...] | None, weights: list[Any]
     ) -> Sequence[Tensor]:
-        if input.is_cpu or cell.reset:
+        if cell.reset or (input.is_cpu and not _override(weights)):
             return ops.step(cell, input, states, weights)
         if states is None:
             states = (input.new_zeros(len(input), self.hidden_size),) * len(cell.states)
