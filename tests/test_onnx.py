@@ -20,8 +20,8 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 import elman
-from elman import onnx as ours
 from elman.cells import CELLS
+from elman.exchange import onnx_reading, onnx_writing
 from elman.shapes import KindError, ShapeError
 
 # PyTorch's exporter says the first of its own code, and the second of axes that have one name.
@@ -34,7 +34,7 @@ through_torch = pytest.mark.skipif(
     os.environ.get("ELMAN_BACKEND") == "reference", reason="the reference is exported op by op"
 )
 
-KINDS = {kind(1, 1)._cell.name: kind for kind in ours._KINDS}
+KINDS = {kind(1, 1)._cell.name: kind for kind in onnx_reading._KINDS}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "unbiased": {"bias": False, "batch_first": True},
@@ -299,7 +299,7 @@ def test_what_cannot_be_written_is_refused_in_a_sentence(
 def test_weights_beyond_the_limit_of_the_format_are_refused(
     arguments: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ours, "_MAX_BYTES", 600)
+    monkeypatch.setattr(onnx_writing, "_MAX_BYTES", 600)
     with pytest.raises(ShapeError, match=r"at most 600 bytes.*got 800: .*external_data=True"):
         elman.onnx.export(layer("lstm"), path, **arguments)
 
