@@ -36,7 +36,7 @@ _MAX_BYTES = 2**31 - 1
 
 # How many bytes may be computed from the constants of a file, for each of its bytes and for none:
 # weights of int8 that become float32 and are turned a few times stay far below.
-_GROWTH, _ROOM = 64, 2**26
+_GROWTH, _ROOM = 64, 2**24
 
 # How many constants may be computed. Each costs about a millisecond.
 _MAX_COMPUTED = 4096

@@ -1,1 +1,0 @@
-"""Random wrong use of layers, files and the command line; only documented errors may come of it."""
