@@ -1005,6 +1005,17 @@ def test_a_name_that_looks_like_a_number_hides_no_layer(path: Path) -> None:
     assert list(elman.onnx.load(path)) == ["LSTM_1", "LSTM_0"]
 
 
+class Holder(torch.nn.Module):
+    """A model of one layer."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)
+
+
 @pytest.mark.filterwarnings("ignore:The tensor attributes")
 @pytest.mark.parametrize(
     ("kind", "options", "fixed"),
@@ -1022,7 +1033,7 @@ def test_a_stack_of_torchs_exporter_is_one_layer(
     axes = {0: torch.export.Dim("A"), 1: torch.export.Dim("B")}
     x = torch.randn(5, 2, 3)
     shapes = None if fixed else (axes,)
-    torch.onnx.export(module, (x,), path, dynamo=True, verbose=False, dynamic_shapes=shapes)
+    torch.onnx.export(Holder(module), (x,), path, dynamo=True, verbose=False, dynamic_shapes=shapes)
     (layer,) = elman.onnx.load(path).values()
     assert layer.num_layers == 3
     if options:  # what is transposed around the nodes stays the caller's
