@@ -1010,7 +1010,7 @@ class Holder(torch.nn.Module):
 
     def __init__(self, layer: torch.nn.Module) -> None:
         super().__init__()
-        self.layer = layer.eval()
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Any:
         return self.layer(x)
@@ -1033,7 +1033,9 @@ def test_a_stack_of_torchs_exporter_is_one_layer(
     axes = {0: torch.export.Dim("A"), 1: torch.export.Dim("B")}
     x = torch.randn(5, 2, 3)
     shapes = None if fixed else (axes,)
-    torch.onnx.export(Holder(module), (x,), path, dynamo=True, verbose=False, dynamic_shapes=shapes)
+    torch.onnx.export(
+        Holder(module).eval(), (x,), path, dynamo=True, verbose=False, dynamic_shapes=shapes
+    )
     (layer,) = elman.onnx.load(path).values()
     assert layer.num_layers == 3
     if options:  # what is transposed around the nodes stays the caller's
