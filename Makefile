@@ -16,7 +16,7 @@ NATIVE_TESTS := $(wildcard tests/native/*.cpp)
 CLANG := $(shell command -v clang++)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test sanitize lint bench docs works format clean
+.PHONY: demo test fuzz sanitize lint bench docs works format clean
 
 # A minute of examples that need no data.
 demo: $(VENV)/core
@@ -24,6 +24,11 @@ demo: $(VENV)/core
 
 test: $(VENV)/core
 	$(BIN)/python -m pytest
+
+# Random wrong use of layers, files and the command line, until Ctrl-C or for SECONDS, with another
+# seed each time; what fails is kept in runs/fuzz/.
+fuzz: $(VENV)/core
+	$(BIN)/python tests/fuzz.py $(if $(SECONDS),--seconds $(SECONDS))
 
 # The core under GCC's sanitizers, by itself and then under its Python tests; not the latter for
 # threads, since PyTorch and its OpenMP are not built for that. -S keeps the path of the editable
@@ -91,7 +96,7 @@ build/asan/site: SANITIZE := address,undefined
 build/tsan/site: SANITIZE := thread
 build/asan/site build/tsan/site: COMPILER := g++
 build/clang/site: COMPILER := clang++
-build/asan/site: $(wildcard src/elman/*.py)
+build/asan/site: $(shell find src/elman -name '*.py')
 build/%/site: $(VENV)/tools CMakeLists.txt $(CORE) $(NATIVE_TESTS)
 	$(PIP) install --no-build-isolation --no-deps --upgrade --target $@ \
 	    --config-settings=build-dir=build/$* --config-settings=cmake.define.ELMAN_WERROR=ON \

@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # stands for the public names of the package.
 LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
-    *("swap", "keras", "onnx", "transforms", "carry", "ragged", "asks"),
+    *("swap", "onnx", "exchange", "transforms", "carry", "ragged", "asks"),
     *("nn", "ops", "library", "core", "reference", "shapes", "cells"),
     *("environment", "_native", "checkpoint"),
 )
