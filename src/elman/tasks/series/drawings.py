@@ -86,6 +86,12 @@ def _axes(figure: Any, count: int) -> list[Any]:
 def _history(axes: Any, windows: Windows, index: Any, values: Any, name: str) -> None:
     axes.plot(windows.panel.grid.moments(index), values, color="0.35", linewidth=1, label=name)
     axes.grid(alpha=0.3)
+    if windows.panel.grid.form:
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        locator = AutoDateLocator()
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
 def _fan(axes: Any, windows: Windows, start: int, found: Forecasts, row: int, horizon: int) -> None:

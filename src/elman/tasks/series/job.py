@@ -131,7 +131,8 @@ class SeriesJob(Job):
         origins = windows.origins("validation")
         if quick:
             origins = origins[:: math.ceil(len(origins) / _JUDGED)]
-        return _measured(forecast(trained, windows, origins))
+        found = _measured(forecast(trained, windows, origins))
+        return {name: found[name] for name in ("loss", "mae", "mase", "coverage") if name in found}
 
     def conclude(self, trained: Trained, held_out: Panel) -> Conclusion:
         """Judge the model on all windows of the test part, beside the baselines."""
@@ -277,26 +278,21 @@ def choose(
                 " forecast; lower --context or --horizon, or hold more out"
             )
     known = features(len(panel.cycles), len(panel.known), settings.segment)
-    reads = context / settings.segment + math.ceil(horizon / settings.segment)
 
     def weights(settings: SeriesSettings) -> int:
-        """Count the weights that are multiplied for each value forecast."""
-        step = settings.hidden * (
-            settings.segment * (1 + len(settings.levels))
-            + known
-            + 2 * GATES[settings.cell] * settings.hidden * settings.layers
-        )
-        return int(step * reads / horizon)
+        """Count the weights that are multiplied."""
+        hidden, segment = settings.hidden, settings.segment
+        ends = hidden * (segment * (1 + len(settings.levels)) + 2 * known)
+        return ends + 2 * GATES[settings.cell] * settings.layers * hidden**2 + context * horizon
 
     if "hidden" not in given:
-        # Of each value little is new: windows overlap.
         hidden = fit_hidden(
             settings,
             windows * horizon,
             speed,
             weights,
             sizes=(16, 32, 48, 64, 96, 128, 192, 256),
-            units_per_weight=10,
+            units_per_weight=150,  # windows overlap, and little in each is new
             weights_per_unit=0.2,
         )
         settings = replace(settings, hidden=hidden)

@@ -41,7 +41,8 @@ class Forecasts:
 def measure(of: Forecasts) -> dict[str, float]:
     """Return all measures by name, over what came.
 
-    mae and rmse are in the units of the data; mape and smape in percent; mase in errors of the
+    mae and rmse are in the units of the data; smape and, if nothing that came is near zero, mape in
+    percent; mase in errors of the
     seasonal naive forecast of one step in the training part; mse_standardised and
     mae_standardised are of values less the mean of the training part, over its standard deviation.
     coverage is the share of what came between the lowest and the highest quantile.
@@ -56,20 +57,19 @@ def measure(of: Forecasts) -> dict[str, float]:
     size, scaled = np.abs(error), error / of.std[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = 200 * size / (np.abs(of.actual) + np.abs(of.point))
-        percent = 100 * size / np.abs(of.actual)
     relative = np.where(size == 0, 0.0, relative)
     found = {
         "mae": size,
         "mse": error**2,
         "mase": size / of.mase[:, None],
         "smape": relative,
-        "mape": percent,
         "mse_standardised": scaled**2,
         "mae_standardised": np.abs(scaled),
     }
     measures = {name: float(np.nanmean(values)) for name, values in found.items()}
-    if not np.isfinite(measures["mape"]):
-        del measures["mape"]  # something that came was zero
+    # The error in percent means nothing where what came is near zero.
+    if np.nanmin(np.abs(of.actual) / of.std[:, None]) > 0.01:
+        measures["mape"] = float(np.nanmean(100 * size / np.abs(of.actual)))
     measures["rmse"] = measures["mse"] ** 0.5
     measures["pinball"] = float(np.nanmean(pinball(of.quantiles, of.actual, of.levels)))
     if len(of.levels) > 1:
