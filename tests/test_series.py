@@ -83,7 +83,7 @@ def panel_of(path: Path, **source: Any) -> Panel:
           "2024-01-12"], "1 working day", "2024-01-15"),
         (["1", "2", "3"], "1", "4"),
         (["1956.25", "1956.5", "1956.75"], "0.25", "1957"),
-        (["2000.083", "2000.167", "2000.25", "2000.333"], "0.0833333", "2000.41633333"),
+        (["2000.083", "2000.167", "2000.25", "2000.333"], "0.0833333", "2000.416333"),
     ],
 )  # fmt: skip
 def test_times_are_steps_and_are_written_as_they_were(
@@ -128,7 +128,9 @@ def test_a_table_is_understood_and_what_was_done_is_said(tmp_path: Path) -> None
     values: list[Any] = [10 * (i % 7) + i / 10 for i in range(28)]
     values[12] = "NA"
     path = write(tmp_path / "t.csv", {"what": ["a b"] * 28, "day": times, "sold": values})
-    path.write_text("\n".join(line for line in path.read_text().splitlines() if "01-10" not in line))
+    path.write_text(
+        "\n".join(line for line in path.read_text().splitlines() if "01-10" not in line)
+    )
     panel = panel_of(path)
     (one,) = panel.series
     assert (panel.season, panel.grid.name, one.name, len(one.values)) == (7, "1 day", "sold", 28)
@@ -209,8 +211,8 @@ def changed(row: int, line: str | None) -> list[str]:
         ),
         ([line + ",7" if i else line + ",c" for i, line in enumerate(LINES)], {},
          r"column c: it is constant \(7\)"),
-        (LINES, {"horizon": 40}, "a horizon of 40 needs as many in each; lower --horizon"),
-        (LINES, {"horizon": 2, "split": "0.9/0.05/0.05"}, "2 needs as many in each"),
+        (LINES, {"horizon": 40}, "a has 30 steps, and a horizon of 40 needs 122"),
+        (LINES, {"split": "0.9/0.05/0.05"}, "a horizon of 3 needs as many in each"),
         (LINES, {"split": "2023-01-01/2024-01-20"}, "0 steps to learn from"),
         (LINES, {"split": "2024-01-20/soon"}, "split must have times as the column day has"),
         (changed(1, "1,2,3"), {}, "it has numbers and no names of columns"),
@@ -228,13 +230,18 @@ def test_mistakes_are_told_with_their_place(
     with pytest.raises(InputError, match=message) as found:
         panel_of(path, **source)
     assert "\n" not in str(found.value)
-    flags = [w for n, v in source.items() for w in (f"--{n}", v[0] if isinstance(v, tuple) else str(v))]
+    flags = [
+        w for n, v in source.items() for w in (f"--{n}", v[0] if isinstance(v, tuple) else str(v))
+    ]
     assert main(["train", "series", str(path), "--out", str(tmp_path / "run"), *flags]) == 2
     assert not (tmp_path / "run").exists()
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    for name, message in (("t.xlsx", "must end in .csv, .tsv, .parquet"), ("no.csv", "No such file")):
+    for name, message in (
+        ("t.xlsx", "must end in .csv, .tsv, .parquet"),
+        ("no.csv", "No such file"),
+    ):
         with pytest.raises(InputError, match=message):
             panel_of(tmp_path / name)
     (tmp_path / "t.parquet").write_bytes(b"PAR0 and more")
@@ -287,13 +294,18 @@ def test_an_epoch_is_every_window_once_and_is_dealt_to_processes(sales: Path) ->
     settings = JOB.choose(data, math.inf, {n: v for n, v in SMALL.items() if n != "horizon"})
     whole = JOB.batches(data, settings, 3, Processes())
     every = torch.cat(list(whole.origins))
-    assert every.sort().values.tolist() == Windows(data.training, settings).origins(
-        "training"
-    ).tolist()
-    assert not torch.equal(every, torch.cat(list(JOB.batches(data, settings, 4, Processes()).origins)))
+    assert (
+        every.sort().values.tolist()
+        == Windows(data.training, settings).origins("training").tolist()
+    )
+    assert not torch.equal(
+        every, torch.cat(list(JOB.batches(data, settings, 4, Processes()).origins))
+    )
     shares = [JOB.batches(data, settings, 3, Processes(rank, 2)) for rank in range(2)]
     assert len(shares[0]) == len(shares[1]) == len(whole)
-    for mine, theirs, all_of in zip(shares[0].origins, shares[1].origins, whole.origins, strict=True):
+    for mine, theirs, all_of in zip(
+        shares[0].origins, shares[1].origins, whole.origins, strict=True
+    ):
         assert torch.equal(torch.cat([mine, theirs]).sort().values, all_of.sort().values)
     model = JOB.build(settings, data.knowledge)
     empty = whole.windows.gather(torch.zeros(0, dtype=torch.int64))
@@ -414,7 +426,7 @@ def test_two_processes_train_what_one_does(sales: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A run that learnt what there is to learn in two series, one of them a thousand times larger."""
+    """A run that learnt two series, one of them a thousand times larger."""
     folder = tmp_path_factory.mktemp("learnt")
     columns = {"month": months(240), "a": seasonal(240, 1), "b": seasonal(240, 2, 1000.0)}
     path = write(folder / "two.csv", columns)
@@ -469,7 +481,7 @@ def test_a_forecast_is_csv_that_goes_on_from_the_end(learnt: tuple[Path, Any]) -
 def test_other_data_is_forecast_and_judged(
     learnt: tuple[Path, Any], capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    folder, result = learnt
+    folder, _ = learnt
     columns = {"month": months(100, 2031), "a": seasonal(100, 7), "b": seasonal(100, 8, 1000.0)}
     path = write(folder / "later.csv", columns)
     found = series.evaluate(folder / "run", path)
@@ -481,7 +493,7 @@ def test_other_data_is_forecast_and_judged(
     assert [line.split(",")[:2] for line in output[1:]] == [["2039-05", "a"], ["2039-05", "b"]]
     write(folder / "days.csv", {"month": ["2024-01-01", "2024-01-02", "2024-01-03"],
                                 "a": [1, 2, 3], "b": [1, 2, 3]})  # fmt: skip
-    with pytest.raises(InputError, match="a step of its column month is 1 day, .* 1 month"):
+    with pytest.raises(InputError, match=r"a step of its column month is 1 day, .* 1 month"):
         list(series.predict(folder / "run", folder / "days.csv"))
     write(folder / "short.csv", {"month": months(9), "a": range(9), "b": range(9)})
     with pytest.raises(InputError, match="a has 9 steps, and the model reads"):
@@ -515,9 +527,7 @@ def test_what_is_known_ahead_is_used(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", {"day": times, "sold": values, "promo": promo})
     small = SMALL | {"epochs": 25, "dropout": 0.0, "layers": 1}
     blind = series.train(path, out=tmp_path / "blind", target=("sold",), **small)
-    result = series.train(
-        path, out=tmp_path / "run", target=("sold",), known=("promo",), **small
-    )
+    result = series.train(path, out=tmp_path / "run", target=("sold",), known=("promo",), **small)
     assert result.metrics["mae"] < 0.5 * blind.metrics["mae"]
     rows = [line.split(",") for line in series.predict(tmp_path / "run")][1:]
     assert [row[0] for row in rows] == times[300:]
@@ -551,5 +561,3 @@ def test_one_quantile_is_called_forecast(sales: Path, tmp_path: Path) -> None:
     for wrong in ("0.1,0.9", "0.5,1", "half"):
         with pytest.raises(InputError, match="quantiles must be numbers between 0 and 1"):
             train(sales, tmp_path / "x", quantiles=wrong)
-
-

@@ -62,7 +62,7 @@ def drift(values: Floats, origins: Steps, horizon: int, season: int) -> Floats:
     """
     last = values[origins - 1]
     slope = (last - values[0]) / np.maximum(1, origins - 1)
-    return last[:, None] + slope[:, None] * np.arange(1, horizon + 1)
+    return np.asarray(last[:, None] + slope[:, None] * np.arange(1, horizon + 1))
 
 
 def mean(values: Floats, origins: Steps, horizon: int, season: int) -> Floats:
@@ -86,8 +86,8 @@ BASELINES: dict[str, Callable[[Floats, Steps, int, int], Floats]] = {
 def smoothing(one: Series, origins: Steps, horizon: int, season: int) -> Floats | None:
     """Return forecasts by exponential smoothing, with a damped trend and a season up to 24 steps.
 
-    Its weights are fitted to the training part (its end, if that is long); then the whole series is
-    smoothed with them once, and each forecast starts from the level, trend and season at its origin.
+    Its weights are fitted to the training part (its end, if that is long); then the whole series
+    is smoothed with them once, and each forecast starts from what is known at its origin.
 
     Args:
         one: the series.
@@ -99,7 +99,7 @@ def smoothing(one: Series, origins: Steps, horizon: int, season: int) -> Floats 
         (N, H) forecasts, or None where statsmodels is not installed or finds no fit.
     """
     try:
-        from statsmodels.tsa.holtwinters import ExponentialSmoothing
+        from statsmodels.tsa.holtwinters import ExponentialSmoothing  # type: ignore[import-untyped]
     except ImportError:
         return None
     values = one.filled

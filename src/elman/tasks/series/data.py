@@ -1,4 +1,4 @@
-"""From a table to series on one grid of times: which columns, steps, gaps, season, and what was done.
+"""From a table to series on one grid of times: which columns, steps, gaps and season it has.
 
     Table -> columns -> Grid -> Series, each with its parts for training, validation and test
 
@@ -129,7 +129,7 @@ def forward_filled(values: Floats) -> Floats:
         return values
     last = np.maximum.accumulate(np.where(present, np.arange(len(values)), -1))
     first = int(present.argmax())
-    return values[np.where(last < 0, first, last)]  # type: ignore[no-any-return]
+    return values[np.where(last < 0, first, last)]
 
 
 @dataclass
@@ -219,9 +219,7 @@ def read(source: SeriesSource, knowledge: Mapping[str, Any] | None = None) -> Pa
     return panel
 
 
-def read_again(
-    file: str, knowledge: Mapping[str, Any], *, horizon: int | None = None
-) -> Panel:
+def read_again(file: str, knowledge: Mapping[str, Any], *, horizon: int | None = None) -> Panel:
     """Read a table for a model that is trained already, all of it held out.
 
     Args:
@@ -409,8 +407,11 @@ def _check_times(
             raise InputError(
                 f"{table.place(row, time)}: {cells[row]}{of} comes after {cells[last]}; sort the"
                 " rows by time"
-                + ("" if group is not None else ", or name the column that tells series apart with"
-                   " --group")
+                + (
+                    ""
+                    if group is not None
+                    else ", or name the column that tells series apart with --group"
+                )
             )
         before[name] = row
     between = np.flatnonzero(exact != np.rint(exact))
@@ -448,7 +449,7 @@ def _cut(reading: _Reading) -> list[Series]:
         if length > 50 * len(index) + 1000:
             raise InputError(
                 f"{table.place(int(chosen[0]), reading.time or '')}: of {length:,} steps of"
-                f" {reading.grid.name} only {len(index):,} have a row; a time is wrong, or the steps"
+                f" {reading.grid.name} only {len(index):,} have a row; a time is wrong, or steps"
                 " are irregular"
             )
         gaps += length - len(index)
@@ -505,9 +506,7 @@ def _horizon(grid: Grid) -> int:
     return _HORIZONS.get(word, 12)
 
 
-def _split(
-    one: Series, source: SeriesSource, horizon: int, reading: _Reading
-) -> tuple[int, int]:
+def _split(one: Series, source: SeriesSource, horizon: int, reading: _Reading) -> tuple[int, int]:
     """Return where validation and test of a series start."""
     length = len(one.values)
     if source.valid is not None:
@@ -518,8 +517,10 @@ def _split(
         if wanted is None or np.isnan(wanted.values).any():
             # A date will do where times have hours.
             wanted = found
-        if wanted is None or np.isnan(wanted.values).any() or bool(wanted.form) != bool(
-            reading.grid.form
+        if (
+            wanted is None
+            or np.isnan(wanted.values).any()
+            or bool(wanted.form) != bool(reading.grid.form)
         ):
             raise InputError(
                 f"split must have times as the column {reading.time} has, such as"
@@ -532,6 +533,12 @@ def _split(
         least = 0 if source.shares else horizon
         test = length - max(least, round(shares[2] * length))
         validation = test - max(least, round(shares[1] * length))
+    if not source.shares and not source.times and validation < horizon + 2:
+        raise InputError(
+            f"{reading.table.name}: {one.name} has {length:,} steps, and a horizon of {horizon}"
+            f" needs {3 * horizon + 2:,}: to learn from, to choose the best weights, and for the"
+            " test; lower --horizon, or give more data"
+        )
     if length - test < horizon or test - validation < horizon:
         raise InputError(
             f"{reading.table.name}: {one.name} has {length:,} steps,"

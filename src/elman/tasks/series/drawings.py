@@ -89,9 +89,10 @@ def _history(axes: Any, windows: Windows, index: Any, values: Any, name: str) ->
     if windows.panel.grid.form:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-        locator = AutoDateLocator()
+        locator = AutoDateLocator()  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        form = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_formatter(form)
 
 
 def _fan(axes: Any, windows: Windows, start: int, found: Forecasts, row: int, horizon: int) -> None:

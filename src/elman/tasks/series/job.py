@@ -93,8 +93,8 @@ class SeriesJob(Job):
     def describe_batch(self, settings: SeriesSettings) -> str:
         """Say what an update reads."""
         return (
-            f"{settings.batch} windows an update, of {settings.context} steps, {settings.segment} at"
-            " once"
+            f"{settings.batch} windows an update, of {settings.context} steps, {settings.segment}"
+            " at once"
         )
 
     def build(self, settings: SeriesSettings, knowledge: Mapping[str, Any]) -> SeriesModel:
@@ -114,7 +114,7 @@ class SeriesJob(Job):
             windows,
             [
                 batch[processes.rank :: processes.count]
-                for batch in order.split(min(settings.batch, len(order)))
+                for batch in torch.split(order, settings.batch)
             ],
         )
 
@@ -237,9 +237,7 @@ def _lacks_known(panel: Panel, horizon: int | None = None) -> str | None:
     return None
 
 
-def choose(
-    panel: Panel, held_out: Panel, speed: float, given: Mapping[str, Any]
-) -> SeriesSettings:
+def choose(panel: Panel, held_out: Panel, speed: float, given: Mapping[str, Any]) -> SeriesSettings:
     """Complete the settings that the user gave; see `SeriesJob.choose`."""
     chosen = dict(given)
     if chosen.get("epochs") is None and chosen.get("max_time") is None:
@@ -260,14 +258,14 @@ def choose(
     chosen.setdefault("segment", _divisor(context, max(1, context // 15)))
     if isinstance(context, int) and context + horizon > learnt:
         raise InputError(
-            f"the longest series has {learnt} steps to learn from, and a context of {context} with a"
-            f" horizon of {horizon} needs {context + horizon}: lower --context or --horizon, or give"
-            " more data"
+            f"the longest series has {learnt} steps to learn from, and a context of {context} with"
+            f" a horizon of {horizon} needs {context + horizon}: lower --context or --horizon, or"
+            " give more data"
         )
     windows = sum(max(0, one.validation - context - horizon + 1) for one in panel.series)
     if isinstance(context, int):
         chosen.setdefault("batch", max(8, min(256, windows // 32)))
-    chosen.setdefault("lr", 1e-3)
+    chosen.setdefault("lr", 3e-3)
     settings = SeriesSettings(**{"hidden": 1, "dropout": 0.0} | chosen)
     if not len(Windows(panel, settings).origins("training")):
         raise InputError(f"no window of {context + horizon} steps has a value to forecast")
@@ -283,7 +281,8 @@ def choose(
         """Count the weights that are multiplied."""
         hidden, segment = settings.hidden, settings.segment
         ends = hidden * (segment * (1 + len(settings.levels)) + 2 * known)
-        return ends + 2 * GATES[settings.cell] * settings.layers * hidden**2 + context * horizon
+        recurrent = 2 * GATES[settings.cell] * settings.layers * hidden**2
+        return int(ends + recurrent + context * horizon)
 
     if "hidden" not in given:
         hidden = fit_hidden(
@@ -297,7 +296,7 @@ def choose(
         )
         settings = replace(settings, hidden=hidden)
     if "dropout" not in given:
-        settings = replace(settings, dropout=0.3)
+        settings = replace(settings, dropout=0.5)
     return settings
 
 
@@ -312,14 +311,16 @@ def _segment(context: int, season: int) -> int:
 def _divisor(number: int, about: int) -> int:
     """Return the divisor of a number that is the nearest to another."""
     return min(
-        (d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - about), default=1
+        (d for d in range(1, number + 1) if number % d == 0),
+        key=lambda d: abs(d - about),
+        default=1,
     )
 
 
 def forecast(trained: Trained, windows: Windows, origins: Tensor) -> Forecasts:
     """Return the model's forecasts for windows, in the units of the data; quantiles in order."""
     found, actual = [], []
-    for some in origins.split(_AT_ONCE):
+    for some in torch.split(origins, _AT_ONCE):
         batch = windows.gather(some)
         quantiles = trained.model(batch.past, batch.past_known, batch.known, batch.base)
         found.append(quantiles.sort(-1).values.double().numpy())
@@ -342,9 +343,7 @@ def _measured(of: Forecasts) -> dict[str, float]:
     """Return the measures, with the loss that is trained first."""
     from elman.tasks.series.measures import pinball
 
-    scaled = pinball(
-        of.quantiles / of.std[:, None, None], of.actual / of.std[:, None], of.levels
-    )
+    scaled = pinball(of.quantiles / of.std[:, None, None], of.actual / of.std[:, None], of.levels)
     return {"loss": float(np.nanmean(scaled)), **measure(of)}
 
 
@@ -355,9 +354,7 @@ def _baselines(windows: Windows, origins: Tensor, model: Forecasts) -> dict[str,
     functions = dict(BASELINES)
     if panel.season == 1:
         del functions["seasonal naive"]
-    made: dict[str, NDArray[np.float64]] = {
-        name: np.empty_like(model.actual) for name in functions
-    }
+    made: dict[str, NDArray[np.float64]] = {name: np.empty_like(model.actual) for name in functions}
     is_smoothed = len(panel.series) <= _SMOOTHED
     smoothed = np.empty_like(model.actual)
     for position, one in enumerate(panel.series):
@@ -407,7 +404,10 @@ def _verdict(
     )
     first, came = model.point[:, 0], model.actual[:, 0]
     seen = ~np.isnan(came)
-    moved, really = (first - before)[seen] / model.std[seen], (came - before)[seen] / model.std[seen]
+    moved, really = (
+        (first - before)[seen] / model.std[seen],
+        (came - before)[seen] / model.std[seen],
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         agree = float(np.corrcoef(moved, really)[0, 1]) if len(moved) > 2 else math.nan
@@ -421,7 +421,7 @@ def _verdict(
 
 def _steps_table(model: Forecasts, guesses: Mapping[str, Forecasts]) -> Table:
     """Make the table of the measures of each step of the horizon."""
-    names = [n for n in ("mae", "rmse", "mase", "smape", "pinball", "coverage")]
+    names = ("mae", "rmse", "mase", "smape", "pinball", "coverage")
     steps = per_step(model)
     other = {name: [found["mae"] for found in per_step(guess)] for name, guess in guesses.items()}
     return Table(

@@ -4,7 +4,8 @@ segment -> linear -> recurrent layers -> state -> one step for each future segme
 
 A window's values are taken less its last one, so the level may drift. The step for a future segment
 starts from the state after the past, and reads which segment it is and what is known of it; so a
-forecast is never fed with forecasts. What comes out is added to a linear guess from the past.
+forecast is never fed with forecasts. What comes out is added to a linear guess from the past and
+from what is known.
 After SegRNN (Lin et al. 2023, arXiv:2308.11200); departs from it in the linear guess, in what is
 known ahead, in LSTMs and several layers, and in quantiles.
 """
@@ -56,10 +57,11 @@ class SeriesModel(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.output = nn.Linear(hidden, segment * self.quantiles)
         self.linear = nn.Linear(settings.context, horizon)
+        self.effect = nn.Linear(features, segment, bias=False) if features else None
         # So that the first forecast is the guess that it starts from.
-        for layer in (self.output, self.linear):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in (self.output, self.linear, self.effect):
+            for weight in layer.parameters() if layer is not None else ():
+                nn.init.zeros_(weight)
 
     def forward(self, past: Tensor, past_known: Tensor, known: Tensor, base: Tensor) -> Tensor:
         """Forecast.
@@ -89,4 +91,7 @@ class SeriesModel(nn.Module):
         changes = self.output(self.dropout(output[0]))
         changes = changes.view(batch, self.segments * self.segment, self.quantiles)
         guess = base + self.linear(past.flatten(1))
-        return guess[..., None] + changes[:, : self.horizon]
+        if self.effect is not None:
+            guess = guess + self.effect(known).flatten(1)[:, : self.horizon]
+        forecast: Tensor = guess[..., None] + changes[:, : self.horizon]
+        return forecast

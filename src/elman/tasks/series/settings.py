@@ -125,9 +125,7 @@ class SeriesSettings(Settings):
         """Refuse what is out of range or does not go together."""
         super().__post_init__()
         if self.context % self.segment:
-            raise InputError(
-                f"segment must divide context = {self.context}, got {self.segment}"
-            )
+            raise InputError(f"segment must divide context = {self.context}, got {self.segment}")
         try:
             levels = [float(part) for part in self.quantiles.split(",")]
         except ValueError:
@@ -186,8 +184,9 @@ def recognises(path: Path) -> str | None:
         return None
     for index, name in enumerate(rows[0]):
         cells = [row[index].strip() for row in rows[1:] if index < len(row)]
-        if cells and all(re.match(r"\d{1,4}[-/.](Q?\d)", cell) and not _is_number(cell)
-                         for cell in cells):
+        if cells and all(
+            re.match(r"\d{1,4}[-/.](Q?\d)", cell) and not _is_number(cell) for cell in cells
+        ):
             return f"has times in its column {name.strip()!r}"
     return None
 

@@ -146,8 +146,12 @@ class Grid:
         values = np.unique(times.values[~np.isnan(times.values)])
         start = float(values[0])
         if len(values) == 1:
-            return Grid("number" if times.form == "" else "time", 1.0 if times.form == "" else _DAY,
-                        start, times.form)
+            return Grid(
+                "number" if times.form == "" else "time",
+                1.0 if times.form == "" else _DAY,
+                start,
+                times.form,
+            )
         gaps = np.diff(values)
         if times.form == "":
             least = float(np.min(gaps))
@@ -185,7 +189,8 @@ class Grid:
             first = _months(np.array([self.start]))[0][0]
             count = (months - first) / self.step
             fits = ends if self.last_day else days == 1
-            return np.where(fits & (values % _DAY == 0), count, count + 0.5)
+            fits = fits & (values % _DAY == 0)
+            return np.asarray(np.where(fits, count, count + 0.5), dtype=np.float64)
         if self.kind == "workdays":
             days = (values // _DAY).astype("datetime64[D]")
             count = np.busday_count(np.datetime64(int(self.start // _DAY), "D"), days)
@@ -201,12 +206,12 @@ class Grid:
             months = (first + index * int(self.step)).astype(np.int64)
             ahead = (months + 1 if self.last_day else months).astype("datetime64[M]")
             days = ahead.astype("datetime64[D]").astype(np.int64) - int(self.last_day)
-            return days.astype(np.float64) * _DAY
+            return np.asarray(days * float(_DAY))
         if self.kind == "workdays":
             first_day = np.datetime64(int(self.start // _DAY), "D")
             days = np.busday_offset(first_day, index, roll="forward").astype(np.int64)
             return days.astype(np.float64) * _DAY + self.start % _DAY
-        return self.start + index * self.step
+        return np.asarray(self.start + index * self.step, dtype=np.float64)
 
     def write(self, index: int) -> str:
         """Write the time of a step as the times of the table are written."""
@@ -220,9 +225,9 @@ class Grid:
 
     def moments(self, index: NDArray[np.int64]) -> list[float | datetime]:
         """Return the times of steps for the axis of a plot."""
-        values = self.times(index).tolist()
+        values: list[float] = self.times(index).tolist()
         if self.form == "":
-            return values
+            return list(values)
         return [(_ZERO + timedelta(microseconds=v)).replace(tzinfo=None) for v in values]
 
     @property
@@ -263,7 +268,7 @@ class Grid:
             begin = days.astype("datetime64[Y]")
             length = (begin + 1).astype("datetime64[D]") - begin.astype("datetime64[D]")
             into = (days - begin.astype("datetime64[D]")).astype(np.float64)
-            return (into + values % _DAY / _DAY) / length.astype(np.float64)
+            return np.asarray((into + values % _DAY / _DAY) / length.astype(np.float64))
         length = {"hour": _DAY / 24, "day": _DAY, "week": 7 * _DAY}[cycle]
         return (values + 3 * _DAY) % length / length
 

@@ -139,12 +139,14 @@ class Windows:
 
 def _calendar(panel: Panel, index: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (T, 2 * harmonics * cycles): sine and cosine of where each step is in each cycle."""
-    waves = [np.zeros((len(index), 0))]
-    for cycle in panel.cycles:
-        phase = 2 * np.pi * panel.grid.phase(cycle, index)
-        for harmonic in range(1, _HARMONICS + 1):
-            waves.append(np.stack([np.sin(harmonic * phase), np.cos(harmonic * phase)], axis=1))
-    return np.concatenate(waves, axis=1)
+    phases = [2 * np.pi * panel.grid.phase(cycle, index) for cycle in panel.cycles]
+    waves = [
+        wave(harmonic * phase)
+        for phase in phases
+        for harmonic in range(1, _HARMONICS + 1)
+        for wave in (np.sin, np.cos)
+    ]
+    return np.stack(waves, axis=1) if waves else np.zeros((len(index), 0))
 
 
 @dataclass(frozen=True)
