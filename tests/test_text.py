@@ -519,7 +519,7 @@ def test_the_prime_is_read_before_writing(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"length": -1}, "length must be at least 0, got -1"),
+        ({"length": -1}, "length must be at least 0 and at most 1000000000000, got -1"),
         ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
         ({"temperature": math.nan}, "temperature must be at least 0, got nan"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
