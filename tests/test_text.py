@@ -10,7 +10,7 @@ from torch import Tensor
 
 import elman
 from elman import checkpoint
-from elman.tasks import DivergenceError, InputError, learner, text
+from elman.tasks import DivergenceError, InputError, find, learner, text
 from elman.tasks.budget import measure_speed
 from elman.tasks.learner import Learner
 from elman.tasks.run import Run
@@ -433,9 +433,8 @@ def test_a_damaged_line_of_the_history_is_told(book: Path, tmp_path: Path) -> No
     metrics.write_bytes(first.replace(b'"kind"', b'"k\xffnd"') + b"".join(rest))
     records: list[dict[str, Any]] = []
     learner.resume(tmp_path / "run", report=records.append)
-    assert records[0]["notes"][-1] == (
-        "metrics.jsonl was damaged in line 1: what stood there is lost"
-    )
+    told = "metrics.jsonl was damaged in line 1: what stood there is lost"
+    assert told in records[0]["notes"]
     kept = metrics.read_bytes().splitlines(keepends=True)
     assert kept[:-1] == rest[:-1]  # but for the result, which is made again
 
@@ -519,7 +518,7 @@ def test_the_prime_is_read_before_writing(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"length": -1}, "length must be at least 0, got -1"),
+        ({"length": -1}, "length must be at least 0 and at most 1000000000000, got -1"),
         ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
         ({"temperature": math.nan}, "temperature must be at least 0, got nan"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
@@ -561,3 +560,109 @@ def test_dropout_is_applied_in_training_only(layers: int) -> None:
 
 def test_the_speed_of_the_machine_is_plausible() -> None:
     assert 1e8 < measure_speed(0.05) < 1e13
+
+
+def evaluations(*losses: float, best: int) -> list[dict[str, Any]]:
+    return [
+        {"kind": "evaluation", "step": 100 * k, "loss": loss, "best": k <= best}
+        | {"metrics": {"loss": loss}}
+        for k, loss in enumerate(losses, start=1)
+    ]
+
+
+def test_a_result_says_why_it_differs_from_the_evaluations() -> None:
+    told = evaluations(2.0, 1.5, best=2)
+    assert learner.remarks(told, {"loss": 1.5}) == []
+    (line,) = learner.remarks(told, {"loss": 1.52})
+    assert line.startswith("Evaluations judge a part of what is held out")
+    assert line.endswith("of update 200.")
+    assert learner.remarks([], {"loss": 1.0}) == []
+    assert learner.remarks([{"kind": "evaluation", "step": 1}], {"loss": 1.0}) == []
+
+
+def test_overfitting_is_said_in_plain_words() -> None:
+    assert len(learner.remarks(evaluations(2.0, 1.5, 1.52, best=2), {"loss": 1.5})) == 1
+    _, line = learner.remarks(evaluations(2.0, 1.5, 1.8, best=2), {"loss": 1.5})
+    assert line.startswith("This is overfitting: from update 200 on the loss on what is held out")
+    assert "rose from 1.5 to 1.8" in line
+
+
+def test_a_text_learnt_by_heart_is_told_to_overfit(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    (tmp_path / "noise.txt").write_text("".join(chance.choice("abcd") for _ in range(1200)))
+    result = text.train(
+        [tmp_path / "noise.txt"],
+        out=tmp_path / "run",
+        **{"epochs": 60, "hidden": 64, "dropout": 0.0, "lr": 0.02, "batch": 8, "threads": 1},
+    )
+    assert any(line.startswith("This is overfitting") for line in result.lines)
+
+
+def test_training_uses_the_threads_it_is_given_and_gives_them_back(
+    book: Path, tmp_path: Path
+) -> None:
+    before, seen = torch.get_num_threads(), []
+    train(
+        book, tmp_path / "run", threads=1, epochs=1,
+        report=lambda record: seen.append(torch.get_num_threads()),
+    )  # fmt: skip
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+    assert learner.resume(tmp_path / "run", threads=before).finished
+
+
+@pytest.mark.parametrize("slowness", [1, 50])
+def test_the_size_follows_the_speed_of_the_first_updates(
+    book: Path, monkeypatch: pytest.MonkeyPatch, slowness: int
+) -> None:
+    book.write_text(book.read_text() * 400)  # so that the text sets no bound
+    job = find("text")
+    data = job.read(job.Source(files=(str(book),)))
+    monkeypatch.setattr(learner, "measure_speed", lambda: 200e9)
+    monkeypatch.setattr(learner, "_speed_of_updates", lambda *given: 200e9 / slowness)
+    chosen = learner.configure(job, data, {"max_time": 180.0})
+    assert chosen == job.choose(data, 200e9 / slowness, {"max_time": 180.0})
+    fast = job.choose(data, 200e9, {"max_time": 180.0})
+    assert chosen.hidden == fast.hidden if slowness == 1 else chosen.hidden < fast.hidden
+
+
+def test_the_speed_of_updates_is_measured_and_nothing_kept(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    job = find("text")
+    data = job.read(job.Source(files=(str(book),)))
+    state = torch.get_rng_state()
+    speed = learner._speed_of_updates(job, data, job.Settings(**SMALL), 0.01)
+    assert 1e5 < speed < 1e13
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_used_up_budget_is_said_to_count_from_the_start(book: Path, tmp_path: Path) -> None:
+    train(book, tmp_path / "run", epochs=1)
+    records: list[dict[str, Any]] = []
+    learner.resume(tmp_path / "run", report=records.append)
+    assert "it counts from the start (epochs trained: 1, seconds: " in records[0]["notes"][-1]
+
+
+def test_what_is_no_size_of_this_machine_makes_no_run(book: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"needs [\d,]+ GB to be trained.*: lower hidden or layers"
+    ):
+        train(book, tmp_path / "run", hidden=16384, layers=64)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"length": 10**23}, "length must be at least 0 and at most 1000000000000, got 1000"),
+        ({"seed": 2**64}, "seed must be at least 0 and below 9223372036854775808, got 18446"),
+        ({"temperature": math.inf}, "temperature must be at least 0, got inf"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(book: Path, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        text.sample("any", **how)

@@ -48,7 +48,7 @@ def with_job(words: list[str]) -> list[str]:
     for job in sorted(JOBS, key=lambda job: job == "text"):  # which takes any file
         reason = import_module(f"elman.tasks.{job}.settings").recognises(path)
         if reason:
-            print(f"{words[1]} {reason}: elman train {job}", file=sys.stderr)
+            print(printable(f"{words[1]} {reason}: elman train {job}", breaks=""), file=sys.stderr)
             return ["train", job, *words[1:]]
     raise InputError(f"{words[1]} is of no kind known here: name a job, {', '.join(JOBS)}")
 

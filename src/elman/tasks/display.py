@@ -86,6 +86,8 @@ class Display:
                 self._print(
                     f"{_where(record)}  all that is held out, best weights: {conclusion(found)}"
                 )
+            case "note":
+                self._print(record["note"])
 
     def _print(self, text: str, style: str = "", indent: int = 0) -> None:
         # On a terminal lines are folded at its width; into a file they go as they are.

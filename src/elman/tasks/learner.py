@@ -772,8 +772,8 @@ class Learner:
         self._started = self._saved - self.at.seconds
         if self.at.step and self.progress >= 1:
             self.notes.append(
-                f"the budget is used up: it counts from the start, and {self.at.epoch} epochs and"
-                f" {self.at.seconds:.0f} seconds were trained; give a larger one to train on"
+                "the budget is used up: it counts from the start (epochs trained:"
+                f" {self.at.epoch}, seconds: {self.at.seconds:.0f}); give a larger one to train on"
             )
 
     def _read_checkpoint(self) -> None:
