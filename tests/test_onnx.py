@@ -1051,9 +1051,10 @@ def test_a_stack_of_torchs_exporter_is_one_layer(
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
-def test_a_reshape_that_mixes_steps_joins_nothing(path: Path) -> None:
+@pytest.mark.parametrize("asked", [np.array([-1, 7, 4]), np.float32(4), np.zeros((0, 3))])
+def test_a_reshape_that_mixes_steps_joins_nothing(asked: np.ndarray, path: Path) -> None:
     model = stack(0, 2)
     (shape,) = [tensor for tensor in model.graph.initializer if tensor.name == "shape"]
-    shape.CopyFrom(numpy_helper.from_array(np.array([-1, 7, 4]), "shape"))
+    shape.CopyFrom(numpy_helper.from_array(asked, "shape"))
     onnx.save(model, path)
     assert [module.num_layers for module in elman.onnx.load(path).values()] == [1, 1]
