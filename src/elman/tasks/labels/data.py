@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from elman.tasks import InputError
+from elman.tasks.files import decoded, read_bytes
 from elman.tasks.labels.settings import LabelsSource
 
 __all__ = ["Samples", "read_samples", "read_unlabelled", "split"]
@@ -81,7 +82,7 @@ def read_samples(files: Sequence[str], source: LabelsSource) -> Samples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name, text in {"Dutch": "Aalst\\nJansen\\n", "Irish": "Adair\\n"}.items():
-        ...     _ = (folder / f"{name}.txt").write_text(text)
+        ...     _ = (folder / f"{name}.txt").writedecoded(text)
         >>> samples = read_samples([str(folder)], LabelsSource(files=()))
         >>> samples.inputs, samples.labels
         (('Aalst', 'Jansen', 'Adair'), ('Dutch', 'Dutch', 'Irish'))
@@ -142,8 +143,8 @@ def read_unlabelled(given: str, source: LabelsSource, *, series: bool, whole: bo
         if given == "-":
             content = sys.stdin.buffer.read()
         else:
-            content = _bytes(path)
-        samples = Samples((_text(content, name),), (), (name,)) if whole else _lines(content, name)
+            content = read_bytes(path)
+        samples = Samples((decoded(content, name),), (), (name,)) if whole else _lines(content, name)
     else:
         samples = Samples((given,), (), ("the text",))
     if not len(samples):
@@ -185,7 +186,7 @@ def split(labels: Sequence[str]) -> tuple[list[int], list[int]]:
 def _read(path: Path, source: LabelsSource, digest: Any) -> Samples:
     if path.is_dir():
         return _read_directory(path, digest)
-    digest.update(_bytes(path))
+    digest.update(read_bytes(path))
     if path.suffix in _SERIES:
         return _read_series(path, is_labelled=True)
     if path.suffix in _TABLES:
@@ -218,14 +219,14 @@ def _read_directory(path: Path, digest: Any) -> Samples:
         for folder in folders:
             files = sorted(file for file in folder.rglob("*") if file.is_file())
             for file in (file for file in files if not file.name.startswith(".")):
-                content = _bytes(file)
+                content = read_bytes(file)
                 digest.update(f"{file.relative_to(path)}\0".encode("utf-8", "surrogateescape"))
                 digest.update(content)
-                texts.append(_text(content, str(file)))
+                texts.append(decoded(content, str(file)))
                 labels.append(folder.name)
                 places.append(str(file))
     for file in () if folders else entries:
-        content = _bytes(file)
+        content = read_bytes(file)
         digest.update(f"{file.name}\0".encode("utf-8", "surrogateescape"))
         digest.update(content)
         lines = _lines(content, str(file))
@@ -236,7 +237,7 @@ def _read_directory(path: Path, digest: Any) -> Samples:
 
 
 def _lines(content: bytes, name: str) -> Samples:
-    lines = [line.strip() for line in _text(content, name).rstrip().split("\n")]
+    lines = [line.strip() for line in decoded(content, name).rstrip().split("\n")]
     places = tuple(f"{name}, line {number}" for number in range(1, len(lines) + 1))
     return Samples(tuple(lines), (), places) if lines != [""] else Samples((), (), ())
 
@@ -246,21 +247,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a text that is no name of a file
         return False
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _text(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{name}, line {line}: it is not UTF-8: save the file as UTF-8") from error
 
 
 # The place of each row, and its cells in the columns asked for.
