@@ -82,7 +82,7 @@ def read_samples(files: Sequence[str], source: LabelsSource) -> Samples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name, text in {"Dutch": "Aalst\\nJansen\\n", "Irish": "Adair\\n"}.items():
-        ...     _ = (folder / f"{name}.txt").writedecoded(text)
+        ...     _ = (folder / f"{name}.txt").write_text(text)
         >>> samples = read_samples([str(folder)], LabelsSource(files=()))
         >>> samples.inputs, samples.labels
         (('Aalst', 'Jansen', 'Adair'), ('Dutch', 'Dutch', 'Irish'))
