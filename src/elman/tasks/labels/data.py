@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from elman.tasks import InputError
-from elman.tasks.files import decoded, read_bytes
+from elman.tasks.files import check, read_text
 from elman.tasks.labels.settings import LabelsSource
 
 __all__ = ["Samples", "read_samples", "read_unlabelled", "split"]
@@ -39,6 +39,7 @@ class Samples:
         places: where each came from: a file and a row.
         whole_files: whether each text is a file of its own, and not a line or a row.
         digest: SHA-256 of the bytes of all files, in hexadecimal.
+        notes: what is to be said of the files, a sentence each.
     """
 
     inputs: tuple[str, ...] | tuple[Series, ...]
@@ -46,6 +47,7 @@ class Samples:
     places: tuple[str, ...]
     whole_files: bool = False
     digest: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -96,13 +98,7 @@ def read_samples(files: Sequence[str], source: LabelsSource) -> Samples:
             raise InputError(
                 f"{file} has samples of another kind than {files[0]}: train on one kind at a time"
             )
-    samples = Samples(
-        inputs=tuple(sample for part in parts for sample in part.inputs),  # type: ignore[arg-type]
-        labels=tuple(label for part in parts for label in part.labels),
-        places=tuple(place for part in parts for place in part.places),
-        whole_files=parts[0].whole_files,
-        digest=digest.hexdigest(),
-    )
+    samples = replace(_joined(parts), digest=digest.hexdigest())
     for place, label in zip(samples.places, samples.labels, strict=True):
         if not label.strip() or not label.isprintable():
             raise InputError(
@@ -141,10 +137,10 @@ def read_unlabelled(given: str, source: LabelsSource, *, series: bool, whole: bo
     elif given == "-" or _is_file(path):
         name = "standard input" if given == "-" else given
         if given == "-":
-            content = sys.stdin.buffer.read()
+            text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
         else:
-            content = read_bytes(path)
-        samples = Samples((decoded(content, name),), (), (name,)) if whole else _lines(content, name)
+            text = read_text(path).text
+        samples = Samples((text,), (), (name,)) if whole else _lines(text, name)
     else:
         samples = Samples((given,), (), ("the text",))
     if not len(samples):
@@ -186,7 +182,8 @@ def split(labels: Sequence[str]) -> tuple[list[int], list[int]]:
 def _read(path: Path, source: LabelsSource, digest: Any) -> Samples:
     if path.is_dir():
         return _read_directory(path, digest)
-    digest.update(read_bytes(path))
+    check(path)
+    digest.update(path.read_bytes())
     if path.suffix in _SERIES:
         return _read_series(path, is_labelled=True)
     if path.suffix in _TABLES:
@@ -212,32 +209,35 @@ def _read_directory(path: Path, digest: Any) -> Samples:
             f"{path} has files beside directories, such as {stray.name}: it must have either a"
             " file for each label or a directory for each label"
         )
-    texts: list[str] = []
-    labels: list[str] = []
-    places: list[str] = []
-    if folders:
-        for folder in folders:
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
-            for file in (file for file in files if not file.name.startswith(".")):
-                content = read_bytes(file)
-                digest.update(f"{file.relative_to(path)}\0".encode("utf-8", "surrogateescape"))
-                digest.update(content)
-                texts.append(decoded(content, str(file)))
-                labels.append(folder.name)
-                places.append(str(file))
-    for file in () if folders else entries:
-        content = read_bytes(file)
-        digest.update(f"{file.name}\0".encode("utf-8", "surrogateescape"))
-        digest.update(content)
-        lines = _lines(content, str(file))
-        texts += lines.inputs  # type: ignore[arg-type]
-        places += lines.places
-        labels += [file.stem] * len(lines)
-    return Samples(tuple(texts), tuple(labels), tuple(places), whole_files=bool(folders))
+    parts = []
+    for entry in entries:
+        files = entry.rglob("*") if folders else (entry,)
+        for file in sorted(f for f in files if f.is_file() and not f.name.startswith(".")):
+            read = read_text(file)
+            digest.update(f"{file.relative_to(path)}\0".encode("utf-8", "surrogateescape"))
+            digest.update(read.content)
+            if folders:
+                samples = Samples((read.text,), (entry.name,), (str(file),), True)
+            else:
+                samples = _lines(read.text, str(file))
+                samples = replace(samples, labels=(file.stem,) * len(samples))
+            parts.append(replace(samples, notes=read.notes))
+    return _joined(parts) if parts else Samples((), (), ())
 
 
-def _lines(content: bytes, name: str) -> Samples:
-    lines = [line.strip() for line in decoded(content, name).rstrip().split("\n")]
+def _joined(parts: Sequence[Samples]) -> Samples:
+    """Return the samples of several files as one; they are of one kind."""
+    return Samples(
+        inputs=tuple(sample for part in parts for sample in part.inputs),  # type: ignore[arg-type]
+        labels=tuple(label for part in parts for label in part.labels),
+        places=tuple(place for part in parts for place in part.places),
+        whole_files=parts[0].whole_files,
+        notes=tuple(note for part in parts for note in part.notes),
+    )
+
+
+def _lines(text: str, name: str) -> Samples:
+    lines = [line.strip() for line in text.rstrip().split("\n")]
     places = tuple(f"{name}, line {number}" for number in range(1, len(lines) + 1))
     return Samples(tuple(lines), (), places) if lines != [""] else Samples((), (), ())
 

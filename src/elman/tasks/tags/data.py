@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from elman.tasks import InputError
-from elman.tasks.files import decoded, read_bytes
+from elman.tasks.files import read_text
 
 __all__ = ["Document", "Layout", "Sentence", "split"]
 
@@ -90,13 +90,15 @@ class Document:
         layout: its columns.
         sentences: its sentences.
         content: its bytes.
+        notes: what is to be said of it, a sentence each.
     """
 
     name: str
     lines: tuple[str, ...]
     layout: Layout
     sentences: tuple[Sentence, ...]
-    content: bytes
+    content: bytes = b""
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def read(name: str, column: str | None = None) -> "Document":
@@ -116,28 +118,29 @@ class Document:
             >>> [sentence.tags for sentence in Document.read(str(path)).sentences]
             [('NOUN', 'VERB'), ('NOUN',)]
         """
-        content = read_bytes(name)
-        lines = _lines(content, name)
+        read = read_text(name)
+        lines = _lines(read.text)
         layout = _layout(name, lines, column)
-        return Document(name, lines, layout, _sentences(name, lines, layout), content)
+        sentences = _sentences(name, lines, layout)
+        return Document(name, lines, layout, sentences, read.content, read.notes)
 
     @staticmethod
-    def read_like(name: str, content: bytes, knowledge: Mapping[str, Any]) -> "Document":
+    def read_like(name: str, text: str, knowledge: Mapping[str, Any]) -> "Document":
         """Read sentences that are to be tagged, with the columns of those that a model learnt from.
 
         The column of the tags may be missing, if it is the last.
 
         Args:
             name: of the file, for messages.
-            content: its bytes.
+            text: what it holds.
             knowledge: what `asdict` made of the layout of the training data.
 
         Raises:
             InputError: a line has other columns.
         """
-        lines = _lines(content, name)
+        lines = _lines(text)
         layout = Layout(**knowledge)
-        return Document(name, lines, layout, _sentences(name, lines, layout, False), content)
+        return Document(name, lines, layout, _sentences(name, lines, layout, False))
 
     @property
     def described(self) -> dict[str, Any]:
@@ -183,8 +186,8 @@ def split(sentences: Sequence[Sentence]) -> tuple[list[Sentence], list[Sentence]
 # --- lines --------------------------------------------------------------------------------------
 
 
-def _lines(content: bytes, name: str) -> tuple[str, ...]:
-    lines = decoded(content, name).split("\n")
+def _lines(text: str) -> tuple[str, ...]:
+    lines = text.split("\n")
     return tuple(lines if lines[-1] else lines[:-1])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
-from elman.tasks.files import read_bytes
+from elman.tasks.files import read_text
 from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
 from elman.tasks.processes import Processes
 from elman.tasks.settings import Prediction
@@ -161,10 +161,12 @@ class TagsJob(Job):
         if given is None:
             raise InputError("say what to tag: a file, or - for standard input")
         knowledge = trained.knowledge
-        is_file = given != "-"
-        content = read_bytes(given) if is_file else sys.stdin.buffer.read()
-        name = given if is_file else "standard input"
-        document = Document.read_like(name, content, knowledge["layout"])
+        if given == "-":
+            name = "standard input"
+            text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        else:
+            name, text = given, read_text(given).text
+        document = Document.read_like(name, text, knowledge["layout"])
         found, _ = _tagged(trained, document.sentences)
         yield from document.tagged(found)
 
