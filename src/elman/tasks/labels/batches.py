@@ -52,7 +52,7 @@ def learn(samples: Samples, level: str | None) -> dict[str, Any]:
             "mean": mean.tolist(),
             "scale": np.where(scale > 0, scale, 1.0).tolist(),
         }
-    texts: Sequence[str] = samples.inputs  # type: ignore[assignment]
+    texts = samples.inputs
     level = level or ("words" if np.mean([len(text) for text in texts]) > _LONG else "chars")
     count = Counter(token for text in texts for token in tokens(text, level))
     often = sorted(token for token, times in count.items() if times > 1)
@@ -95,9 +95,7 @@ def encode(samples: Samples, knowledge: Mapping[str, Any]) -> Encoded:
         return Encoded(tuple(torch.from_numpy(row) for row in rows), labels)
     ids = {symbol: number for number, symbol in enumerate(knowledge["symbols"], 1)}
     cut = (tokens(str(text), knowledge["level"]) for text in samples.inputs)
-    return Encoded(
-        tuple(torch.tensor([ids.get(t, 0) for t in row] or [0]) for row in cut), labels
-    )
+    return Encoded(tuple(torch.tensor([ids.get(t, 0) for t in row] or [0]) for row in cut), labels)
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,7 +42,7 @@ class Samples:
         notes: what is to be said of the files, a sentence each.
     """
 
-    inputs: tuple[str, ...] | tuple[Series, ...]
+    inputs: tuple[Any, ...]
     labels: tuple[str, ...]
     places: tuple[str, ...]
     whole_files: bool = False
@@ -101,9 +101,7 @@ def read_samples(files: Sequence[str], source: LabelsSource) -> Samples:
     samples = replace(_joined(parts), digest=digest.hexdigest())
     for place, label in zip(samples.places, samples.labels, strict=True):
         if not label.strip() or not label.isprintable():
-            raise InputError(
-                f"{place}: a label must be a word or words in one line, got {label!r}"
-            )
+            raise InputError(f"{place}: a label must be a word or words in one line, got {label!r}")
     _check_inputs(samples)
     return samples
 
@@ -228,7 +226,7 @@ def _read_directory(path: Path, digest: Any) -> Samples:
 def _joined(parts: Sequence[Samples]) -> Samples:
     """Return the samples of several files as one; they are of one kind."""
     return Samples(
-        inputs=tuple(sample for part in parts for sample in part.inputs),  # type: ignore[arg-type]
+        inputs=tuple(sample for part in parts for sample in part.inputs),
         labels=tuple(label for part in parts for label in part.labels),
         places=tuple(place for part in parts for place in part.places),
         whole_files=parts[0].whole_files,
@@ -290,20 +288,23 @@ def _read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, tuple[str
 # Say which row of a table that cannot be read is the first that is wrong; empty if none is found.
 def _broken_row(path: Path, separator: str) -> str:
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        if separator:
+        if not separator:
+            wrong = ((number, _json_mistake(line)) for number, line in enumerate(file, 1))
+        else:
             rows = csv.reader(file, delimiter=separator)
             width = len(next(rows, []))
-            for number, row in enumerate(rows, 1):
-                if len(row) > width:
-                    return f"{path}, row {number}: {len(row)} columns, but the header has {width}"
-            return ""
-        for number, line in enumerate(file, 1):
-            try:
-                if not isinstance(json.loads(line), dict):
-                    return f"{path}, row {number}: it is not a JSON object"
-            except ValueError as error:
-                return f"{path}, row {number}: it is not JSON: {error}"
-    return ""
+            wrong = (
+                (n, f"{len(row)} columns, but the header has {width}" if len(row) > width else "")
+                for n, row in enumerate(rows, 1)
+            )
+        return next((f"{path}, row {number}: {what}" for number, what in wrong if what), "")
+
+
+def _json_mistake(line: str) -> str:
+    try:
+        return "" if isinstance(json.loads(line), dict) else "it is not a JSON object"
+    except ValueError as error:
+        return f"it is not JSON: {error}"
 
 
 def _read_series(path: Path, *, is_labelled: bool) -> Samples:
@@ -349,7 +350,9 @@ def _read_npz(path: Path, is_labelled: bool) -> tuple[list[Series], list[str]]:
         return rows, []
     y = arrays["y"]
     if y.shape != (len(rows),):
-        raise InputError(f"{path}: y must be (N,) = ({len(rows)},), got {y.shape}: a label a series")
+        raise InputError(
+            f"{path}: y must be (N,) = ({len(rows)},), got {y.shape}: a label a series"
+        )
     if y.dtype.kind == "f" and (y == np.round(y)).all():
         y = y.astype(np.int64)
     if y.dtype.kind not in "UiubS":
@@ -382,10 +385,10 @@ def _check_inputs(samples: Samples) -> None:
         if isinstance(sample, str):
             continue
         first = samples.inputs[0]
-        if sample.shape[1] != first.shape[1]:  # type: ignore[union-attr]
+        if sample.shape[1] != first.shape[1]:
             raise InputError(
                 f"{place}: it has {sample.shape[1]} features, but {samples.places[0]} has"
-                f" {first.shape[1]}"  # type: ignore[union-attr]
+                f" {first.shape[1]}"
             )
         if np.isinf(sample).any():
             step, feature = np.argwhere(np.isinf(sample))[0]

@@ -6,16 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
+from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
+from elman.tasks.labels.baselines import baselines
 from elman.tasks.labels.batches import Batch, Batches, Encoded, collate, encode, learn
 from elman.tasks.labels.data import Samples, read_samples, read_unlabelled, split
-from elman.tasks.labels.measures import baselines, confusion, measure, per_label
+from elman.tasks.labels.drawings import draw_confusion
 from elman.tasks.labels.model import LabelsModel
 from elman.tasks.labels.settings import (
     SUMMARY,
@@ -23,14 +25,17 @@ from elman.tasks.labels.settings import (
     LabelsSettings,
     LabelsSource,
 )
+from elman.tasks.measures import Counts, confusion, measure, per_label
 from elman.tasks.processes import Processes
 
 __all__ = ["JOB", "LabelsJob"]
 
 _JUDGED = 2000  # samples in an evaluation; the last one judges all that was held out
 _JUDGED_AT_ONCE = 128
-import os
-_SMOOTHING = float(os.environ.get("SMOOTH", "0"))
+_SMOOTHING = 0.1  # of the labels in training, so that no model grows too sure
+_MISTAKES = 20  # that the report shows
+_MATRIX = 40  # labels, at most, for a table of confusions
+_SHOWN = 60  # characters of a text
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class LabelsJob(Job):
                 "level": knowledge["level"],
             },
             notes=(
+                *samples.notes,
                 f"{len(training):,} {things} to learn from, {len(held_out):,} held out{split_as}",
                 f"{len(counts)} labels, from {min(counts.values()):,} to"
                 f" {max(counts.values()):,} {things} each",
@@ -142,16 +148,34 @@ class LabelsJob(Job):
             encoded = Encoded(tuple(encoded.inputs[r] for r in rows), encoded.labels[list(rows)])
         return _measured(_log_probabilities(trained.model, encoded), encoded.labels)
 
-    def preview(self, trained: Trained, data: Data, step: int) -> str:
-        """Return nothing: a label shows little."""
-        return ""
-
     def conclude(self, trained: Trained, held_out: HeldOut) -> Conclusion:
         """Judge the model on all held-out samples, beside the baselines."""
         logs = _log_probabilities(trained.model, held_out.encoded)
+        names = list(trained.knowledge["labels"])
+        counts = _confusion(logs, held_out.encoded.labels)
         metrics = _measured(logs, held_out.encoded.labels)
         beside = baselines(held_out.samples, held_out.training, trained.knowledge)
-        return Conclusion(metrics, beside, tuple(_said(metrics, beside)))
+        tables = [
+            Table(
+                "Each label",
+                ("label", "precision", "recall", "F1", "samples"),
+                tuple((n, *row) for n, row in zip(names, per_label(counts), strict=True)),
+            ),
+            _mistakes(logs, held_out, names),
+        ]
+        if len(names) <= _MATRIX:
+            rows = ((n, *row) for n, row in zip(names, counts.tolist(), strict=True))
+            tables.append(Table("What is taken for what", ("true \\ given", *names), tuple(rows)))
+        lines = (_verdict(metrics, beside), *_confused(counts, names))
+        return Conclusion(metrics, beside, lines, tuple(tables))
+
+    def draw(self, trained: Trained, held_out: HeldOut, out: Path) -> list[Path]:
+        """Draw what is taken for what."""
+        logs = _log_probabilities(trained.model, held_out.encoded)
+        counts = _confusion(logs, held_out.encoded.labels)
+        path = out / "confusion.png"
+        draw_confusion(counts, list(trained.knowledge["labels"]), path)
+        return [path]
 
     def predict(
         self, trained: Trained, given: str | None, options: LabelsPrediction
@@ -196,9 +220,9 @@ def _check_known(samples: Samples, knowledge: Mapping[str, Any]) -> None:
         raise InputError(f"{samples.places[0]}: the model was trained on {wanted}: give such")
     if samples.whole_files != knowledge["whole_files"] and samples.whole_files:
         raise InputError(f"{samples.places[0]}: the model was trained on lines, not on whole files")
-    if not samples.is_text and samples.inputs[0].shape[1] != len(knowledge["mean"]):  # type: ignore[union-attr]
+    if not samples.is_text and samples.inputs[0].shape[1] != len(knowledge["mean"]):
         raise InputError(
-            f"{samples.places[0]}: it has {samples.inputs[0].shape[1]} features,"  # type: ignore[union-attr]
+            f"{samples.places[0]}: it has {samples.inputs[0].shape[1]} features,"
             f" but the model was trained on {len(knowledge['mean'])}"
         )
     for place, label in zip(samples.places, samples.labels, strict=True):
@@ -227,18 +251,48 @@ def _log_probabilities(model: nn.Module, encoded: Encoded) -> Tensor:
     return torch.cat(found)[torch.tensor(order).argsort()]
 
 
+def _confusion(logs: Tensor, labels: Tensor) -> Counts:
+    return confusion(labels.tolist(), logs.argmax(-1).tolist(), logs.shape[-1])
+
+
 def _measured(logs: Tensor, labels: Tensor) -> dict[str, float]:
-    counts = confusion(labels.tolist(), logs.argmax(-1).tolist(), logs.shape[-1])
-    return {"loss": F.nll_loss(logs, labels).item(), **measure(counts)}
+    return {"loss": F.nll_loss(logs, labels).item(), **measure(_confusion(logs, labels))}
 
 
-def _said(metrics: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+def _mistakes(logs: Tensor, held_out: HeldOut, names: Sequence[str]) -> Table:
+    sure, given = logs.exp().max(-1)
+    wrong = (given != held_out.encoded.labels).nonzero().flatten()
+    rows = []
+    for index in wrong[sure[wrong].argsort(descending=True, stable=True)][:_MISTAKES].tolist():
+        sample = held_out.samples.inputs[index]
+        place = held_out.samples.places[index]
+        shown = sample[:_SHOWN] if isinstance(sample, str) else f"{len(sample)} steps"
+        true = held_out.samples.labels[index]
+        rows.append((place, shown, true, names[int(given[index])], sure[index].item()))
+    heads = ("from", "sequence", "true label", "given label", "probability")
+    return Table("The surest mistakes", heads, tuple(rows))
+
+
+def _verdict(metrics: Mapping[str, float], beside: Mapping[str, Mapping[str, float]]) -> str:
     best = max(beside, key=lambda name: beside[name]["accuracy"])
     points = 100 * (metrics["accuracy"] - beside[best]["accuracy"])
     if points > 0:
-        yield f"The model is better than {best} by {points:.1f} points of accuracy."
-    else:
-        yield f"{best} wins by {-points:.1f} points of accuracy: use it, or train longer."
+        return f"The model is better than {best} by {points:.1f} points of accuracy."
+    if points == 0:
+        return f"The model is no better than {best}: use that, or train longer."
+    return f"{best} wins by {-points:.1f} points of accuracy: use it, or train longer."
+
+
+# What is taken for what most often, if anything is.
+def _confused(counts: Counts, names: Sequence[str]) -> Iterator[str]:
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    true, given = divmod(int(wrong.argmax()), len(names))
+    if times := int(wrong[true, given]):
+        yield (
+            f"The commonest mistake: {names[true]} is taken for {names[given]},"
+            f" {times:,} of {counts[true].sum():,} times."
+        )
 
 
 def choose(

@@ -114,17 +114,14 @@ class Encoder:
             for word in sentence.words:
                 columns.setdefault(word, len(columns))
         spelled = [torch.tensor([self._characters.get(c, 0) for c in word]) for word in columns]
-        rows = [
-            [
-                torch.tensor([self._words.get(word.casefold(), 0) for word in sentence.words]),
-                torch.tensor([columns[word] for word in sentence.words]),
-                torch.tensor(
-                    [self._tags[tag] for tag in sentence.tags] or [NO_TAG] * len(sentence.words)
-                ),
-            ]
-            for sentence in sentences
-        ]
-        words, which, tags = zip(*rows, strict=True)
+        words, which, tags = [], [], []
+        for sentence in sentences:
+            words.append(
+                torch.tensor([self._words.get(word.casefold(), 0) for word in sentence.words])
+            )
+            which.append(torch.tensor([columns[word] for word in sentence.words]))
+            known = [self._tags[tag] for tag in sentence.tags]
+            tags.append(torch.tensor(known or [NO_TAG] * len(sentence.words)))
         return Batch(
             pad_sequence(words),
             pad_sequence(which),

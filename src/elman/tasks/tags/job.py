@@ -4,7 +4,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
 from elman.tasks.files import read_text
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
+from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
+from elman.tasks.measures import confusion, per_label
 from elman.tasks.processes import Processes
 from elman.tasks.settings import Prediction
 from elman.tasks.tags.batches import NO_TAG, Batch, Batches, Encoder, learn
 from elman.tasks.tags.data import Document, Layout, Sentence, split
+from elman.tasks.tags.drawings import draw_errors
 from elman.tasks.tags.measures import errors, lookup, measure
 from elman.tasks.tags.model import TagsModel, likeliest
 from elman.tasks.tags.settings import SUMMARY, TagsSettings, TagsSource
@@ -29,6 +31,7 @@ __all__ = ["JOB", "TagsJob"]
 _JUDGED = 1000  # sentences in an evaluation; the last one judges all that was held out
 _JUDGED_AT_ONCE = 64
 _ERRORS = 3  # that are told
+_TOLD = 30  # in the report
 
 
 class TagsJob(Job):
@@ -88,6 +91,7 @@ class TagsJob(Job):
                 "tags": len(knowledge["tags"]),
             },
             notes=(
+                *(note for document in documents for note in document.notes),
                 f"{len(training):,} sentences of {tokens:,} tokens to learn from, and"
                 f" {len(held_out):,} {said}",
                 f"{len(knowledge['tags'])} tags"
@@ -154,7 +158,28 @@ class TagsJob(Job):
         lines = [_verdict(metrics, beside)]
         for true, tag, times, word in wrong[:_ERRORS]:
             lines.append(f"{true} is taken for {tag} {times:,} times, most often in {word!r}.")
-        return Conclusion(metrics, {"commonest tag of each word": beside}, tuple(lines))
+        number = {tag: index for index, tag in enumerate(trained.knowledge["tags"])}
+        right = [number[tag] for sentence in held_out for tag in sentence.tags]
+        given = [number[tag] for tags in found for tag in tags]
+        each = per_label(confusion(right, given, len(number)))
+        tables = (
+            Table(
+                "The commonest errors", ("true", "given", "times", "as in"), tuple(wrong[:_TOLD])
+            ),
+            Table(
+                "Each tag",
+                ("tag", "precision", "recall", "F1", "tokens"),
+                tuple((tag, *row) for tag, row in zip(number, each, strict=True)),
+            ),
+        )
+        return Conclusion(metrics, {"commonest tag of each word": beside}, tuple(lines), tables)
+
+    def draw(self, trained: Trained, held_out: Sequence[Sentence], out: Path) -> list[Path]:
+        """Draw the commonest errors."""
+        wrong = errors(held_out, _judge(trained, held_out)[1])
+        path = out / "errors.png"
+        draw_errors(wrong, path)
+        return [path]
 
     def predict(self, trained: Trained, given: str | None, options: Prediction) -> Iterator[str]:
         """Return the lines of a file with the column of the tags filled in."""
@@ -234,9 +259,7 @@ def _verdict(metrics: Mapping[str, float], beside: Mapping[str, float]) -> str:
     return f"A lookup of each word wins by {-points:.1f} points of {said}: use it, or train longer."
 
 
-def choose(
-    sentences: int, tokens: int, speed: float, given: Mapping[str, Any]
-) -> TagsSettings:
+def choose(sentences: int, tokens: int, speed: float, given: Mapping[str, Any]) -> TagsSettings:
     """Complete the settings that the user gave; see `elman.tasks.job.Job.choose`."""
     chosen = dict(given)
     chosen.setdefault("batch", max(2, min(16, sentences // 32)))

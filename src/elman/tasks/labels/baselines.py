@@ -1,4 +1,4 @@
-"""What a model of labels is worth: accuracy, F1 of each label, confusions, and the baselines."""
+"""What a model of labels is measured beside: what needs no training, or is done by a library."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,55 +6,12 @@ from typing import Any
 import numpy as np
 
 from elman.tasks.labels.data import Samples
+from elman.tasks.measures import confusion, measure
 
-__all__ = ["baselines", "confusion", "measure", "per_label"]
+__all__ = ["baselines"]
 
-_DTW_STEPS = 2e9  # of the table of dynamic time warping, in all: about half a minute
-_WORDS = 10**7  # characters for naive Bayes, at most
-
-Counts = np.ndarray[Any, np.dtype[np.int64]]
-
-
-def confusion(true: Sequence[int], found: Sequence[int], labels: int) -> Counts:
-    """Count for each label what was found in its place: (labels, labels), a row for each true one.
-
-    Example:
-        >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()
-        [[1, 1], [0, 1]]
-    """
-    counts = np.zeros((labels, labels), np.int64)
-    np.add.at(counts, (np.asarray(true, int), np.asarray(found, int)), 1)
-    return counts
-
-
-def per_label(counts: Counts) -> list[tuple[float, float, float, int]]:
-    """Return precision, recall, F1 and the number of samples of each label.
-
-    Example:
-        >>> per_label(confusion([0, 0, 1], [0, 1, 1], 2))[1]
-        (0.5, 1.0, 0.6666666666666666, 1)
-    """
-    found = []
-    for label, hits in enumerate(counts.diagonal().tolist()):
-        taken, there = int(counts[:, label].sum()), int(counts[label].sum())
-        f1 = 2 * hits / (taken + there) if taken + there else 0.0
-        found.append((hits / taken if taken else 0.0, hits / there if there else 0.0, f1, there))
-    return found
-
-
-def measure(counts: Counts) -> dict[str, float]:
-    """Return accuracy, and F1 averaged over the labels that occur or were found.
-
-    Example:
-        >>> measure(confusion([0, 0, 1], [0, 1, 1], 3))
-        {'accuracy': 0.6666666666666666, 'macro_f1': 0.6666666666666666}
-    """
-    seen = (counts.sum(0) + counts.sum(1)) > 0
-    f1 = [row[2] for row, counts_too in zip(per_label(counts), seen, strict=True) if counts_too]
-    return {
-        "accuracy": float(counts.diagonal().sum() / counts.sum()),
-        "macro_f1": float(np.mean(f1)),
-    }
+_DTW_STEPS = 2e9  # of the tables of dynamic time warping, in all: about half a minute
+_BAYES = 10**7  # characters for naive Bayes, at most
 
 
 def baselines(
@@ -77,7 +34,9 @@ def baselines(
     number = {name: index for index, name in enumerate(names)}
     true = [number[label] for label in held_out.labels]
     commonest = max(names, key=knowledge["labels"].__getitem__)
-    found = {"commonest label": measure(confusion(true, [number[commonest]] * len(true), len(names)))}
+    found = {
+        "commonest label": measure(confusion(true, [number[commonest]] * len(true), len(names)))
+    }
     guesses = {} if training is None else _by_library(held_out, training, knowledge["level"])
     for name, guess in guesses.items():
         found[name] = measure(confusion(true, [number[label] for label in guess], len(names)))
@@ -86,7 +45,7 @@ def baselines(
 
 def _by_library(held_out: Samples, training: Samples, level: str) -> dict[str, Sequence[str]]:
     if held_out.is_text:
-        if sum(map(len, training.inputs)) > _WORDS:
+        if sum(map(len, training.inputs)) > _BAYES:
             return {}
         try:
             from sklearn.feature_extraction.text import CountVectorizer
