@@ -1,5 +1,6 @@
 """What a model of labels is measured beside: what needs no training, or is done by a library."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,8 @@ def _by_library(held_out: Samples, training: Samples, level: str) -> dict[str, S
     except ImportError:
         return {}
     nearest = KNeighborsTimeSeriesClassifier(n_neighbors=1, distance="dtw")
-    nearest.fit([row.T.astype(float) for row in training.inputs], np.asarray(training.labels))
-    guess = nearest.predict([row.T.astype(float) for row in held_out.inputs])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what numba says of aeon's code
+        nearest.fit([row.T.astype(float) for row in training.inputs], np.asarray(training.labels))
+        guess = nearest.predict([row.T.astype(float) for row in held_out.inputs])
     return {"1-NN with DTW": [str(label) for label in guess]}

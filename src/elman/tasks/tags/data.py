@@ -198,16 +198,17 @@ def _layout(name: str, lines: Sequence[str], column: str | None) -> Layout:
             names = lines[0].lower().removeprefix(_GLOBAL).split()
         tag = _find(name, names, column or "upos")
         return Layout(_find(name, names, "form"), tag, len(names), True, True, named=False)
-    tokens = [line for line in lines if line.strip() and not _is_note(line)]
+    tokens = {n: lines[n] for rows in _token_lines(lines, numbered=False) for n in rows}
     if not tokens:
         raise InputError(f"cannot learn from {name}: there is no token in it")
-    by_tabs = "\t" in tokens[0]
+    first = next(iter(tokens.values()))
+    by_tabs = "\t" in first
     layout = Layout(0, -1, None, by_tabs, numbered=False, named=False)
-    names = [cell.lower() for cell in layout.cells(tokens[0])]
-    widths = Counter(len(layout.cells(line)) for line in tokens)
+    names = [cell.lower() for cell in layout.cells(first)]
+    widths = Counter(len(layout.cells(line)) for line in tokens.values())
     width = widths.most_common(1)[0][0] if len(widths) == 1 or column is not None else None
     if width is None:  # all that is common is meant, and the last column is that of the tags
-        _refuse_rare(name, lines, layout, widths)
+        _refuse_rare(name, tokens, layout, widths)
         if min(widths) < 2:
             width = max(widths)
     if width == 1:
@@ -230,24 +231,39 @@ def _find(name: str, names: Sequence[str], column: str) -> int:
     return list(names).index(column.lower())
 
 
-def _is_note(line: str) -> bool:
-    return line.startswith(("# ", "-DOCSTART-")) or line.strip() == "#"
+def _token_lines(lines: Sequence[str], *, numbered: bool, named: bool = False) -> list[list[int]]:
+    """Return the numbers of the lines of each sentence's tokens, from 0.
+
+    Notes begin with # and stand before a sentence; -DOCSTART- stands between documents.
+    """
+    note = "#" if numbered else "# "
+    found: list[list[int]] = [[]]
+    for number in range(int(named), len(lines)):
+        line = lines[number]
+        if not line.strip():
+            found.append([])
+        elif line.startswith("-DOCSTART-") or (
+            not found[-1] and (line.startswith(note) or line.strip() == "#")
+        ):
+            continue
+        elif not (numbered and _NO_WORD.fullmatch(line.split("\t")[0])):
+            found[-1].append(number)
+    return [numbers for numbers in found if numbers]
 
 
 def _refuse_rare(
-    name: str, lines: Sequence[str], layout: Layout, widths: Mapping[int, int]
+    name: str, lines: Mapping[int, str], layout: Layout, widths: Mapping[int, int]
 ) -> None:
-    total = sum(widths.values())
     usual = max(widths, key=widths.__getitem__)
-    for number, line in enumerate(lines, 1):
+    for number, line in lines.items():
         width = len(layout.cells(line))
-        if line.strip() and not _is_note(line) and widths[width] < _COMMON * total:
+        if widths[width] < _COMMON * len(lines):
             raise InputError(_other_width(name, number, width, usual))
 
 
 def _other_width(name: str, number: int, width: int, usual: int) -> str:
     return (
-        f"{name}, line {number}: it has {width} column{'s' * (width != 1)}, the others have"
+        f"{name}, line {number + 1}: it has {width} column{'s' * (width != 1)}, the others have"
         f" {usual}: mend the line"
     )
 
@@ -255,45 +271,27 @@ def _other_width(name: str, number: int, width: int, usual: int) -> str:
 def _sentences(
     name: str, lines: Sequence[str], layout: Layout, is_tagged: bool = True
 ) -> tuple[Sentence, ...]:
-    found: list[Sentence] = []
-    words: list[str] = []
-    tags: list[str] = []
-    numbers: list[int] = []
-
-    def close() -> None:
-        if words:
-            found.append(Sentence(tuple(words), tuple(tags), tuple(numbers)))
-        for collected in (words, tags, numbers):
-            collected.clear()
-
-    first = int(layout.named)
-    for number, line in enumerate(lines[first:], first):
-        if not line.strip():
-            close()
-            continue
-        if line.startswith("#") if layout.numbered else _is_note(line):
-            continue
-        cells = layout.cells(line)
-        if layout.numbered and _NO_WORD.fullmatch(cells[0]):
-            continue
-        is_short = not is_tagged and layout.tag in (-1, (layout.width or 0) - 1)
-        least = (layout.width or 2) - is_short
-        if len(cells) < least or (layout.width and len(cells) > layout.width):
-            raise InputError(_other_width(name, number + 1, len(cells), layout.width or 2))
-        if layout.numbered and not cells[0].isdecimal():
-            raise InputError(
-                f"{name}, line {number + 1}: the first column must number the token, got"
-                f" {cells[0]!r}: is it CoNLL-U? Other files must not end in .conllu"
-            )
-        if not cells[layout.word]:
-            raise InputError(f"{name}, line {number + 1}: the word is empty: fill it in")
-        words.append(cells[layout.word])
-        numbers.append(number)
-        if is_tagged:
-            tags.append(cells[layout.tag])
-            if not tags[-1].strip():
+    is_short = not is_tagged and layout.tag in (-1, (layout.width or 0) - 1)
+    least = (layout.width or 2) - is_short
+    found = []
+    for numbers in _token_lines(lines, numbered=layout.numbered, named=layout.named):
+        words, tags = [], []
+        for number in numbers:
+            cells = layout.cells(lines[number])
+            if len(cells) < least or (layout.width and len(cells) > layout.width):
+                raise InputError(_other_width(name, number, len(cells), layout.width or 2))
+            if layout.numbered and not cells[0].isdecimal():
+                raise InputError(
+                    f"{name}, line {number + 1}: the first column must number the token, got"
+                    f" {cells[0]!r}: is it CoNLL-U? Other files must not end in .conllu"
+                )
+            if not cells[layout.word]:
+                raise InputError(f"{name}, line {number + 1}: the word is empty: fill it in")
+            words.append(cells[layout.word])
+            if is_tagged and not cells[layout.tag].strip():
                 raise InputError(f"{name}, line {number + 1}: the tag is empty: fill it in")
-    close()
+            tags += [cells[layout.tag]] * is_tagged
+        found.append(Sentence(tuple(words), tuple(tags), tuple(numbers)))
     if not found:
         raise InputError(f"{name} has no sentence: give a token in each line")
     return tuple(found)

@@ -48,30 +48,24 @@ class TagsJob(Job):
     def read(self, source: TagsSource, knowledge: Mapping[str, Any] | None = None) -> Data:
         """Read the sentences, a tenth of them held out."""
         documents = [Document.read(file, source.column) for file in source.files]
-        for document in documents[1:]:
+        valid = [Document.read(source.valid, source.column)] if source.valid is not None else []
+        for document in (*documents[1:], *valid):
             _check_layout(document, documents[0].layout)
-        sentences = [sentence for document in documents for sentence in document.sentences]
-        digest = hashlib.sha256()
-        for document in documents:
-            digest.update(document.content)
-        if source.valid is None:
-            training, held_out = split(sentences)
-            said = "a tenth, held out"
+        training = [sentence for document in documents for sentence in document.sentences]
+        held_out = [sentence for document in valid for sentence in document.sentences]
+        said = f"in {source.valid} held out"
+        if not valid:
+            training, held_out = split(training)
+            said = "held out, a tenth"
             if not training or not held_out:
                 raise InputError(
-                    f"cannot learn from {' '.join(source.files)}: {len(sentences)} sentences are"
-                    " too few to hold some out: give more, or a file with --valid"
+                    f"cannot learn from {' '.join(source.files)}: {len(training) + len(held_out)}"
+                    " sentences are too few to hold some out: give more, or a file with --valid"
                 )
-        else:
-            document = Document.read(source.valid, source.column)
-            _check_layout(document, documents[0].layout)
-            training, held_out = sentences, list(document.sentences)
-            said = f"in {source.valid}, held out"
         if knowledge is None:
             knowledge = learn(training) | {"layout": documents[0].described}
-        for document in documents:
-            _check_known(document, knowledge)
-        if source.valid is not None:
+        _check_layout(documents[0], Layout(**knowledge["layout"]))
+        for document in (*documents, *valid):
             _check_known(document, knowledge)
         if len(knowledge["tags"]) < 2:
             raise InputError(
@@ -99,7 +93,7 @@ class TagsJob(Job):
                 + f": {' '.join(knowledge['tags'][:12])}"
                 + (" ..." if len(knowledge["tags"]) > 12 else ""),
             ),
-            digest=digest.hexdigest(),
+            digest=hashlib.sha256(b"".join(d.content for d in documents)).hexdigest(),
         )
 
     def read_held_out(self, trained: Trained, files: Sequence[str]) -> list[Sentence]:
