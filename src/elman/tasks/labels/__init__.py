@@ -6,9 +6,9 @@ Example:
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "tones").mkdir()
     >>> for label, sounds in {"high": "eiy", "low": "aou"}.items():
-    ...     words = [f"b{x}d{y}" for x in sounds for y in sounds] * 10
+    ...     words = [f"b{x}d{y}" for x in sounds for y in sounds] * 5
     ...     _ = (folder / "tones" / f"{label}.txt").write_text("\\n".join(words))
-    >>> result = train([folder / "tones"], out=folder / "run", epochs=20, hidden=16)
+    >>> result = train([folder / "tones"], out=folder / "run", epochs=4, batch=6, lr=0.02)
     >>> result.metrics["accuracy"]
     1.0
     >>> [line.split("\\t")[0] for line in predict(folder / "run", "bidy")]

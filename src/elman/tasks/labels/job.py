@@ -33,6 +33,7 @@ __all__ = ["JOB", "LabelsJob"]
 _JUDGED = 2000  # samples in an evaluation; the last one judges all that was held out
 _JUDGED_AT_ONCE = 128
 _SMOOTHING = 0.1  # of the labels in training, so that no model grows too sure
+_UPDATES = 1500  # that are enough, if no time is given
 _MISTAKES = 20  # that the report shows
 _MATRIX = 40  # labels, at most, for a table of confusions
 _SHOWN = 60  # characters of a text
@@ -318,7 +319,7 @@ def choose(
     if chosen.get("epochs") is None and chosen.get("max_time") is None:
         chosen["max_time"] = 180.0
         batch = chosen["batch"] if isinstance(chosen["batch"], int) else 1
-        chosen["epochs"] = max(5, 3000 * batch // samples)
+        chosen["epochs"] = max(5, _UPDATES * batch // samples)
     chosen.setdefault("lr", 2e-3 if chosen.get("cell") == "rnn" else 4e-3)
     chosen.setdefault("dropout", 0.5 if samples < 5000 else 0.3)
     if knowledge["level"] == "series":

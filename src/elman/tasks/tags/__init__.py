@@ -6,7 +6,7 @@ Example:
     >>> folder = Path(tempfile.mkdtemp())
     >>> said = "the DET\\ncat NOUN\\nsleeps VERB\\n\\na DET\\ndog NOUN\\nbarks VERB\\n\\n" * 20
     >>> _ = (folder / "pets.conll").write_text(said)
-    >>> result = train([folder / "pets.conll"], out=folder / "run", epochs=20, hidden=16)
+    >>> result = train([folder / "pets.conll"], out=folder / "run", epochs=8, lr=0.02)
     >>> result.metrics["accuracy"]
     1.0
     >>> _ = (folder / "new.conll").write_text("the\\ndog\\nsleeps\\n")

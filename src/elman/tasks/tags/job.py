@@ -30,6 +30,7 @@ __all__ = ["JOB", "TagsJob"]
 
 _JUDGED = 1000  # sentences in an evaluation; the last one judges all that was held out
 _JUDGED_AT_ONCE = 64
+_UPDATES = 2500  # that are enough, if no time is given
 _ERRORS = 3  # that are told
 _TOLD = 30  # in the report
 
@@ -260,7 +261,7 @@ def choose(sentences: int, tokens: int, speed: float, given: Mapping[str, Any]) 
     if chosen.get("epochs") is None and chosen.get("max_time") is None:
         chosen["max_time"] = 180.0
         batch = chosen["batch"] if isinstance(chosen["batch"], int) else 1
-        chosen["epochs"] = max(5, 3000 * batch // sentences)
+        chosen["epochs"] = max(5, _UPDATES * batch // sentences)
     chosen.setdefault("lr", 2e-3 if chosen.get("cell") == "rnn" else 4e-3)
     chosen.setdefault("dropout", 0.4)
     settings = TagsSettings(**{"hidden": 1} | chosen)
