@@ -176,6 +176,19 @@ def test_a_model_learns_and_beats_its_baselines(name: str, tmp_path: Path) -> No
 
 
 @every_job
+def test_of_equal_weights_the_later_are_kept(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(find(name)), "score", lambda job, metrics: 0.0)
+    train(name, tmp_path / "run", CASES[name].make(tmp_path, 0))
+    best, last = (
+        checkpoint.load(tmp_path / "run" / f"{which}.safetensors")[0] for which in ("best", "last")
+    )
+    for key, weight in best.items():
+        torch.testing.assert_close(weight, last[key], rtol=0, atol=0)
+
+
+@every_job
 def test_a_dry_run_keeps_nothing(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
