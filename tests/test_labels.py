@@ -298,6 +298,11 @@ def test_class_weights_make_each_label_count_as_much(tmp_path: Path) -> None:
     assert sums[1] == pytest.approx([22.5, 22.5], rel=1e-5)
 
 
+def test_few_samples_do_not_choose_the_weights() -> None:
+    assert JOB.score({"loss": 2.0, "samples": 99}) == JOB.score({"loss": 1.0, "samples": 99})
+    assert JOB.score({"loss": 2.0, "samples": 100}) > JOB.score({"loss": 1.0, "samples": 100})
+
+
 # --- what it is worth, and what it says ---------------------------------------------------------
 
 

@@ -33,7 +33,8 @@ __all__ = ["JOB", "LabelsJob"]
 _JUDGED = 2000  # samples in an evaluation; the last one judges all that was held out
 _JUDGED_AT_ONCE = 128
 _SMOOTHING = 0.1  # of the labels in training, so that no model grows too sure
-_UPDATES = 1500  # that are enough, if no time is given
+_FEW = 100  # samples held out: of fewer the loss is a matter of chance
+_UPDATES = 1000  # that are enough, if no time is given
 _MISTAKES = 20  # that the report shows
 _MATRIX = 40  # labels, at most, for a table of confusions
 _SHOWN = 60  # characters of a text
@@ -150,12 +151,8 @@ class LabelsJob(Job):
         return _measured(_log_probabilities(trained.model, encoded), encoded.labels)
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """The best weights are those of the lowest loss; where few samples say, the later ones.
-
-        Two standard errors are taken off, which grow as a model becomes sure: on few samples one
-        sure mistake would else let the first, unsure weights win.
-        """
-        return metrics["loss"] - 2 * metrics["loss_error"]
+        """The best weights are those of the lowest loss; few samples cannot tell, so the last."""
+        return metrics["loss"] if metrics["samples"] >= _FEW else 0.0
 
     def conclude(self, trained: Trained, held_out: HeldOut) -> Conclusion:
         """Judge the model on all held-out samples, beside the baselines."""
@@ -265,11 +262,10 @@ def _confusion(logs: Tensor, labels: Tensor) -> Counts:
 
 
 def _measured(logs: Tensor, labels: Tensor) -> dict[str, float]:
-    nats = F.nll_loss(logs, labels, reduction="none")
     return {
-        "loss": nats.mean().item(),
-        "loss_error": nats.std(correction=0).item() / math.sqrt(len(nats)),
+        "loss": F.nll_loss(logs, labels).item(),
         **measure(_confusion(logs, labels)),
+        "samples": len(labels),
     }
 
 

@@ -1,6 +1,7 @@
 """The model of labelled sequences.
 
-embedding -> recurrent layers, both directions -> a summary of the steps -> linear -> labels
+symbols, embedded -> recurrent layers,  -> a summary -> linear -> labels
+series, convolved -> both directions       of all steps
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ __all__ = ["LabelsModel"]
 class LabelsModel(nn.Module):
     """Reads whole sequences in both directions, and says how likely each label is.
 
-    A symbol is embedded; of a series, a window of steps is projected. The summary of a sequence is
-    the last output of each direction, and the mean and the maximum of all outputs.
+    A symbol is embedded. Of a series, a convolution looks at each step and its neighbours, and the
+    largest of what it finds in each window becomes one step. The summary of a sequence is the last
+    output of each direction, and the mean and the maximum of all outputs.
 
     Args:
         settings: cell, hidden, layers, embed, window and dropout.
@@ -37,13 +39,11 @@ class LabelsModel(nn.Module):
         """Draw all weights from PyTorch's generator."""
         super().__init__()
         layers = {"lstm": elman.LSTM, "gru": elman.GRU, "rnn": elman.RNN}[settings.cell]
-        self.is_series = knowledge["level"] == "series"
-        self.window = settings.window if self.is_series else 1
-        self.embedding: nn.Module
-        if self.is_series:
-            self.embedding = nn.Linear(self.window * len(knowledge["mean"]), settings.embed)
+        self.embedding: Symbols | Windows
+        if knowledge["level"] == "series":
+            self.embedding = Windows(len(knowledge["mean"]), settings.embed, settings.window)
         else:
-            self.embedding = nn.Embedding(1 + len(knowledge["symbols"]), settings.embed)
+            self.embedding = Symbols(1 + len(knowledge["symbols"]), settings.embed)
         self.recurrent = layers(
             settings.embed,
             settings.hidden,
@@ -64,18 +64,40 @@ class LabelsModel(nn.Module):
         Returns:
             (N, labels) logits.
         """
-        if self.is_series:
-            input, lengths = self._windows(input, lengths)
-        output, _ = self.recurrent(self.dropout(self.embedding(input)), lengths=lengths)
+        embedded, lengths = self.embedding(input, lengths)
+        output, _ = self.recurrent(self.dropout(embedded), lengths=lengths)
         return self.output(self.dropout(summary(output, lengths)))  # type: ignore[no-any-return]
 
-    # (L, N, F) -> (ceil(L / window), N, window * F), the last filled up with zeros
-    def _windows(self, input: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        missing = -len(input) % self.window
-        input = nn.functional.pad(input, (0, 0, 0, 0, 0, missing))
-        steps, batch, features = input.shape
-        cut = input.view(steps // self.window, self.window, batch, features)
-        return cut.transpose(1, 2).flatten(2), (lengths + self.window - 1) // self.window
+
+class Symbols(nn.Embedding):
+    """(L, N) numbers of symbols -> (L, N, embed)."""
+
+    def forward(self, input: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Embed each symbol; the lengths stay."""
+        return super().forward(input), lengths
+
+
+class Windows(nn.Module):
+    """(L, N, features) series -> (ceil(L / window), N, embed).
+
+    Args:
+        features: numbers in a step.
+        embed: numbers that stand for a window.
+        window: steps of which the largest is taken.
+    """
+
+    def __init__(self, features: int, embed: int, window: int) -> None:
+        super().__init__()
+        self.window, reach = window, 2 * window
+        self.convolution = nn.Conv1d(features, embed, 2 * reach + 1, padding=reach)
+
+    def forward(self, input: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the windows of each series, whatever the padding, and how many there are."""
+        found = self.convolution(input.permute(1, 2, 0)).relu()
+        padding = torch.arange(len(input)) >= lengths[:, None]
+        found = found.masked_fill(padding[:, None], 0)
+        largest = nn.functional.max_pool1d(found, self.window, ceil_mode=True)
+        return largest.permute(2, 0, 1), (lengths + self.window - 1) // self.window
 
 
 def summary(output: Tensor, lengths: Tensor) -> Tensor:
