@@ -157,7 +157,10 @@ def _where(record: dict[str, Any]) -> str:
 
 
 def _measures(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+    return ", ".join(
+        f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}"
+        for name, value in metrics.items()
+    )
 
 
 # The measures of the model and of the baselines as a table in plain text.

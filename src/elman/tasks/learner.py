@@ -661,7 +661,7 @@ class Learner:
                 f"training diverged at update {self.at.step}: the loss on what is held out is"
                 f" {score}; start again with a lower --lr than {self.settings.lr:g}"
             )
-        is_best = self.at.best is None or score < self.at.best
+        is_best = self.at.best is None or score <= self.at.best  # of equals the later
         self.at.stale += 1
         if is_best:
             self.at.best, self.at.stale = score, 0
