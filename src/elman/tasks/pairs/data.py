@@ -1,0 +1,312 @@
+"""Pairs as numbers: how files are read, what symbols there are, which sources are held out.
+
+Each side has an `Alphabet`: the symbols of the pairs that are trained on. A symbol is a character
+or a word.
+"""
+
+import csv
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elman.tasks import InputError
+
+__all__ = [
+    "BOUNDARY",
+    "UNKNOWN",
+    "Alphabet",
+    "HeldOut",
+    "Pair",
+    "guess_level",
+    "padded",
+    "read_pairs",
+    "read_sources",
+    "split",
+]
+
+BOUNDARY = 0  # before the first symbol of a target, and after its last
+UNKNOWN = 1  # a symbol that is not in the alphabet; of a target also what is not there to be learnt
+_FIRST = 2
+
+_HELD_OUT = 10  # a tenth of the sources is held out ...
+_HELD_OUT_MOST = 2000  # ... and no more of them than this
+_WORDS_FROM = 3  # words a row, on average, for a side to be read as words
+
+
+class Pair(NamedTuple):
+    """A source and its target, as they stand in the file."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The symbols of one side, and how its text is cut into them.
+
+    Args:
+        level: "chars" or "words".
+        symbols: every symbol once; the number of the first is 2, see `BOUNDARY` and `UNKNOWN`.
+
+    Example:
+        >>> sounds = Alphabet.of("words", ["K AE1 T", "T IY1"])
+        >>> sounds.symbols
+        ('AE1', 'IY1', 'K', 'T')
+        >>> sounds.encode("T IY1 Z"), sounds.text(["T", "IY1"])
+        ([5, 3, 1], 'T IY1')
+    """
+
+    level: str
+    symbols: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        numbers = {symbol: i for i, symbol in enumerate(self.symbols, _FIRST)}
+        object.__setattr__(self, "_numbers", numbers)
+
+    @staticmethod
+    def of(level: str, texts: Iterable[str]) -> "Alphabet":
+        """Collect the symbols of texts."""
+        return Alphabet(level, tuple(sorted({s for t in texts for s in _cut(t, level)})))
+
+    def __len__(self) -> int:
+        """Count the numbers that a symbol can have, those without a symbol included."""
+        return _FIRST + len(self.symbols)
+
+    def cut(self, text: str) -> list[str]:
+        """Cut a text into symbols."""
+        return _cut(text, self.level)
+
+    def text(self, symbols: Iterable[str]) -> str:
+        """Put symbols together again."""
+        return (" " if self.level == "words" else "").join(symbols)
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into numbers."""
+        numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
+        return [numbers.get(symbol, UNKNOWN) for symbol in self.cut(text)]
+
+    def decode(self, numbers: Iterable[int]) -> list[str]:
+        """Turn numbers of symbols back into these."""
+        return [self.symbols[number - _FIRST] for number in numbers]
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the symbols of a text that are not in the alphabet."""
+        numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
+        return [symbol for symbol in dict.fromkeys(self.cut(text)) if symbol not in numbers]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a value for JSON, of which `Alphabet(**value)` makes it again."""
+        return {"level": self.level, "symbols": list(self.symbols)}
+
+
+def _cut(text: str, level: str) -> list[str]:
+    return text.split() if level == "words" else list(text)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model is judged on.
+
+    Args:
+        references: for each source all its targets: any of them is right.
+        training: what was trained on, to be looked up; empty if that is not at hand.
+    """
+
+    references: Mapping[str, Sequence[str]]
+    training: Sequence[Pair] = ()
+
+    @staticmethod
+    def of(pairs: Iterable[Pair], training: Sequence[Pair] = ()) -> "HeldOut":
+        """Collect the targets of each source."""
+        references: dict[str, dict[str, None]] = {}
+        for source, target in pairs:
+            references.setdefault(source, {})[target] = None
+        return HeldOut({s: tuple(targets) for s, targets in references.items()}, training)
+
+    def first(self, count: int) -> "HeldOut":
+        """Return the first sources only."""
+        return HeldOut(dict(list(self.references.items())[:count]), self.training)
+
+
+def read_pairs(files: Sequence[str]) -> tuple[list[Pair], int, str]:
+    """Read files of pairs.
+
+    Args:
+        files: paths. A row has a source, a tab and a target; further columns are left alone, and
+            so are blank rows, and blanks at either end of a side.
+
+    Returns:
+        The pairs, the number of columns, and the SHA-256 of all bytes in hexadecimal.
+
+    Raises:
+        InputError: a file cannot be read, a row has no tab, an empty side or other columns than
+            the first; the message names file and row.
+    """
+    pairs: list[Pair] = []
+    columns, digest = 0, hashlib.sha256()
+    for name in files:
+        content = _content(name)
+        digest.update(content)
+        read_before = len(pairs)
+        for row, cells in _rows(name, content):
+            where = f"{name}, row {row}"
+            if len(cells) < 2:
+                raise InputError(
+                    f"{where}: a pair needs a tab between source and target, got"
+                    f" {_short(cells[0])}: put one in, or take the row out"
+                )
+            columns = columns or len(cells)
+            if len(cells) != columns:
+                raise InputError(
+                    f"{where}: expected {columns} columns as in the rows before, got {len(cells)}:"
+                    f" look for a tab too many or too few in {_short(cells[0])}"
+                )
+            pair = Pair(cells[0].strip(), cells[1].strip())
+            for side, text in zip(("source", "target"), pair, strict=True):
+                if not text:
+                    raise InputError(
+                        f"{where}: the {side} is empty: fill it in, or take the row out"
+                    )
+            pairs.append(pair)
+        if len(pairs) == read_before:
+            raise InputError(f"cannot learn from {name}: there is no pair in it")
+    return pairs, columns, digest.hexdigest()
+
+
+def read_sources(given: str, alphabet: Alphabet) -> list[str]:
+    """Read what is to be answered.
+
+    Args:
+        given: a file, "-" for standard input, or the text itself. What stands after a tab is left
+            alone, so that a file of pairs will do.
+        alphabet: the symbols that the model knows of a source.
+
+    Returns:
+        A source for each row.
+
+    Raises:
+        InputError: a file cannot be read, a row is empty, or has characters that the model has
+            never seen; the message names file and row. Words that it has never seen are let
+            through: a model of words knows that there are others.
+    """
+    if given == "-":
+        name, content = "standard input", sys.stdin.buffer.read()
+    elif _is_file(given):
+        name, content = given, _content(given)
+    else:
+        name, content = "the text", given.encode("utf-8", "surrogateescape")
+    sources = []
+    for row, cells in _rows(name, content, blank=True):
+        where = f"{name}, row {row}"
+        source = cells[0].strip() if cells else ""
+        if not source:
+            raise InputError(f"{where} is empty: there has to be a source in each")
+        if alphabet.level == "chars" and (unknown := alphabet.unknown(source)):
+            raise InputError(
+                f"{where}: the model has never seen {', '.join(map(repr, unknown))}: give sources"
+                " made of the characters it was trained on"
+            )
+        sources.append(source)
+    if not sources:
+        raise InputError(f"{name} is empty: there is nothing to answer")
+    return sources
+
+
+def _is_file(given: str) -> bool:
+    try:
+        return Path(given).exists()
+    except (OSError, ValueError):  # too long, or with a zero byte: no name of a file
+        return False
+
+
+def _content(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from error
+
+
+# The rows that are not blank, with their numbers from 1; blank ones too if wanted, without cells.
+def _rows(name: str, content: bytes, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
+    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    try:
+        text = [line.decode() for line in lines]
+    except UnicodeDecodeError:
+        row = next(i for i, line in enumerate(lines, 1) if not _is_utf8(line))
+        raise InputError(f"{name}, row {row} is not UTF-8: save the file as UTF-8") from None
+    try:
+        for row, cells in enumerate(csv.reader(text, "excel-tab", quoting=csv.QUOTE_NONE), 1):
+            if blank or any(cell.strip() for cell in cells):
+                yield row, cells
+    except csv.Error as error:
+        raise InputError(f"{name} cannot be read as rows and columns: {error}") from error
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _short(text: str, most: int = 40) -> str:
+    return repr(text if len(text) <= most else f"{text[: most - 1]}…")
+
+
+def guess_level(texts: Sequence[str]) -> str:
+    """Return "words" for texts of three words or more on average, else "chars".
+
+    Example:
+        >>> guess_level(["New York", "Rome"]), guess_level(["K AE1 T", "T IY1", "R OW1 M"])
+        ('chars', 'chars')
+        >>> guess_level(["where are you", "we are at home now"])
+        'words'
+    """
+    words = sum(len(text.split()) for text in texts)
+    return "words" if words >= _WORDS_FROM * len(texts) else "chars"
+
+
+def split(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """Hold a tenth of the sources out, at most 2,000, each with all its targets.
+
+    Which these are is decided by the sources alone, by a hash of each: neither the order of the
+    rows nor a seed changes it, and a few new rows change little.
+
+    Returns:
+        The pairs to train on, and those that are held out, in the order of the file.
+
+    Raises:
+        InputError: there are fewer than ten sources.
+    """
+    sources = sorted({s for s, _ in pairs}, key=lambda s: hashlib.sha256(s.encode()).digest())
+    if len(sources) < _HELD_OUT:
+        raise InputError(
+            f"there are only {len(sources)} different sources: give {_HELD_OUT} at the very least,"
+            " and thousands to learn something"
+        )
+    chosen = set(sources[: min(len(sources) // _HELD_OUT, _HELD_OUT_MOST)])
+    return [p for p in pairs if p.source not in chosen], [p for p in pairs if p.source in chosen]
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
+    """Put rows of numbers side by side.
+
+    Returns:
+        (L, N), L the length of the longest, with the padding after the shorter ones.
+
+    Example:
+        >>> padded([[5, 6, 7], [8]], 0)
+        tensor([[5, 8],
+                [6, 0],
+                [7, 0]])
+    """
+    length = max(map(len, rows), default=1)
+    full = [[*row, *[padding] * (length - len(row))] for row in rows]
+    return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length).T

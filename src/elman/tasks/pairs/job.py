@@ -1,0 +1,409 @@
+"""Pairs as a job: the batches, loss and measures that the training loop asks for.
+
+In training the decoder reads the target itself (teacher forcing) and learns to say what comes next;
+it is judged by what it finds alone.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elman.tasks import InputError
+from elman.tasks.budget import GATES, fit_dropout, fit_hidden
+from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
+from elman.tasks.pairs.data import (
+    BOUNDARY,
+    UNKNOWN,
+    Alphabet,
+    HeldOut,
+    Pair,
+    guess_level,
+    padded,
+    read_pairs,
+    read_sources,
+    split,
+)
+from elman.tasks.pairs.drawings import Attention, draw_attention
+from elman.tasks.pairs.measures import copied, measure, nearest, need_libraries
+from elman.tasks.pairs.model import PairsModel
+from elman.tasks.pairs.search import answer
+from elman.tasks.pairs.settings import SUMMARY, PairsPrediction, PairsSettings, PairsSource
+from elman.tasks.processes import Processes
+
+__all__ = ["JOB", "PairsJob"]
+
+_JUDGED = 400  # sources in an evaluation; the last one judges all that was held out
+_SHOWN = 3  # answers in an evaluation
+_DRAWN = 6  # examples whose attention is drawn
+_AT_ONCE = 1024  # sources whose answers are looked for before the first is told
+_MISTAKES = 50  # that the report shows
+_JUDGED_AT_ONCE = 256  # pairs
+_SMOOTHING = 0.1  # the share of each target that is spread over all symbols in training
+_NAMES = ("source", "target")
+_KINDS = {"chars": "characters", "words": "words"}
+_UNREAD_WORDS = 0.02  # of a source in training, so that an unknown word is nothing new
+
+
+class PairsJob(Job):
+    """A model of targets, given sources."""
+
+    name = "pairs"
+    summary = SUMMARY
+    unit = "symbols"
+    loss_name = "loss (nats per symbol)"
+    Source = PairsSource
+    Settings = PairsSettings
+    Prediction = PairsPrediction
+    shapes = frozenset({"embed"})
+
+    def read(self, source: PairsSource, knowledge: Mapping[str, Any] | None = None) -> Data:
+        """Read the pairs, and hold a tenth of the sources out."""
+        pairs, columns, digest = read_pairs(source.files)
+        if source.valid is None:
+            training, held_out = split(pairs)
+        else:
+            training = pairs
+            held_out, _, valid_digest = read_pairs((source.valid,))
+            digest = f"{digest} {valid_digest}"
+        knowledge = knowledge or _learn(training, source)
+        sides = _sides(knowledge)
+        need_libraries(sides[1].level)
+        encoded = [(sides[0].encode(s), sides[1].encode(t)) for s, t in training]
+        judged = HeldOut.of(held_out, training)
+        return Data(
+            training=encoded,
+            held_out=judged,
+            units=sum(len(target) + 1 for _, target in encoded),
+            knowledge=dict(knowledge),
+            about={
+                "pairs": len(pairs),
+                "held_out": len(held_out),
+                "held_out_sources": len(judged.references),
+                **{f"{n}_symbols": len(s.symbols) for n, s in zip(_NAMES, sides, strict=True)},
+            },
+            notes=_notes(pairs, columns, judged, sides, encoded),
+            digest=digest,
+        )
+
+    def read_held_out(self, trained: Trained, files: Sequence[str]) -> HeldOut:
+        """Read pairs to judge a model on."""
+        need_libraries(_sides(trained.knowledge)[1].level)
+        return HeldOut.of(read_pairs(files)[0])
+
+    def choose(self, data: Data, speed: float, given: Mapping[str, Any]) -> PairsSettings:
+        """Complete the settings with what suits the pairs, the time and the machine."""
+        chosen = dict(given)
+        if chosen.get("epochs") is None and chosen.get("max_time") is None:
+            chosen["max_time"] = 180.0
+        # At least 50 updates an epoch, if there are pairs enough.
+        chosen.setdefault("batch", max(4, min(64, len(data.training) // 50)))
+        chosen.setdefault("lr", 1e-3 if chosen.get("cell") == "rnn" else 3e-3)
+        settings = PairsSettings(**{"hidden": 2, "dropout": 0.0} | chosen)
+        per_symbol = sum(len(source) for source, _ in data.training) / data.units
+        symbols = len(_sides(data.knowledge)[1])
+
+        # Multiplied for each symbol of a target.
+        def weights(settings: PairsSettings) -> int:
+            hidden, gates = settings.hidden, GATES[settings.cell]
+            below = settings.embed + (settings.layers - 1) * hidden
+            encoder = gates * (below + settings.layers * hidden // 2) + hidden
+            decoder = gates * (below + settings.layers * hidden) + 2 * hidden + symbols
+            return int(hidden * (per_symbol * encoder + decoder))
+
+        if "hidden" not in given:
+            hidden = fit_hidden(
+                settings,
+                data.units,
+                speed,
+                weights,
+                sizes=(64, *range(96, 1025, 32)),
+                units_per_weight=7,
+                weights_per_unit=4,
+            )
+            settings = replace(settings, hidden=hidden)
+        if "dropout" not in given:
+            dropout = fit_dropout(settings, data.units, speed, weights(settings))
+            settings = replace(settings, dropout=dropout)
+        return settings
+
+    def describe_batch(self, settings: PairsSettings) -> str:
+        """Say what an update reads."""
+        return f"{settings.batch} pairs an update"
+
+    def build(self, settings: PairsSettings, knowledge: Mapping[str, Any]) -> PairsModel:
+        """Make the model."""
+        source, target = _sides(knowledge)
+        return PairsModel(len(source), len(target), settings)
+
+    def batches(
+        self, data: Data, settings: PairsSettings, epoch: int, processes: Processes
+    ) -> "Batches":
+        """Put pairs of about the same lengths together, others in each epoch."""
+        chance = random.Random(f"{settings.seed}/{epoch}")
+        order = list(range(len(data.training)))
+        chance.shuffle(order)
+        order.sort(key=lambda i: tuple(map(len, data.training[i])))
+        groups = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
+        chance.shuffle(groups)
+        unread = _UNREAD_WORDS if _sides(data.knowledge)[0].level == "words" else 0.0
+        shares = [processes.share(group) for group in groups]
+        return Batches(data.training, shares, unread, f"{settings.seed}/{epoch}")
+
+    def loss(self, model: nn.Module, batch: "Batch", state: State) -> Loss:
+        """Return the sum of nats over the symbols of the targets, and their ends."""
+        return _loss(model, batch, _SMOOTHING)
+
+    def blind(self, data: Data) -> float:
+        """Guessing evenly costs log V."""
+        return math.log(len(_sides(data.knowledge)[1]))
+
+    def evaluate(self, trained: Trained, held_out: HeldOut, *, quick: bool) -> dict[str, float]:
+        """Return the loss on held-out pairs, and how good the answers to their sources are."""
+        if quick:  # those are found greedily
+            return _judge(trained, held_out.first(_JUDGED), 1)[0]
+        return _judge(trained, held_out, trained.settings.beam)[0]
+
+    def preview(self, trained: Trained, data: Data, step: int) -> str:
+        """Return a few held-out sources with their answers."""
+        references = data.held_out.first(_SHOWN).references
+        answers = [a[0] for a in _answers(trained, list(references), 1, 1)]
+        return "\n".join(
+            f"{source} -> {found}" + ("" if found in targets else f"  (not {targets[0]})")
+            for (source, targets), found in zip(references.items(), answers, strict=True)
+        )
+
+    def conclude(self, trained: Trained, held_out: HeldOut) -> Conclusion:
+        """Judge the model on all that is held out, beside what can be had without one."""
+        metrics, answers = _judge(trained, held_out, trained.settings.beam)
+        source, target = _sides(trained.knowledge)
+        others = {"copy of the source": copied(held_out, target)}
+        if held_out.training:
+            others["nearest source's target"] = nearest(held_out, source)
+        references = held_out.references
+        baselines = {name: measure(of, references, target) for name, of in others.items()}
+        mistakes = [
+            {"source": source, "answer": found, "targets": list(targets)}
+            for (source, targets), found in zip(references.items(), answers, strict=True)
+            if found not in targets
+        ]
+        return Conclusion(
+            metrics,
+            baselines,
+            _lines(metrics, baselines, len(answers)),
+            {
+                "attention": [seen._asdict() for seen in _attention(trained, held_out)],
+                "mistakes": mistakes[:_MISTAKES],
+            },
+        )
+
+    def draw(self, trained: Trained, held_out: HeldOut, out: Path) -> list[Path]:
+        """Draw the attention of examples."""
+        path = out / "attention.png"
+        draw_attention(_attention(trained, held_out), path)
+        return [path]
+
+    def predict(
+        self, trained: Trained, given: str | None, options: PairsPrediction
+    ) -> Iterator[str]:
+        """Answer each row with a target, or with `n_best` of them, tabs between."""
+        if given is None:
+            raise InputError("there is nothing to answer: give a text, a file, or -")
+        sources = read_sources(given, _sides(trained.knowledge)[0])
+        beam = options.beam or max(trained.settings.beam, options.n_best)
+        for start in range(0, len(sources), _AT_ONCE):
+            for answers in _answers(
+                trained, sources[start : start + _AT_ONCE], beam, options.n_best
+            ):
+                yield "\t".join(answers)
+
+
+JOB = PairsJob()
+
+_Encoded: TypeAlias = tuple[list[int], list[int]]
+
+
+class Batch(NamedTuple):
+    """Pairs side by side.
+
+    Args:
+        source: (S, N) symbols of the sources, padded.
+        lengths: (N,) the lengths of the sources.
+        so_far: (T, N) symbols of the targets, after the boundary.
+        following: (T, N) the symbol after each, the boundary at the end; UNKNOWN where there is
+            none, and where it is in no alphabet: neither is learnt.
+    """
+
+    source: Tensor
+    lengths: Tensor
+    so_far: Tensor
+    following: Tensor
+
+    @staticmethod
+    def of(pairs: Sequence[_Encoded]) -> "Batch":
+        """Put pairs side by side."""
+        return Batch(
+            padded([source for source, _ in pairs], BOUNDARY),
+            torch.tensor([len(source) for source, _ in pairs], dtype=torch.int64),
+            padded([[BOUNDARY, *target] for _, target in pairs], BOUNDARY),
+            padded([[*target, BOUNDARY] for _, target in pairs], UNKNOWN),
+        )
+
+
+@dataclass(frozen=True)
+class Batches(Sequence[Batch]):
+    """The batches of an epoch.
+
+    Args:
+        pairs: all that is trained on.
+        groups: the numbers of the pairs of each batch.
+        unread: the share of the symbols of sources that is replaced by UNKNOWN.
+        seed: where that chance starts.
+    """
+
+    pairs: Sequence[_Encoded]
+    groups: Sequence[Sequence[int]]
+    unread: float
+    seed: str
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return len(self.groups)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a batch."""
+        pairs = [self.pairs[i] for i in self.groups[index]]
+        if self.unread:
+            chance = random.Random(f"{self.seed}/{index}")
+            pairs = [
+                ([UNKNOWN if chance.random() < self.unread else s for s in source], target)
+                for source, target in pairs
+            ]
+        return Batch.of(pairs)
+
+
+def _loss(model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Loss:
+    logits = model(batch.source, batch.lengths, batch.so_far).flatten(0, 1)
+    following = batch.following.T.flatten()
+    total = F.cross_entropy(
+        logits, following, ignore_index=UNKNOWN, reduction="sum", label_smoothing=smoothing
+    )
+    return Loss(total, int((following != UNKNOWN).sum()))
+
+
+def _learn(training: Sequence[Pair], source: PairsSource) -> dict[str, Any]:
+    """Return what a model must know of pairs: how each side is cut, its symbols, its lengths."""
+    texts = [[pair.source for pair in training], [pair.target for pair in training]]
+    levels = (source.level, source.target_level or source.level)
+    sides = [
+        Alphabet.of(level or guess_level(of), of) for level, of in zip(levels, texts, strict=True)
+    ]
+    longest = max(len(sides[1].cut(t)) / len(sides[0].cut(s)) for s, t in training)
+    return {n: s.as_json() for n, s in zip(_NAMES, sides, strict=True)} | {"longest": longest}
+
+
+def _sides(knowledge: Mapping[str, Any]) -> tuple[Alphabet, Alphabet]:
+    source, target = (
+        Alphabet(knowledge[name]["level"], tuple(knowledge[name]["symbols"])) for name in _NAMES
+    )
+    return source, target
+
+
+def _notes(
+    pairs: Sequence[Pair],
+    columns: int,
+    held_out: HeldOut,
+    sides: Sequence[Alphabet],
+    encoded: Sequence[_Encoded],
+) -> tuple[str, ...]:
+    kinds = [
+        f"{name}s of {_KINDS[side.level]} ({len(side.symbols):,} different)"
+        for name, side in zip(_NAMES, sides, strict=True)
+    ]
+    notes = [
+        f"{len(pairs):,} pairs, {' and '.join(kinds)}; {len(held_out.references):,} sources with"
+        " all their targets held out"
+    ]
+    if columns > 2:
+        notes.append(f"of {columns} columns the first two are read")
+    new = sum(UNKNOWN in target for _, target in encoded)
+    if new:
+        notes.append(
+            f"{new:,} targets have symbols that the model does not know: it will not learn these"
+        )
+    return tuple(notes)
+
+
+def _judge(trained: Trained, held_out: HeldOut, beam: int) -> tuple[dict[str, float], list[str]]:
+    """Return the measures, and the best answer to each source."""
+    sides = _sides(trained.knowledge)
+    encoded = [
+        (sides[0].encode(source), sides[1].encode(target))
+        for source, targets in held_out.references.items()
+        for target in targets
+    ]
+    encoded.sort(key=lambda pair: tuple(map(len, pair)))
+    total = units = 0.0
+    for start in range(0, len(encoded), _JUDGED_AT_ONCE):
+        batch = Batch.of(encoded[start : start + _JUDGED_AT_ONCE])
+        loss = _loss(trained.model, batch)
+        total, units = total + loss.total.item(), units + loss.units
+    answers = [a[0] for a in _answers(trained, list(held_out.references), beam, 1)]
+    found = measure(answers, held_out.references, sides[1])
+    return {"loss": total / units, **found}, answers
+
+
+def _answers(
+    trained: Trained, sources: Sequence[str], beam: int, n_best: int
+) -> list[list[str]]:
+    source, target = _sides(trained.knowledge)
+    found = answer(
+        trained.model,  # type: ignore[arg-type]
+        [source.encode(text) for text in sources],
+        trained.knowledge["longest"],
+        beam,
+    )
+    return [[target.text(target.decode(a.symbols)) for a in best[:n_best]] for best in found]
+
+
+def _attention(trained: Trained, held_out: HeldOut) -> list[Attention]:
+    """Look at what the greedy answers to a few sources looked at."""
+    source, target = _sides(trained.knowledge)
+    seen = []
+    for text in held_out.first(_DRAWN).references:
+        numbers = source.encode(text)
+        best = answer(trained.model, [numbers], trained.knowledge["longest"], 1)[0][0]
+        batch = Batch.of([(numbers, best.symbols)])
+        memory, state = trained.model.encode(batch.source, batch.lengths)
+        outputs, _ = trained.model.read(batch.so_far, state)
+        _, weights = trained.model.attend(outputs.transpose(0, 1), memory)
+        rounded = [[round(share, 3) for share in row] for row in weights[0].tolist()]
+        seen.append(Attention(source.cut(text), target.decode(best.symbols), rounded))
+    return seen
+
+
+def _lines(
+    metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]], count: int
+) -> tuple[str, ...]:
+    """Say in plain words what the measures mean."""
+    right, wrong = metrics["exact_match"], metrics["symbol_error_rate"]
+    lines = [
+        f"{right:.1%} of the answers to {count:,} sources are right in every symbol;"
+        f" {wrong:.1%} of the symbols are wrong."
+    ]
+    for name, of in baselines.items():
+        if of["exact_match"] > right or of["symbol_error_rate"] < wrong:
+            lines.append(
+                f"The {name} does better: {of['exact_match']:.1%} are right,"
+                f" {of['symbol_error_rate']:.1%} of the symbols wrong. Give more pairs or more"
+                " time, or use that."
+            )
+    if len(lines) == 1:
+        lines.append("No baseline does better.")
+    return tuple(lines)

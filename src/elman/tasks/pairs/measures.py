@@ -1,0 +1,105 @@
+"""How good answers are, and what can be had without a model: the measures and the baselines."""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from elman.tasks import InputError
+from elman.tasks.pairs.data import Alphabet, HeldOut, Pair
+
+__all__ = ["copied", "measure", "nearest", "need_libraries"]
+
+_LOOKED_UP = 20_000  # pairs of the training at most
+
+
+def need_libraries(level: str) -> None:
+    """Find the libraries that measure answers of a level.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    try:
+        import rapidfuzz  # noqa: F401
+
+        if level == "words":
+            import sacrebleu  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"a model of pairs is measured with the package {error.name}: install it with"
+            " pip install elman[pairs]"
+        ) from error
+
+
+def measure(
+    answers: Sequence[str], references: Mapping[str, Sequence[str]], alphabet: Alphabet
+) -> dict[str, float]:
+    """Compare answers with what is right.
+
+    Args:
+        answers: one for each source.
+        references: the sources with all their targets, in the same order.
+        alphabet: how a target is cut into symbols.
+
+    Returns:
+        `exact_match`, the share of the answers that are one of the targets, and
+        `symbol_error_rate`, the symbols to insert, delete or replace to make of each answer the
+        closest of its targets, for each symbol of these targets. Of words also `chrf`, the F-score
+        of runs of characters, 0 to 100.
+
+    Example:
+        >>> right = {"tea": ["T IY1"], "tear": ["T EH1 R", "T IH1 R"]}
+        >>> found = measure(["T IY1", "T IH1"], right, Alphabet("words", ()))
+        >>> found["exact_match"], found["symbol_error_rate"]
+        (0.5, 0.2)
+    """
+    from rapidfuzz.distance import Levenshtein
+
+    exact = errors = symbols = 0
+    for given, targets in zip(answers, references.values(), strict=True):
+        found = alphabet.cut(given)
+        distance, length = min(
+            (Levenshtein.distance(found, cut), len(cut)) for cut in map(alphabet.cut, targets)
+        )
+        exact += not distance
+        errors, symbols = errors + distance, symbols + length
+    measures = {"exact_match": exact / len(answers), "symbol_error_rate": errors / symbols}
+    if alphabet.level == "words":
+        from sacrebleu.metrics.chrf import CHRF
+
+        most = max(map(len, references.values()))
+        columns: list[list[Any]] = [
+            [targets[i] if i < len(targets) else None for targets in references.values()]
+            for i in range(most)
+        ]
+        measures["chrf"] = CHRF().corpus_score(list(answers), columns).score
+    return measures
+
+
+def copied(held_out: HeldOut, alphabet: Alphabet) -> list[str]:
+    """Answer each source with itself."""
+    return [alphabet.text(alphabet.cut(source)) for source in held_out.references]
+
+
+def nearest(held_out: HeldOut, alphabet: Alphabet) -> list[str]:
+    """Answer each source with the target of the one most like it among those trained on.
+
+    Args:
+        held_out: the sources; of the pairs trained on at most 20,000 are compared, drawn at random.
+        alphabet: how a source is cut into symbols.
+    """
+    from rapidfuzz import process
+    from rapidfuzz.distance import Levenshtein
+
+    known: Sequence[Pair] = held_out.training
+    if len(known) > _LOOKED_UP:
+        known = random.Random(0).sample(known, _LOOKED_UP)
+    ids: dict[str, str] = {}  # a character for each symbol: strings are compared much faster
+
+    def coded(text: str) -> str:
+        return "".join(ids.setdefault(s, chr(len(ids) + 1)) for s in alphabet.cut(text))
+
+    sources = [coded(pair.source) for pair in known]
+    distances = process.cdist(
+        [coded(source) for source in held_out.references], sources, scorer=Levenshtein.distance
+    )
+    return [known[row].target for row in distances.argmin(1)]
