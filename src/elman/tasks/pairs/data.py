@@ -5,15 +5,14 @@ or a word.
 """
 
 import csv
+import dataclasses
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Any, NamedTuple, TypeAlias
 
 from elman.tasks import InputError
 
@@ -21,10 +20,11 @@ __all__ = [
     "BOUNDARY",
     "UNKNOWN",
     "Alphabet",
+    "Encoded",
     "HeldOut",
+    "Knowledge",
     "Pair",
     "guess_level",
-    "padded",
     "read_pairs",
     "read_sources",
     "split",
@@ -34,6 +34,7 @@ BOUNDARY = 0  # before the first symbol of a target, and after its last
 UNKNOWN = 1  # a symbol that is not in the alphabet; of a target also what is not there to be learnt
 _FIRST = 2
 
+_SYMBOLS_MOST = 20_000  # of a side
 _HELD_OUT = 10  # a tenth of the sources is held out ...
 _HELD_OUT_MOST = 2000  # ... and no more of them than this
 _WORDS_FROM = 3  # words a row, on average, for a side to be read as words
@@ -44,6 +45,10 @@ class Pair(NamedTuple):
 
     source: str
     target: str
+
+
+# The numbers of the symbols of a source and its target.
+Encoded: TypeAlias = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,9 @@ class Alphabet:
 
     @staticmethod
     def of(level: str, texts: Iterable[str]) -> "Alphabet":
-        """Collect the symbols of texts."""
-        return Alphabet(level, tuple(sorted({s for t in texts for s in _cut(t, level)})))
+        """Collect the symbols of texts, the 20,000 commonest if there are more."""
+        found = Counter(symbol for text in texts for symbol in _cut(text, level))
+        return Alphabet(level, tuple(sorted(s for s, _ in found.most_common(_SYMBOLS_MOST))))
 
     def __len__(self) -> int:
         """Count the numbers that a symbol can have, those without a symbol included."""
@@ -100,13 +106,60 @@ class Alphabet:
         numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
         return [symbol for symbol in dict.fromkeys(self.cut(text)) if symbol not in numbers]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as a value for JSON, of which `Alphabet(**value)` makes it again."""
-        return {"level": self.level, "symbols": list(self.symbols)}
-
 
 def _cut(text: str, level: str) -> list[str]:
     return text.split() if level == "words" else list(text)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a model must know of its pairs to be used without them.
+
+    Args:
+        source: the symbols of the sources.
+        target: the symbols of the targets.
+        longest: the most symbols that a target has for each symbol of its source.
+
+    Example:
+        >>> pairs = [Pair("cat", "K AE1 T"), Pair("tea", "T IY1")]
+        >>> known = Knowledge.of(pairs, None, "words")
+        >>> known.source.level, known.target.level, known.longest
+        ('chars', 'words', 1.0)
+        >>> known.encode(pairs[1])
+        ([5, 4, 2], [5, 3])
+    """
+
+    source: Alphabet
+    target: Alphabet
+    longest: float
+
+    @staticmethod
+    def of(
+        pairs: Sequence[Pair], level: str | None = None, target_level: str | None = None
+    ) -> "Knowledge":
+        """Learn it from the pairs that a model is trained on; a level that is None is guessed."""
+        sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        source = Alphabet.of(level or guess_level(sources), sources)
+        target = Alphabet.of(target_level or level or guess_level(targets), targets)
+        longest = max(len(target.cut(t)) / len(source.cut(s)) for s, t in pairs)
+        return Knowledge(source, target, longest)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Knowledge":
+        """Make it again of what `as_json` returned."""
+        source, target = (
+            Alphabet(value[side]["level"], tuple(value[side]["symbols"]))
+            for side in ("source", "target")
+        )
+        return Knowledge(source, target, value["longest"])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a value for JSON."""
+        return dataclasses.asdict(self)
+
+    def encode(self, pair: Pair) -> Encoded:
+        """Turn a pair into numbers."""
+        return self.source.encode(pair.source), self.target.encode(pair.target)
 
 
 @dataclass(frozen=True)
@@ -129,9 +182,10 @@ class HeldOut:
             references.setdefault(source, {})[target] = None
         return HeldOut({s: tuple(targets) for s, targets in references.items()}, training)
 
-    def first(self, count: int) -> "HeldOut":
-        """Return the first sources only."""
-        return HeldOut(dict(list(self.references.items())[:count]), self.training)
+    def some(self, count: int) -> "HeldOut":
+        """Return so many of the sources, from all over the file."""
+        found = list(self.references.items())
+        return HeldOut(dict(found[:: max(1, len(found) // count)][:count]), self.training)
 
 
 def read_pairs(files: Sequence[str]) -> tuple[list[Pair], int, str]:
@@ -293,20 +347,3 @@ def split(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
         )
     chosen = set(sources[: min(len(sources) // _HELD_OUT, _HELD_OUT_MOST)])
     return [p for p in pairs if p.source not in chosen], [p for p in pairs if p.source in chosen]
-
-
-def padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
-    """Put rows of numbers side by side.
-
-    Returns:
-        (L, N), L the length of the longest, with the padding after the shorter ones.
-
-    Example:
-        >>> padded([[5, 6, 7], [8]], 0)
-        tensor([[5, 8],
-                [6, 0],
-                [7, 0]])
-    """
-    length = max(map(len, rows), default=1)
-    full = [[*row, *[padding] * (length - len(row))] for row in rows]
-    return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length).T

@@ -7,31 +7,29 @@ it is judged by what it finds alone.
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_dropout, fit_hidden
 from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
+from elman.tasks.pairs.batches import Batch, Batches
 from elman.tasks.pairs.data import (
-    BOUNDARY,
     UNKNOWN,
-    Alphabet,
+    Encoded,
     HeldOut,
+    Knowledge,
     Pair,
-    guess_level,
-    padded,
     read_pairs,
     read_sources,
     split,
 )
 from elman.tasks.pairs.drawings import Attention, draw_attention
-from elman.tasks.pairs.measures import copied, measure, nearest, need_libraries
+from elman.tasks.pairs.measures import copied, measure, nearest, need_libraries, verdict
 from elman.tasks.pairs.model import PairsModel
 from elman.tasks.pairs.search import answer
 from elman.tasks.pairs.settings import SUMMARY, PairsPrediction, PairsSettings, PairsSource
@@ -46,7 +44,6 @@ _AT_ONCE = 1024  # sources whose answers are looked for before the first is told
 _MISTAKES = 50  # that the report shows
 _JUDGED_AT_ONCE = 256  # pairs
 _SMOOTHING = 0.1  # the share of each target that is spread over all symbols in training
-_NAMES = ("source", "target")
 _KINDS = {"chars": "characters", "words": "words"}
 _UNREAD_WORDS = 0.02  # of a source in training, so that an unknown word is nothing new
 
@@ -72,29 +69,32 @@ class PairsJob(Job):
             training = pairs
             held_out, _, valid_digest = read_pairs((source.valid,))
             digest = f"{digest} {valid_digest}"
-        knowledge = knowledge or _learn(training, source)
-        sides = _sides(knowledge)
-        need_libraries(sides[1].level)
-        encoded = [(sides[0].encode(s), sides[1].encode(t)) for s, t in training]
+        if knowledge is None:
+            known = Knowledge.of(training, source.level, source.target_level)
+        else:
+            known = Knowledge.from_json(knowledge)
+        need_libraries(known.target.level)
+        encoded = [known.encode(pair) for pair in training]
         judged = HeldOut.of(held_out, training)
         return Data(
             training=encoded,
             held_out=judged,
             units=sum(len(target) + 1 for _, target in encoded),
-            knowledge=dict(knowledge),
+            knowledge=known.as_json(),
             about={
                 "pairs": len(pairs),
                 "held_out": len(held_out),
                 "held_out_sources": len(judged.references),
-                **{f"{n}_symbols": len(s.symbols) for n, s in zip(_NAMES, sides, strict=True)},
+                "source_symbols": len(known.source.symbols),
+                "target_symbols": len(known.target.symbols),
             },
-            notes=_notes(pairs, columns, judged, sides, encoded),
+            notes=_notes(len(pairs), columns, len(judged.references), known, encoded),
             digest=digest,
         )
 
     def read_held_out(self, trained: Trained, files: Sequence[str]) -> HeldOut:
         """Read pairs to judge a model on."""
-        need_libraries(_sides(trained.knowledge)[1].level)
+        need_libraries(_known(trained).target.level)
         return HeldOut.of(read_pairs(files)[0])
 
     def choose(self, data: Data, speed: float, given: Mapping[str, Any]) -> PairsSettings:
@@ -107,7 +107,7 @@ class PairsJob(Job):
         chosen.setdefault("lr", 1e-3 if chosen.get("cell") == "rnn" else 3e-3)
         settings = PairsSettings(**{"hidden": 2, "dropout": 0.0} | chosen)
         per_symbol = sum(len(source) for source, _ in data.training) / data.units
-        symbols = len(_sides(data.knowledge)[1])
+        symbols = len(data.knowledge["target"]["symbols"])
 
         # Multiplied for each symbol of a target.
         def weights(settings: PairsSettings) -> int:
@@ -139,12 +139,12 @@ class PairsJob(Job):
 
     def build(self, settings: PairsSettings, knowledge: Mapping[str, Any]) -> PairsModel:
         """Make the model."""
-        source, target = _sides(knowledge)
-        return PairsModel(len(source), len(target), settings)
+        known = Knowledge.from_json(knowledge)
+        return PairsModel(len(known.source), len(known.target), settings)
 
     def batches(
         self, data: Data, settings: PairsSettings, epoch: int, processes: Processes
-    ) -> "Batches":
+    ) -> Batches:
         """Put pairs of about the same lengths together, others in each epoch."""
         chance = random.Random(f"{settings.seed}/{epoch}")
         order = list(range(len(data.training)))
@@ -152,27 +152,27 @@ class PairsJob(Job):
         order.sort(key=lambda i: tuple(map(len, data.training[i])))
         groups = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
         chance.shuffle(groups)
-        unread = _UNREAD_WORDS if _sides(data.knowledge)[0].level == "words" else 0.0
+        unread = _UNREAD_WORDS if data.knowledge["source"]["level"] == "words" else 0.0
         shares = [processes.share(group) for group in groups]
         return Batches(data.training, shares, unread, f"{settings.seed}/{epoch}")
 
-    def loss(self, model: nn.Module, batch: "Batch", state: State) -> Loss:
+    def loss(self, model: nn.Module, batch: Batch, state: State) -> Loss:
         """Return the sum of nats over the symbols of the targets, and their ends."""
         return _loss(model, batch, _SMOOTHING)
 
     def blind(self, data: Data) -> float:
-        """Guessing evenly costs log V."""
-        return math.log(len(_sides(data.knowledge)[1]))
+        """Guessing evenly costs the logarithm of the number of symbols, the end among them."""
+        return math.log(1 + len(data.knowledge["target"]["symbols"]))
 
     def evaluate(self, trained: Trained, held_out: HeldOut, *, quick: bool) -> dict[str, float]:
         """Return the loss on held-out pairs, and how good the answers to their sources are."""
         if quick:  # those are found greedily
-            return _judge(trained, held_out.first(_JUDGED), 1)[0]
+            return _judge(trained, held_out.some(_JUDGED), 1)[0]
         return _judge(trained, held_out, trained.settings.beam)[0]
 
     def preview(self, trained: Trained, data: Data, step: int) -> str:
         """Return a few held-out sources with their answers."""
-        references = data.held_out.first(_SHOWN).references
+        references = data.held_out.some(_SHOWN).references
         answers = [a[0] for a in _answers(trained, list(references), 1, 1)]
         return "\n".join(
             f"{source} -> {found}" + ("" if found in targets else f"  (not {targets[0]})")
@@ -182,12 +182,12 @@ class PairsJob(Job):
     def conclude(self, trained: Trained, held_out: HeldOut) -> Conclusion:
         """Judge the model on all that is held out, beside what can be had without one."""
         metrics, answers = _judge(trained, held_out, trained.settings.beam)
-        source, target = _sides(trained.knowledge)
-        others = {"copy of the source": copied(held_out, target)}
+        known = _known(trained)
+        others = {"copy of the source": copied(held_out, known.target)}
         if held_out.training:
-            others["nearest source's target"] = nearest(held_out, source)
+            others["nearest source's target"] = nearest(held_out, known.source)
         references = held_out.references
-        baselines = {name: measure(of, references, target) for name, of in others.items()}
+        baselines = {name: measure(of, references, known.target) for name, of in others.items()}
         mistakes = [
             {"source": source, "answer": found, "targets": list(targets)}
             for (source, targets), found in zip(references.items(), answers, strict=True)
@@ -196,7 +196,7 @@ class PairsJob(Job):
         return Conclusion(
             metrics,
             baselines,
-            _lines(metrics, baselines, len(answers)),
+            verdict(metrics, baselines, len(answers)),
             {
                 "attention": [seen._asdict() for seen in _attention(trained, held_out)],
                 "mistakes": mistakes[:_MISTAKES],
@@ -215,7 +215,7 @@ class PairsJob(Job):
         """Answer each row with a target, or with `n_best` of them, tabs between."""
         if given is None:
             raise InputError("there is nothing to answer: give a text, a file, or -")
-        sources = read_sources(given, _sides(trained.knowledge)[0])
+        sources = read_sources(given, _known(trained).source)
         beam = options.beam or max(trained.settings.beam, options.n_best)
         for start in range(0, len(sources), _AT_ONCE):
             for answers in _answers(
@@ -225,67 +225,6 @@ class PairsJob(Job):
 
 
 JOB = PairsJob()
-
-_Encoded: TypeAlias = tuple[list[int], list[int]]
-
-
-class Batch(NamedTuple):
-    """Pairs side by side.
-
-    Args:
-        source: (S, N) symbols of the sources, padded.
-        lengths: (N,) the lengths of the sources.
-        so_far: (T, N) symbols of the targets, after the boundary.
-        following: (T, N) the symbol after each, the boundary at the end; UNKNOWN where there is
-            none, and where it is in no alphabet: neither is learnt.
-    """
-
-    source: Tensor
-    lengths: Tensor
-    so_far: Tensor
-    following: Tensor
-
-    @staticmethod
-    def of(pairs: Sequence[_Encoded]) -> "Batch":
-        """Put pairs side by side."""
-        return Batch(
-            padded([source for source, _ in pairs], BOUNDARY),
-            torch.tensor([len(source) for source, _ in pairs], dtype=torch.int64),
-            padded([[BOUNDARY, *target] for _, target in pairs], BOUNDARY),
-            padded([[*target, BOUNDARY] for _, target in pairs], UNKNOWN),
-        )
-
-
-@dataclass(frozen=True)
-class Batches(Sequence[Batch]):
-    """The batches of an epoch.
-
-    Args:
-        pairs: all that is trained on.
-        groups: the numbers of the pairs of each batch.
-        unread: the share of the symbols of sources that is replaced by UNKNOWN.
-        seed: where that chance starts.
-    """
-
-    pairs: Sequence[_Encoded]
-    groups: Sequence[Sequence[int]]
-    unread: float
-    seed: str
-
-    def __len__(self) -> int:
-        """Count the batches."""
-        return len(self.groups)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return a batch."""
-        pairs = [self.pairs[i] for i in self.groups[index]]
-        if self.unread:
-            chance = random.Random(f"{self.seed}/{index}")
-            pairs = [
-                ([UNKNOWN if chance.random() < self.unread else s for s in source], target)
-                for source, target in pairs
-            ]
-        return Batch.of(pairs)
 
 
 def _loss(model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Loss:
@@ -297,42 +236,33 @@ def _loss(model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Loss:
     return Loss(total, int((following != UNKNOWN).sum()))
 
 
-def _learn(training: Sequence[Pair], source: PairsSource) -> dict[str, Any]:
-    """Return what a model must know of pairs: how each side is cut, its symbols, its lengths."""
-    texts = [[pair.source for pair in training], [pair.target for pair in training]]
-    levels = (source.level, source.target_level or source.level)
-    sides = [
-        Alphabet.of(level or guess_level(of), of) for level, of in zip(levels, texts, strict=True)
-    ]
-    longest = max(len(sides[1].cut(t)) / len(sides[0].cut(s)) for s, t in training)
-    return {n: s.as_json() for n, s in zip(_NAMES, sides, strict=True)} | {"longest": longest}
-
-
-def _sides(knowledge: Mapping[str, Any]) -> tuple[Alphabet, Alphabet]:
-    source, target = (
-        Alphabet(knowledge[name]["level"], tuple(knowledge[name]["symbols"])) for name in _NAMES
-    )
-    return source, target
+def _known(trained: Trained) -> Knowledge:
+    return Knowledge.from_json(trained.knowledge)
 
 
 def _notes(
-    pairs: Sequence[Pair],
-    columns: int,
-    held_out: HeldOut,
-    sides: Sequence[Alphabet],
-    encoded: Sequence[_Encoded],
+    pairs: int, columns: int, held_out: int, known: Knowledge, encoded: Sequence[Encoded]
 ) -> tuple[str, ...]:
-    kinds = [
+    """Say what was understood of the data.
+
+    Raises:
+        InputError: there is nothing in it that the model could learn.
+    """
+    sides = (
         f"{name}s of {_KINDS[side.level]} ({len(side.symbols):,} different)"
-        for name, side in zip(_NAMES, sides, strict=True)
-    ]
+        for name, side in (("source", known.source), ("target", known.target))
+    )
     notes = [
-        f"{len(pairs):,} pairs, {' and '.join(kinds)}; {len(held_out.references):,} sources with"
-        " all their targets held out"
+        f"{pairs:,} pairs, {' and '.join(sides)}; {held_out:,} sources held out with all their"
+        " targets"
     ]
     if columns > 2:
         notes.append(f"of {columns} columns the first two are read")
     new = sum(UNKNOWN in target for _, target in encoded)
+    if new == len(encoded):
+        raise InputError(
+            "each of the targets has symbols that the model has never seen: train a new one"
+        )
     if new:
         notes.append(
             f"{new:,} targets have symbols that the model does not know: it will not learn these"
@@ -342,9 +272,9 @@ def _notes(
 
 def _judge(trained: Trained, held_out: HeldOut, beam: int) -> tuple[dict[str, float], list[str]]:
     """Return the measures, and the best answer to each source."""
-    sides = _sides(trained.knowledge)
+    known = _known(trained)
     encoded = [
-        (sides[0].encode(source), sides[1].encode(target))
+        known.encode(Pair(source, target))
         for source, targets in held_out.references.items()
         for target in targets
     ]
@@ -355,55 +285,31 @@ def _judge(trained: Trained, held_out: HeldOut, beam: int) -> tuple[dict[str, fl
         loss = _loss(trained.model, batch)
         total, units = total + loss.total.item(), units + loss.units
     answers = [a[0] for a in _answers(trained, list(held_out.references), beam, 1)]
-    found = measure(answers, held_out.references, sides[1])
+    found = measure(answers, held_out.references, known.target)
     return {"loss": total / units, **found}, answers
 
 
-def _answers(
-    trained: Trained, sources: Sequence[str], beam: int, n_best: int
-) -> list[list[str]]:
-    source, target = _sides(trained.knowledge)
-    found = answer(
-        trained.model,  # type: ignore[arg-type]
-        [source.encode(text) for text in sources],
-        trained.knowledge["longest"],
-        beam,
-    )
-    return [[target.text(target.decode(a.symbols)) for a in best[:n_best]] for best in found]
+def _answers(trained: Trained, sources: Sequence[str], beam: int, n_best: int) -> list[list[str]]:
+    known = _known(trained)
+    model: Any = trained.model
+    found = answer(model, [known.source.encode(text) for text in sources], known.longest, beam)
+    return [
+        [known.target.text(known.target.decode(a.symbols)) for a in best[:n_best]] for best in found
+    ]
 
 
 def _attention(trained: Trained, held_out: HeldOut) -> list[Attention]:
     """Look at what the greedy answers to a few sources looked at."""
-    source, target = _sides(trained.knowledge)
+    known = _known(trained)
+    model: Any = trained.model
     seen = []
-    for text in held_out.first(_DRAWN).references:
-        numbers = source.encode(text)
-        best = answer(trained.model, [numbers], trained.knowledge["longest"], 1)[0][0]
+    for text in held_out.some(_DRAWN).references:
+        numbers = known.source.encode(text)
+        best = answer(model, [numbers], known.longest, 1)[0][0]
         batch = Batch.of([(numbers, best.symbols)])
-        memory, state = trained.model.encode(batch.source, batch.lengths)
-        outputs, _ = trained.model.read(batch.so_far, state)
-        _, weights = trained.model.attend(outputs.transpose(0, 1), memory)
+        memory, state = model.encode(batch.source, batch.lengths)
+        outputs, _ = model.read(batch.so_far, state)
+        _, weights = model.attend(outputs.transpose(0, 1), memory)
         rounded = [[round(share, 3) for share in row] for row in weights[0].tolist()]
-        seen.append(Attention(source.cut(text), target.decode(best.symbols), rounded))
+        seen.append(Attention(known.source.cut(text), known.target.decode(best.symbols), rounded))
     return seen
-
-
-def _lines(
-    metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]], count: int
-) -> tuple[str, ...]:
-    """Say in plain words what the measures mean."""
-    right, wrong = metrics["exact_match"], metrics["symbol_error_rate"]
-    lines = [
-        f"{right:.1%} of the answers to {count:,} sources are right in every symbol;"
-        f" {wrong:.1%} of the symbols are wrong."
-    ]
-    for name, of in baselines.items():
-        if of["exact_match"] > right or of["symbol_error_rate"] < wrong:
-            lines.append(
-                f"The {name} does better: {of['exact_match']:.1%} are right,"
-                f" {of['symbol_error_rate']:.1%} of the symbols wrong. Give more pairs or more"
-                " time, or use that."
-            )
-    if len(lines) == 1:
-        lines.append("No baseline does better.")
-    return tuple(lines)

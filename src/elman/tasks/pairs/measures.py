@@ -7,9 +7,10 @@ from typing import Any
 from elman.tasks import InputError
 from elman.tasks.pairs.data import Alphabet, HeldOut, Pair
 
-__all__ = ["copied", "measure", "nearest", "need_libraries"]
+__all__ = ["copied", "measure", "nearest", "need_libraries", "verdict"]
 
 _LOOKED_UP = 20_000  # pairs of the training at most
+_COMPARED = 500  # sources at a time
 
 
 def need_libraries(level: str) -> None:
@@ -99,7 +100,30 @@ def nearest(held_out: HeldOut, alphabet: Alphabet) -> list[str]:
         return "".join(ids.setdefault(s, chr(len(ids) + 1)) for s in alphabet.cut(text))
 
     sources = [coded(pair.source) for pair in known]
-    distances = process.cdist(
-        [coded(source) for source in held_out.references], sources, scorer=Levenshtein.distance
-    )
-    return [known[row].target for row in distances.argmin(1)]
+    asked = [coded(source) for source in held_out.references]
+    rows: list[int] = []
+    for start in range(0, len(asked), _COMPARED):
+        part = asked[start : start + _COMPARED]
+        rows += process.cdist(part, sources, scorer=Levenshtein.distance).argmin(1).tolist()
+    return [known[row].target for row in rows]
+
+
+def verdict(
+    metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]], count: int
+) -> tuple[str, ...]:
+    """Say in plain words what the measures mean."""
+    right, wrong = metrics["exact_match"], metrics["symbol_error_rate"]
+    lines = [
+        f"{right:.1%} of the answers to {count:,} sources are right in every symbol;"
+        f" {wrong:.1%} of the symbols are wrong."
+    ]
+    for name, of in baselines.items():
+        if of["exact_match"] > right or of["symbol_error_rate"] < wrong:
+            lines.append(
+                f"The {name} does better: {of['exact_match']:.1%} are right,"
+                f" {of['symbol_error_rate']:.1%} of the symbols wrong. Give more pairs or more"
+                " time, or use that."
+            )
+    if len(lines) == 1:
+        lines.append("No baseline does better.")
+    return tuple(lines)

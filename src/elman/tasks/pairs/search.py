@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from elman.tasks.job import State
-from elman.tasks.pairs.data import BOUNDARY, UNKNOWN, padded
+from elman.tasks.pairs.batches import padded
+from elman.tasks.pairs.data import BOUNDARY, UNKNOWN
 from elman.tasks.pairs.model import PairsModel
 
 __all__ = ["Answer", "answer"]
