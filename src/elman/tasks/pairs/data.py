@@ -274,7 +274,7 @@ def read_sources(given: str, alphabet: Alphabet) -> list[str]:
 
 def _is_file(given: str) -> bool:
     try:
-        return Path(given).exists()
+        return Path(given).is_file()
     except (OSError, ValueError):  # too long, or with a zero byte: no name of a file
         return False
 
