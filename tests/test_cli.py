@@ -112,7 +112,7 @@ def test_training_then_sampling(book: Path, capfd: pytest.CaptureFixture[str]) -
         "weight_decay": 0.01, "warmup": 0.05, "seed": 5,
     }  # fmt: skip
     assert sorted(path.name for path in Path("run").iterdir()) == [
-        "best.safetensors", "config.json", "details.json", "last.safetensors", "loss.png",
+        ".lock", "best.safetensors", "config.json", "details.json", "last.safetensors", "loss.png",
         "metrics.jsonl", "result.json",
     ]  # fmt: skip
 
@@ -137,7 +137,8 @@ def test_bytes_that_are_no_text_are_learnt_and_written_as_they_are(
     data = tmp_path / "data.bin"
     data.write_bytes(b"\xff\x00\xfe" * 400)
     run = str(tmp_path / "run")
-    flags = [str(data), "--epochs", "8", "--hidden", "16", "--lr", "0.05", "--out", run]
+    flags = [str(data), "--level", "bytes", "--epochs", "8", "--hidden", "16", "--lr", "0.05"]
+    flags += ["--out", run]
     assert main(["train", "text", *flags]) == 0
     capfdbinary.readouterr()
     assert main(["sample", run, "--length", "30", "--temperature", "0"]) == 0
@@ -170,12 +171,12 @@ def files_under(path: Path) -> dict[str, bytes]:
         ("train text book.txt --dropout 1", "dropout must be at least 0 and below 1, got 1.0"),
         ("train text book.txt --max-time soon", "must be a time such as 90s, 3m or 1h30m"),
         ("train text book.txt --max-time 0", "must be above 0"),
-        ("train text --resume --out nothing", "nothing is not a run"),
+        ("train text --resume --out nothing", "there is no run at nothing"),
         ("train text --resume --out taken", "taken is not a run"),
         ("train", "Missing command"),
         ("train txt", "No such command 'txt'"),
         ("sample", "Missing argument 'RUN'"),
-        ("sample nothing", "nothing is not a run"),
+        ("sample nothing", "there is no run at nothing"),
         ("sample taken --length -1", "length must be at least 0, got -1"),
         ("demo --fast", "No such option: --fast"),
         ("--verbose", "No such option: --verbose"),

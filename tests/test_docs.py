@@ -12,7 +12,7 @@ import elman
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
 def load(name: str) -> ModuleType:
@@ -35,11 +35,15 @@ def blocks(page: Path) -> list[str]:
     return ["\n" * text[: m.start(1)].count("\n") + m[1] for m in found]
 
 
+def title(page: Path) -> str:
+    return str(page.relative_to(DOCS))
+
+
 # What PyTorch says of its own code, and of the name of a size.
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
 @pytest.mark.filterwarnings("ignore:# The axis name")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=title)
 def test_the_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +64,7 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 def test_every_page_is_in_the_menu() -> None:
     menu = (ROOT / "zensical.toml").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES if f'"{page.name}"' not in menu] == []
+    assert [page for page in PAGES if f'"{title(page)}"' not in menu] == []
 
 
 # --- the table of what works ------------------------------------------------------------------

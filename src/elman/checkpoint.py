@@ -1,26 +1,41 @@
 """Files that are either whole or not there: tensors as safetensors, what surrounds them as JSON.
 
-A checkpoint is one safetensors file: tensors by name, and beside them one JSON value, kept in the
-file's own metadata. Nothing in it is executed on loading. Every file is written beside its place,
-flushed to the disk and then moved over the old one, so a crash at any moment leaves the old file
-or the new one, never half of one.
+A checkpoint is one safetensors file: tensors by name, and beside them one JSON value and a checksum
+over both, kept in the file's own metadata. Nothing in it is executed on loading, and nothing is
+returned that is not what was saved. Every file is written beside its place, flushed to the disk and
+then moved over the old one, so a crash at any moment leaves the old file or the new one, never half
+of one.
 """
 
+import errno
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
-__all__ = ["CheckpointError", "load", "save", "write_atomically"]
+__all__ = ["CheckpointError", "load", "save", "unfinished", "write_atomically", "writing"]
+
+_UNFINISHED = ".elman-*.new"
+_REMEDIES = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some of the space that you are allowed there",
+    errno.EACCES: "choose a directory that you may write to",
+    errno.EPERM: "choose a directory that you may write to",
+    errno.EROFS: "choose a disk that can be written",
+}
 
 
 class CheckpointError(ValueError):
-    """A file that should be a checkpoint cannot be read as one."""
+    """A file that should be a checkpoint cannot be read as one, or is damaged."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,7 +46,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         content: all of the file's bytes. They are on the disk when this returns.
 
     Raises:
-        OSError: if the file cannot be written; what stood at ``path`` still stands there.
+        OSError: if the file cannot be written; its message names the file and the remedy. What
+            stood at ``path`` still stands there, and nothing is left beside it.
 
     Example:
         >>> import tempfile
@@ -40,18 +56,50 @@ def write_atomically(path: Path, content: bytes) -> None:
         >>> path.read_bytes()
         b'kept'
     """
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    if os.name == "posix":  # elsewhere a directory cannot be opened, nor need its entry be flushed
-        directory = os.open(path.parent, os.O_RDONLY)
+    # The name is this call's own: two processes may write the same file, and one of them wins.
+    beside = path.with_name(_UNFINISHED.replace("*", f"{os.getpid()}-{secrets.token_hex(4)}"))
+    with writing(path):
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            with beside.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+        if os.name == "posix":  # elsewhere a directory cannot be opened, nor must it be flushed
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an OSError in a `with` statement say which file could not be written, and the remedy.
+
+    Example:
+        >>> with writing(Path("note.txt")):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        OSError: [Errno 28] cannot write note.txt: No space left on device; free some space on \
+that disk and try again
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "mend that")
+        raise OSError(
+            error.errno, f"cannot write {path}: {error.strerror or error}; {remedy} and try again"
+        ) from error
+
+
+def unfinished(directory: Path) -> list[Path]:
+    """Return the files that `write_atomically` left when its process was killed, or writes now."""
+    return list(directory.glob(_UNFINISHED))
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], extra: object) -> None:
@@ -72,7 +120,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], extra: object) -> None:
         >>> load(path)
         ({'w': tensor([1., 1.])}, {'step': 3})
     """
-    metadata = {"elman": json.dumps(extra)}
+    text = json.dumps(extra)
+    metadata = {"elman": text, "sha256": _checksum(tensors, text)}
     write_atomically(path, safetensors.torch.save(dict(tensors), metadata))
 
 
@@ -83,19 +132,39 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         path: the checkpoint.
 
     Returns:
-        The tensors by name, each in memory of its own, and the JSON value.
+        The tensors by name, in its order, each in memory of its own, and the JSON value.
 
     Raises:
         OSError: if the file cannot be read.
         CheckpointError: if it is not a checkpoint of this library, or a damaged one.
     """
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise CheckpointError(f"{path} must be a checkpoint written by elman, but is not a file")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            extra = json.loads((file.metadata() or {})["elman"])
-            # A copy is aligned as PyTorch aligns its own tensors. Products of matrices may round
-            # differently on other alignments, and a resumed training must not.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, extra  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        content = path.read_bytes()  # safetensors opens no path that is not UTF-8
+        # A copy is aligned as PyTorch aligns its own tensors. Products of matrices may round
+        # differently on other alignments, and a resumed training must not.
+        found = safetensors.torch.load(content)  # in no order
+        tensors = {name: found[name].clone() for name in sorted(found)}
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header["__metadata__"]
+        text = metadata["elman"]
+        if metadata["sha256"] != _checksum(tensors, text):
+            raise CheckpointError("what it holds is not what was saved: its checksum differs")
+        return tensors, json.loads(text)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file makes the reader raise whatever it comes to
         raise CheckpointError(
-            f"{path} must be a checkpoint written by elman, but cannot be read as one ({error})"
+            f"{path} must be a checkpoint written by elman, but cannot be read as one"
+            f" ({str(error) or type(error).__name__}); if it was damaged, put a copy in its place"
         ) from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], extra: str) -> str:
+    """Return the SHA-256 of every tensor's name, form and numbers, and of what is beside them."""
+    digest = hashlib.sha256(extra.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -3,6 +3,8 @@
     elman train JOB FILE...     train a model on your own files
     elman predict RUN [DATA]    answer for new input with what was learnt
     elman evaluate RUN DATA     measure it on other data
+    elman info RUN              tell of a run; elman compare RUN RUN tells what differs
+    elman report RUN            tell of it in one HTML page
     elman sample RUN            write with a model of text
     elman demo                  see it all at work, with no file needed
     elman bench                 time the layers beside torch.nn's
@@ -22,8 +24,8 @@ from typer.exceptions import TyperException
 
 import elman
 from elman.cli.bench import bench
-from elman.cli.train import train
-from elman.cli.use import evaluate, predict
+from elman.cli.train import train, with_job
+from elman.cli.use import compare, evaluate, info, predict, report
 from elman.tasks import DivergenceError, InputError
 
 __all__ = ["main"]
@@ -31,12 +33,12 @@ __all__ = ["main"]
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train, name="train")
-app.command()(predict)
-app.command()(evaluate)
-app.command()(bench)
+for _command in (predict, evaluate, info, compare, report, bench):
+    app.command()(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     try:
+        words = with_job(words)
         return int(app(words, standalone_mode=False, prog_name="elman") or 0)
     except TyperException as error:
         context = getattr(error, "ctx", None)

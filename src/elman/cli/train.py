@@ -21,12 +21,34 @@ import typer
 from elman.cli.flags import flag, seconds, set_parameters
 from elman.tasks import JOBS, InputError
 
-__all__ = ["train"]
+__all__ = ["train", "with_job"]
 
 train = typer.Typer(
     help="Train a model on your own files.",
     epilog="Without a job, it is guessed from the file: elman train FILE.",
 )
+
+
+def with_job(words: list[str]) -> list[str]:
+    """Name the job in `elman train FILE`, where the user left it out, and say which and why.
+
+    Args:
+        words: what was typed after `elman`.
+
+    Raises:
+        InputError: the file is of no kind that a job recognises.
+    """
+    if words[:1] != ["train"] or len(words) < 2 or words[1] in JOBS or words[1].startswith("-"):
+        return words
+    path = Path(words[1])
+    if not path.exists():
+        return words  # a mistyped job, most likely: typer tells which there are
+    for job in sorted(JOBS, key=lambda job: job == "text"):  # which takes any file
+        reason = import_module(f"elman.tasks.{job}.settings").recognises(path)
+        if reason:
+            print(f"{words[1]} {reason}: elman train {job}", file=sys.stderr)
+            return ["train", job, *words[1:]]
+    raise InputError(f"{words[1]} is of no kind known here: name a job, {', '.join(JOBS)}")
 
 
 def _command(job: str) -> Callable[..., int]:

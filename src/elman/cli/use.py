@@ -1,4 +1,4 @@
-"""The commands that use a run: predict and evaluate."""
+"""The commands that use a run: predict, evaluate, info, compare and report."""
 
 import dataclasses
 import sys
@@ -11,7 +11,7 @@ import typer
 from elman.cli.flags import flag, set_parameters
 from elman.tasks import JOBS, InputError
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["compare", "evaluate", "info", "predict", "report"]
 
 
 def evaluate(
@@ -46,6 +46,78 @@ def predict(context: typer.Context, **given: Any) -> None:
     for line in lines:
         sys.stdout.buffer.write(f"{line}\n".encode("utf-8", _BYTES))
         sys.stdout.buffer.flush()
+
+
+def info(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
+) -> None:
+    """Tell of a run: its job, data, settings, weights, time, and what it is worth."""
+    from rich.console import Console
+
+    from elman.tasks.display import printable, table
+    from elman.tasks.facts import read
+
+    facts = read(run)
+    state = "finished" if facts.finished else "not finished"
+    told = {
+        "job": facts.job,
+        **facts.source,
+        **facts.data,
+        **facts.settings,
+        "updates": facts.step,
+        "seconds": round(facts.seconds, 1),
+        "state": state,
+        **facts.metrics,
+    }
+    rows = [[printable(name), _shown(value)] for name, value in told.items() if value is not None]
+    console = Console(highlight=False, markup=False)
+    console.print(table(["", printable(str(run))], rows))
+    shapes = [[name, " x ".join(map(str, shape))] for name, shape in facts.weights.items()]
+    console.print(table(["weight", "shape"], shapes))
+    for line in facts.lines:
+        print(printable(line))
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
+) -> None:
+    """Show what differs between runs, and what they are worth, side by side."""
+    from rich.console import Console
+
+    from elman.tasks import facts
+    from elman.tasks.display import printable, table
+
+    if len(runs) < 2:
+        raise InputError("compare needs two runs or more: elman compare RUN RUN")
+    settings, metrics = facts.compare([facts.read(run) for run in runs])
+    heads = ["", *(printable(str(run)) for run in runs)]
+    console = Console(highlight=False, markup=False)
+    for columns in (settings, metrics):
+        rows = [[name, *map(_shown, values)] for name, values in columns.items()]
+        if rows:
+            console.print(table(heads, rows))
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write there. (default: RUN/report.html)")
+    ] = None,
+) -> None:
+    """Write one HTML page that tells of a run; it opens offline, on a phone too."""
+    from elman.tasks.report import write
+
+    print(write(run, out))
+
+
+def _shown(value: Any) -> str:
+    from elman.tasks.display import printable
+
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, (list, tuple)):
+        return printable(", ".join(map(str, value)))
+    return "" if value is None else printable(str(value))
 
 
 _BYTES = "surrogateescape"  # as they were read

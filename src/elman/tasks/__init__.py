@@ -33,7 +33,7 @@ def find(name: str) -> "Job":
 
     Example:
         >>> find("text").unit
-        'characters'
+        'symbols'
     """
     if name not in JOBS:
         raise InputError(f"there is no job {name!r}: use {', '.join(JOBS)}")

@@ -14,7 +14,6 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +24,7 @@ from elman.bench import take_turns
 from elman.tasks import text
 from elman.tasks.display import Display, printable
 from elman.tasks.learner import load
+from elman.tasks.plot import new_figure, save_figure
 from elman.tasks.text.model import TextModel
 
 __all__ = ["forecast", "show", "spell", "ways_to_spell"]
@@ -198,13 +198,13 @@ def _show_spelling(console: Console, plot: Path) -> None:
     console.print(table)
     console.print("RNNCell and RNN start from the same weights: an RNN is the loop over its cell.")
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = new_figure(8, 4.5)
     axes = figure.add_subplot(xlabel="epoch", ylabel="loss", title='"hello" to "ohlol"')
     for name, spelt in told.items():
         axes.plot(range(1, len(spelt) + 1), [loss for _, loss in spelt], label=name)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(plot, dpi=120)
+    save_figure(figure, plot)
 
 
 # --- a wave ---------------------------------------------------------------------------------------
@@ -272,13 +272,13 @@ def _show_forecast(console: Console, plot: Path, updates: int) -> None:
         f"{len(truth)} steps ahead, {len(truth) // STEPS_PER_WAVE} waves: root-mean-square error"
         f" {error:.3f}; always saying 0 would have {spread:.3f}."
     )
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    figure = new_figure(8, 3.5)
     axes = figure.add_subplot(xlabel="steps after the last value seen", ylabel="value")
     axes.plot(truth, color="0.7", linewidth=4, label="the wave")
     axes.plot(foretold, label="the forecast")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
-    figure.savefig(plot, dpi=120)
+    save_figure(figure, plot)
 
 
 # --- a text ---------------------------------------------------------------------------------------

@@ -1,18 +1,20 @@
 """What is seen of a training: a bar that moves on a terminal, plain lines anywhere else."""
 
 import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from elman.tasks.job import Conclusion
 
-__all__ = ["Display", "conclusion", "printable"]
+__all__ = ["Display", "conclusion", "printable", "table"]
 
 _LINE_EVERY_S = 10.0  # where there is no bar
 
@@ -101,6 +103,16 @@ def conclusion(found: Conclusion) -> str:
     if found.baselines:
         lines.append(_beside(found.metrics, found.baselines))
     return "\n".join([*lines, *found.lines])
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a plain table: the first column to the left, the others to the right."""
+    made = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    for index, head in enumerate(heads):
+        made.add_column(Text(head), justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
 
 
 def printable(text: str) -> str:

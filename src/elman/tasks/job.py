@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from elman.tasks.processes import Processes
 from elman.tasks.settings import Prediction, Settings, Source
 
-__all__ = ["Conclusion", "Data", "Job", "Loss", "State", "Trained"]
+__all__ = ["Coloured", "Conclusion", "Data", "Job", "Loss", "State", "Table", "Trained"]
 
 State: TypeAlias = Tensor | tuple[Tensor, ...] | None
 
@@ -81,6 +81,36 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table for the report.
+
+    Args:
+        title: what it shows.
+        columns: the heads of the columns.
+        rows: the cells, words or numbers, as many in each row as there are columns.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """A text for the report, each part of it coloured by a number.
+
+    Args:
+        title: what the colours show.
+        parts: characters or words, in order.
+        values: a number from -1 to 1 for each.
+    """
+
+    title: str
+    parts: tuple[str, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Conclusion:
     """What a model is worth.
 
@@ -88,13 +118,13 @@ class Conclusion:
         metrics: its measures by name, all of them numbers.
         baselines: for each baseline its measures by name.
         lines: what is to be said of them, in plain words, a sentence each.
-        details: what the report shows beside: a value for JSON, such as a confusion matrix.
+        details: what the report shows beside.
     """
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
-    details: dict[str, Any] = field(default_factory=dict)
+    details: tuple[Table | Coloured, ...] = ()
 
 
 class Job(ABC):

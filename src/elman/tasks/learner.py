@@ -15,6 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 import elman
-from elman import checkpoint
 from elman.tasks import DivergenceError, InputError, find
 from elman.tasks.budget import measure_speed, schedule
 from elman.tasks.job import Conclusion, Data, Job, State, Trained
@@ -87,6 +87,7 @@ def train(
     init_from: Path | None = None,
     report: Report = lambda record: None,
     stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
     **given: Any,
 ) -> Result:
     """Train a new model and keep all of it in a directory.
@@ -98,6 +99,7 @@ def train(
         report: called with a record of the start, each update, each evaluation and the result; the
             records are those of metrics.jsonl, where of the updates only every tenth is kept.
         stop: asked before each update; True saves a checkpoint and ends the training.
+        clock: tells the seconds that are trained, from any start.
         given: what is read, and settings, under the names of the job's `Source` and `Settings`.
 
     Returns:
@@ -113,6 +115,7 @@ def train(
         settings = processes.from_first(settings)  # the clocks of processes differ
         config = {
             "job": job.name,
+            "loss": job.loss_name,
             "source": asdict(source),
             "settings": asdict(settings),
             "data": data.about | {"digest": data.digest},
@@ -121,8 +124,10 @@ def train(
         if processes.is_first:
             Run.create(out, config)
         processes.total(0)  # the others wait until it is there
-        learner = Learner(job, source, settings, data, Run.open(out), processes, tensors)
-        return _train(learner, report, stop)
+        run = Run.open(out)
+        with _locked(run, processes):
+            learner = Learner(job, source, settings, data, run, processes, tensors, clock)
+            return _train(learner, report, stop)
 
 
 def plan(job: Job, out: Path, *, init_from: Path | None = None, **given: Any) -> dict[str, Any]:
@@ -187,6 +192,7 @@ def resume(
     job: Job | None = None,
     report: Report = lambda record: None,
     stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
     **given: Any,
 ) -> Result:
     """Go on with a training that was stopped, or killed, from its last checkpoint.
@@ -196,6 +202,7 @@ def resume(
         job: the job that the run is expected to be of; any if None.
         report: as in `train`.
         stop: as in `train`.
+        clock: as in `train`.
         given: as in `train`. A new budget (epochs, max_time, patience) replaces the old one,
             `files` says where the data is now; any other must be what the run has.
 
@@ -208,32 +215,43 @@ def resume(
     """
     with together() as processes:
         run = Run.open(out)
-        found, source, settings = described(run)
-        if job is not None and job.name != found.name:
-            raise InputError(f"{out} is a run of {found.name}, not of {job.name}")
-        for name, value in given.items():
-            if name in ("epochs", "max_time", "patience", "files"):
-                continue
-            had = getattr(source if hasattr(source, name) else settings, name, None)
-            if value != had:
-                raise InputError(
-                    f"{out} was trained with {name} {had}, got {value}:"
-                    f" leave it out to go on, or start another run"
-                )
-        changed = {name: given[name] for name in given.keys() & {"epochs", "max_time", "patience"}}
-        if changed.keys() & {"epochs", "max_time"}:
-            changed = {"epochs": None, "max_time": None} | changed
-        settings = build(type(settings), asdict(settings) | changed)
-        source = build(type(source), asdict(source) | {"files": given.get("files", source.files)})
-        data = found.read(source)
-        if data.digest != run.config.get("data", {}).get("digest"):
-            raise InputError(
-                f"{out} was trained on other data: {' '.join(source.files)} must be as it was"
+        with _locked(run, processes):
+            found, source, settings = described(run)
+            if job is not None and job.name != found.name:
+                raise InputError(f"{out} is a run of {found.name}, not of {job.name}")
+            for name, value in given.items():
+                if name in ("epochs", "max_time", "patience", "files"):
+                    continue
+                had = getattr(source if hasattr(source, name) else settings, name, None)
+                if value != had:
+                    raise InputError(
+                        f"{out} was trained with {name} {had}, got {value}:"
+                        f" leave it out to go on, or start another run"
+                    )
+            changed = {
+                name: given[name] for name in given.keys() & {"epochs", "max_time", "patience"}
+            }
+            if changed.keys() & {"epochs", "max_time"}:
+                changed = {"epochs": None, "max_time": None} | changed
+            settings = build(type(settings), asdict(settings) | changed)
+            source = build(
+                type(source), asdict(source) | {"files": given.get("files", source.files)}
             )
-        config = run.config | {"source": asdict(source), "settings": asdict(settings)}
-        if processes.is_first and json.loads(json.dumps(config)) != run.config:
-            run.configure(config)
-        return _train(Learner(found, source, settings, data, run, processes, {}), report, stop)
+            data = found.read(source)
+            if data.digest != run.config.get("data", {}).get("digest"):
+                raise InputError(
+                    f"{out} was trained on other data: {' '.join(source.files)} must be as it was"
+                )
+            config = run.config | {"source": asdict(source), "settings": asdict(settings)}
+            if processes.is_first and json.loads(json.dumps(config)) != run.config:
+                run.configure(config)
+            learner = Learner(found, source, settings, data, run, processes, {}, clock)
+            return _train(learner, report, stop)
+
+
+def _locked(run: Run, processes: Processes) -> AbstractContextManager[None]:
+    """Keep others out of the run; of the processes that train together the first does."""
+    return run.lock() if processes.is_first else nullcontext()
 
 
 def evaluate(run: Path, files: Iterable[str | Path]) -> Conclusion:
@@ -308,8 +326,8 @@ def load(path: Path) -> Trained:
     file = run.best if run.best.exists() else run.last
     if not file.exists():
         raise InputError(f"{path} has no checkpoint yet: train it first, with --resume")
+    tensors, extra = run.load(file)
     try:
-        tensors, extra = checkpoint.load(file)
         job, knowledge = find(extra["job"]), extra["knowledge"]
         source, settings = (
             build(kind, extra[name])
@@ -318,14 +336,7 @@ def load(path: Path) -> Trained:
         with torch.random.fork_rng(devices=[]):
             model = job.build(settings, knowledge)
         model.load_state_dict(_under("model.", tensors))
-    except (
-        checkpoint.CheckpointError,
-        InputError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except (InputError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{file} is not a checkpoint of a model: {error}") from error
     return Trained(job, model.eval(), source, settings, knowledge)
 
@@ -351,7 +362,9 @@ def _train(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Resu
         else:
             learner.save(at_once=True)
     if learner.processes.is_first:
-        learner.run.draw(learner.job.loss_name)
+        learner.draw("loss.png", learner.run.draw)
+        for note in learner.notes:
+            speak({"kind": "note", "note": note})
     return Result(
         finished,
         learner.at.step,
@@ -399,6 +412,7 @@ class Learner:
         run: Run,
         processes: Processes,
         tensors: Mapping[str, Tensor],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Take what is needed; `begin` makes the model.
 
@@ -410,10 +424,13 @@ class Learner:
             run: where it is kept.
             processes: who takes part.
             tensors: the weights to start from; none for those that the seed draws.
+            clock: tells the seconds that are trained, from any start.
         """
         self.job, self.source, self.settings, self.data = job, source, settings, data
         self.run, self.processes = run, processes
         self._first_weights = tensors
+        self._clock = clock
+        self.notes: list[str] = []  # what is to be said when there is an occasion
 
     def begin(self) -> None:
         """Make the model, with the first weights, and stand at the start of the first epoch."""
@@ -433,7 +450,7 @@ class Learner:
         self._save_took, self._is_save_due = 0.0, False
         self._parallel = self.processes.wrap(self.model)
         self._open_epoch()
-        self._started = self._saved = time.perf_counter()
+        self._started = self._saved = self._clock()
 
     def _open_epoch(self) -> None:
         self._batches = self.job.batches(self.data, self.settings, self.at.epoch, self.processes)
@@ -466,13 +483,14 @@ class Learner:
 
     def describe(self) -> dict[str, Any]:
         """Return what is about to be trained; unlike the other records it is not kept."""
+        notes, self.notes = (*self.data.notes, *self.notes), []
         return {
             "kind": "start",
             "run": str(self.run.path),
             "job": self.job.name,
             "step": self.at.step,
             "settings": asdict(self.settings),
-            "notes": self.data.notes,
+            "notes": notes,
             "batch": self.job.describe_batch(self.settings),
             "weights": sum(weight.numel() for weight in self.model.parameters()),
         }
@@ -484,7 +502,7 @@ class Learner:
             DivergenceError: the loss or a gradient is too large, or no number.
         """
         at, settings = self.at, self.settings
-        begun = time.perf_counter()
+        begun = self._clock()
         batch, before = self._batches[at.batch], self.state
         rate = settings.lr * schedule(self.progress, settings.warmup)
         for group in self.optimizer.param_groups:
@@ -515,7 +533,7 @@ class Learner:
             self._open_epoch()
         at.loss_sum += loss
         at.losses += 1
-        speed = units / (time.perf_counter() - begun)
+        speed = units / max(1e-9, self._clock() - begun)
         self._units_per_second += (speed - self._units_per_second) * (
             0.1 if self._units_per_second else 1.0
         )
@@ -551,7 +569,7 @@ class Learner:
         if self.processes.is_first:
             if is_best:
                 tensors = _over("model.", self.model.state_dict())
-                checkpoint.save(self.run.best, tensors, self._extra())
+                self.run.save(self.run.best, tensors, self._extra())
             preview = self._judged(lambda: self.job.preview(self.trained, self.data, self.at.step))
         record = self._record(
             "evaluation",
@@ -584,10 +602,22 @@ class Learner:
                     "seconds": self.at.seconds,
                     "version": elman.__version__,
                 },
-                found.details,
+                [{"kind": type(part).__name__.lower(), **asdict(part)} for part in found.details],
             )
-            self._judged(lambda: self.job.draw(trained, self.data.held_out, self.run.path))
+            self.draw(
+                "the plots",
+                lambda: self._judged(
+                    lambda: self.job.draw(trained, self.data.held_out, self.run.path)
+                ),
+            )
         return self.processes.from_first(record)  # type: ignore[no-any-return]
+
+    def draw(self, name: str, draw: Callable[[], Any]) -> None:
+        """Call what draws; a training does not fail for want of a plot, but a note says so."""
+        try:
+            draw()
+        except Exception as error:  # fonts, caches and settings of Matplotlib: anything
+            self.notes.append(f"{name} could not be drawn: {error}")
 
     def _judged(self, measure: Callable[[], Any]) -> Any:
         """Return what a job's function gives while nothing is learnt, and chance stands still."""
@@ -599,7 +629,7 @@ class Learner:
         """Write the last checkpoint: at once, or if the one before is old enough by now."""
         if not at_once and not self._is_save_due:
             return
-        begun = time.perf_counter()
+        begun = self._clock()
         own = {"generator": torch.get_rng_state()}
         states = self.state if isinstance(self.state, tuple) else (self.state,)
         own |= {f"state.{i}": state for i, state in enumerate(states) if state is not None}
@@ -611,27 +641,39 @@ class Learner:
             for rank, owned in enumerate(each):
                 tensors |= _over(f"process.{rank}.", owned)
             self.run.flush()
-            checkpoint.save(self.run.last, tensors, self._extra())
-        self._saved, self._is_save_due = time.perf_counter(), False
+            self.run.save(self.run.last, tensors, self._extra())
+        self._saved, self._is_save_due = self._clock(), False
         self._save_took = self._saved - begun
 
     def restore(self) -> None:
-        """Go on from the run's last checkpoint, if it has one.
+        """Go on from the run's last checkpoint; write it if there is none yet.
+
+        So a run that has measured anything has a last checkpoint, or has lost it.
 
         Raises:
-            InputError: it is damaged, or of another training.
+            InputError: it is damaged, of another training or lost.
         """
         if self.run.last.exists():
             self._read_checkpoint()
-        if self.processes.is_first:
-            self.run.rewind(self.at.step)
+        elif self.run.has_begun:
+            raise InputError(
+                f"{self.run.path} has lost its {self.run.last.name}, and cannot go on: put it back,"
+                " or train anew with another --out; its best weights are still of use"
+            )
+        else:
+            self.save(at_once=True)
+        if self.processes.is_first and (damaged := self.run.rewind(self.at.step)):
+            lines = ", ".join(map(str, damaged))
+            self.notes.append(
+                f"metrics.jsonl was damaged in line {lines}: what stood there is lost"
+            )
         self._open_epoch()
-        self._saved = time.perf_counter()
+        self._saved = self._clock()
         self._started = self._saved - self.at.seconds
 
     def _read_checkpoint(self) -> None:
+        tensors, extra = self.run.load(self.run.last)
         try:
-            tensors, extra = checkpoint.load(self.run.last)
             if extra["processes"] != self.processes.count:
                 raise InputError(
                     f"{self.run.path} was trained by {extra['processes']} processes, and goes on"
@@ -648,13 +690,7 @@ class Learner:
             states = tuple(_under("state.", own).values())
             self.state = states if len(states) > 1 else states[0] if states else None
             torch.set_rng_state(own["generator"])
-        except (
-            checkpoint.CheckpointError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-        ) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             raise InputError(f"cannot resume from {self.run.last}: {error}") from error
 
     def _extra(self) -> dict[str, Any]:
@@ -672,7 +708,7 @@ class Learner:
 
         All that depends on the time of day and not on the training alone is under "clock".
         """
-        now = time.perf_counter()
+        now = self._clock()
         interval = max(_CHECKPOINT_EVERY_S, self._save_took / _CHECKPOINT_SHARE)
         seconds, due = now - self._started, float(now - self._saved >= interval)
         if kind != "result":  # which the first process makes alone

@@ -1,28 +1,39 @@
 """The directory of one training: its settings, what was measured, its checkpoints, its plot.
 
-config.json         the job, its settings, and which data they were used on
+config.json         the job, its settings, their data, and a name that no other run has
 metrics.jsonl       one line for every ten updates and for every evaluation
 best.safetensors    the weights that did best on what was held out
 last.safetensors    everything needed to go on from the last checkpoint as if never stopped
 result.json         what the best weights are worth, beside the baselines, when training has ended
 details.json        what the report shows beside that
 loss.png            the losses, drawn when training ends or is stopped
+.lock               held by the process that trains
+
+Each checkpoint repeats what config.json says, and is only taken for that run, those settings and
+that data.
 """
 
 import json
 import math
 import os
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
+from torch import Tensor
 
-from elman.checkpoint import write_atomically
+from elman import checkpoint
+from elman.checkpoint import unfinished, write_atomically, writing
 from elman.tasks import InputError
+from elman.tasks.plot import new_figure, save_figure
 
-__all__ = ["Run"]
+__all__ = ["FREE", "Run"]
 
+FREE = ("files", "epochs", "max_time", "patience")  # may be others when a run goes on
 _BIT = math.log(2)  # nats
 
 
@@ -34,33 +45,38 @@ class Run:
         config: what config.json holds.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         """See `create` and `open`, which are the ways to get a run."""
         self.path = path
-        self.config = config
+        self.config: dict[str, Any] = dict(config)
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
         self.plot = path / "loss.png"
         self._metrics = path / "metrics.jsonl"
+        self._config = path / "config.json"
 
     @staticmethod
-    def create(path: Path, config: dict[str, Any]) -> "Run":
+    def create(path: Path, config: Mapping[str, Any]) -> "Run":
         """Make the directory of a new run; one that is there and not empty is left as it is.
+
+        What a run that was killed while it was made has left counts as empty.
+
+        Args:
+            path: the directory.
+            config: what JSON can hold; all of it but `FREE` is what its checkpoints depend on.
 
         Raises:
             InputError: something is there already, or the directory cannot be made.
         """
+        run = Run(path, {"id": secrets.token_hex(8), **config})
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise InputError(
-                    f"{path} exists: add --resume to go on with that run, or choose another"
-                    f" directory with --out"
-                )
-            run = Run(path, config)
-            run.configure(config)
+            run._refuse_to_overwrite()
+            with run.lock():
+                run._refuse_to_overwrite()  # for another process may have been as fast
+                run.configure(run.config)
         except OSError as error:
-            raise InputError(f"cannot make the run {path}: {error.strerror}") from error
+            raise InputError(f"cannot make the run {path}: {error.strerror or error}") from error
         return run
 
     @staticmethod
@@ -70,66 +86,183 @@ class Run:
         Raises:
             InputError: there is none.
         """
+        file = path / "config.json"
         try:
-            config = json.loads((path / "config.json").read_text("utf-8"))
+            if not path.exists():
+                raise InputError(f"there is no run at {path}: give the directory of one")
+            if not file.is_file():
+                raise InputError(f"{path} is not a run: it has no config.json")
+            config = _json_object(file.read_bytes())
         except OSError as error:
-            raise InputError(f"{path} is not a run: cannot read its config.json") from error
-        except ValueError as error:
-            raise InputError(f"{path} is not a run: its config.json is damaged") from error
+            raise InputError(f"cannot read {file}: {error.strerror}") from error
+        if not config:
+            raise InputError(f"{path} is not a run: its config.json is damaged")
         return Run(path, config)
 
-    def configure(self, config: dict[str, Any]) -> None:
-        """Write config.json anew."""
-        self.config = config
-        text = json.dumps(config, indent=2) + "\n"
-        write_atomically(self.path / "config.json", text.encode())
+    def _refuse_to_overwrite(self) -> None:
+        ours = {".lock"} | {file.name for file in unfinished(self.path)}
+        if any(file.name not in ours for file in self.path.iterdir()):
+            raise InputError(
+                f"{self.path} exists: add --resume to go on with that run, or choose another"
+                f" directory with --out"
+            )
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
-        with self._metrics.open("a", encoding="utf-8") as file:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep all other processes from working in this directory, in a `with` statement.
+
+        The lock ends with the process, however that ends.
+
+        Raises:
+            InputError: another process has the lock, or the directory cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> run = Run.create(Path(tempfile.mkdtemp()), {})
+            >>> with run.lock():
+            ...     run.log({"kind": "train", "step": 10, "loss": 0.5})
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"{self.path} is in use, another process is training in it: wait until that has"
+                f" ended, or stop it"
+            ) from error
+        except OSError as error:
+            raise InputError(f"cannot write into {self.path}: {error.strerror}") from error
+        try:
+            for file in unfinished(self.path):
+                file.unlink()
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained here."""
+        return self.best.exists() or bool(self.records())
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write config.json anew."""
+        self.config = dict(config)
+        text = json.dumps(self.config, indent=2) + "\n"
+        write_atomically(self._config, text.encode())
+
+    def save(self, file: Path, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+        """Write a checkpoint of this run.
+
+        Args:
+            file: `best` or `last`.
+            tensors: see `elman.checkpoint.save`.
+            extra: what JSON can hold.
+
+        Raises:
+            OSError: it cannot be written; the one before it is still there.
+        """
+        checkpoint.save(file, tensors, {**extra, "run": self.config})
+
+    def load(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read a checkpoint of this run.
+
+        Args:
+            file: `best` or `last`.
+
+        Returns:
+            The tensors, and what was saved beside them.
+
+        Raises:
+            InputError: it cannot be read, is damaged or of another run, or config.json says
+                anything else than when it was saved, but for the settings in `FREE`.
+        """
+        try:
+            tensors, extra = checkpoint.load(file)
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+        except checkpoint.CheckpointError as error:
+            raise InputError(str(error)) from error
+        then = extra.get("run") if isinstance(extra, dict) else None
+        if not isinstance(then, dict) or then.get("id") != self.config.get("id"):
+            raise InputError(f"{file} belongs to another run: put that of {self.path} in its place")
+        was, now = _facts(then), _facts(self.config)
+        for name in sorted(was.keys() | now.keys()):
+            if was.get(name) != now.get(name):
+                raise InputError(
+                    f"{self._config} was changed: it says {name} {now.get(name)}, but"
+                    f" {file.name} was made with {was.get(name)}; put that back"
+                )
+        return tensors, extra
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with writing(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def flush(self) -> None:
         """Put metrics.jsonl on the disk, before a checkpoint that counts on it."""
         if self._metrics.exists():
-            with self._metrics.open("a") as file:
+            with writing(self._metrics), self._metrics.open("a") as file:
                 os.fsync(file.fileno())
 
     def records(self) -> list[dict[str, Any]]:
-        """Read metrics.jsonl, up to a line that a crash left unfinished."""
-        found: list[dict[str, Any]] = []
-        with suppress(FileNotFoundError, ValueError):
-            found.extend(map(json.loads, self._metrics.read_text("utf-8").splitlines()))
-        return found
+        """Read metrics.jsonl, but for lines that are damaged."""
+        return self._read()[0]
 
-    def rewind(self, step: int) -> None:
-        """Drop from metrics.jsonl what was measured after update `step`: it will be made again."""
-        kept = [r for r in self.records() if r["step"] <= step and r["kind"] != "result"]
+    def rewind(self, step: int) -> list[int]:
+        """Drop from metrics.jsonl what was measured after update `step`: it will be made again.
+
+        Returns:
+            The numbers of the lines that were damaged, from 1, and are dropped as well. A last
+            line that a crash left unfinished is not counted.
+        """
+        records, damaged = self._read()
+        kept = [r for r in records if r["step"] <= step and r["kind"] != "result"]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self._metrics, text.encode())
+        return damaged
 
-    def conclude(self, result: dict[str, Any], details: dict[str, Any]) -> None:
+    def _read(self) -> tuple[list[dict[str, Any]], list[int]]:
+        """Return the records of metrics.jsonl, and the numbers of its damaged lines."""
+        records: list[dict[str, Any]] = []
+        damaged: list[int] = []
+        if not self._metrics.is_file():
+            return records, damaged
+        *lines, _ = self._metrics.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            record = _json_object(line)
+            if isinstance(record.get("step"), int) and isinstance(record.get("kind"), str):
+                records.append(record)
+            else:
+                damaged.append(number)
+        return records, damaged
+
+    def conclude(self, result: dict[str, Any], details: list[dict[str, Any]]) -> None:
         """Write result.json and details.json anew; numbers that are none become null."""
         for name, value in (("details", details), ("result", result)):
             text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
             write_atomically(self.path / f"{name}.json", text.encode())
 
-    def draw(self, loss_name: str) -> None:
-        """Draw loss.png from metrics.jsonl.
-
-        Args:
-            loss_name: what the axis of the loss is called, with its unit; losses in nats are shown
-                in bits too.
-        """
-        from matplotlib.figure import Figure
-
-        records = self.records()
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+    def draw(self) -> None:
+        """Draw loss.png from metrics.jsonl, with the job's name of the loss; nats also as bits."""
+        loss_name = str(self.config.get("loss", "loss"))
+        figure = new_figure(8, 4.5)
         axes = figure.add_subplot(xlabel="updates", ylabel=loss_name)
+        records = [r for r in self.records() if isinstance(r.get("loss"), float)]
         for kind, name, style in (("train", "training", "-"), ("evaluation", "held out", "o-")):
             points = [(r["step"], r["loss"]) for r in records if r["kind"] == kind]
             if points:
                 axes.plot(*zip(*points, strict=True), style, label=name, markersize=3)
+        axes.set_title("Loss in training")
+        best = [(r["step"], r["loss"]) for r in records if r.get("best") is True]
+        if best:
+            step, loss = best[-1]
+            axes.plot([step], [loss], "*", color="black", markersize=10, label="best")
+            axes.set_title(f"Best on what is held out: {loss:.4f}, after {step:,} updates")
         if "nats" in loss_name:
             bits = axes.secondary_yaxis(
                 "right",
@@ -142,7 +275,7 @@ class Run:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-        figure.savefig(self.plot, dpi=120)
+        save_figure(figure, self.plot)
 
 
 def _finite(value: Any) -> Any:
@@ -151,3 +284,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    """Return the object that the JSON holds, empty if it is damaged or anything else."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint depends on: the settings and what is told of the data, by name."""
+    facts: dict[str, Any] = {}
+    for part, value in json.loads(json.dumps(config)).items():
+        names = value if isinstance(value, dict) else {part: value}
+        facts |= {name: names[name] for name in names if name not in (*FREE, "version")}
+    return facts
