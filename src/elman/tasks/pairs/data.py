@@ -7,6 +7,9 @@ or a word.
 import csv
 import dataclasses
 import hashlib
+import io
+import json
+import random
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,18 +18,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from elman.tasks import InputError
+from elman.tasks.files import read_text
 
 __all__ = [
     "BOUNDARY",
     "UNKNOWN",
     "Alphabet",
     "Encoded",
-    "HeldOut",
     "Knowledge",
     "Pair",
+    "References",
+    "collect",
     "guess_level",
     "read_pairs",
     "read_sources",
+    "some",
     "split",
 ]
 
@@ -34,6 +40,7 @@ BOUNDARY = 0  # before the first symbol of a target, and after its last
 UNKNOWN = 1  # a symbol that is not in the alphabet; of a target also what is not there to be learnt
 _FIRST = 2
 
+_EXAMPLES = 2000
 _SYMBOLS_MOST = 20_000  # of a side
 _HELD_OUT = 10  # a tenth of the sources is held out ...
 _HELD_OUT_MOST = 2000  # ... and no more of them than this
@@ -49,6 +56,8 @@ class Pair(NamedTuple):
 
 # The numbers of the symbols of a source and its target.
 Encoded: TypeAlias = tuple[list[int], list[int]]
+# Sources with all their targets: any of them is right.
+References: TypeAlias = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class Knowledge:
         source: the symbols of the sources.
         target: the symbols of the targets.
         longest: the most symbols that a target has for each symbol of its source.
+        examples: at most 2,000 of the pairs that were trained on, to be looked up.
 
     Example:
         >>> pairs = [Pair("cat", "K AE1 T"), Pair("tea", "T IY1")]
@@ -132,6 +142,7 @@ class Knowledge:
     source: Alphabet
     target: Alphabet
     longest: float
+    examples: tuple[Pair, ...]
 
     @staticmethod
     def of(
@@ -142,7 +153,10 @@ class Knowledge:
         source = Alphabet.of(level or guess_level(sources), sources)
         target = Alphabet.of(target_level or level or guess_level(targets), targets)
         longest = max(len(target.cut(t)) / len(source.cut(s)) for s, t in pairs)
-        return Knowledge(source, target, longest)
+        examples = pairs
+        if len(pairs) > _EXAMPLES:
+            examples = random.Random(0).sample(pairs, _EXAMPLES)
+        return Knowledge(source, target, longest, tuple(examples))
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Knowledge":
@@ -151,41 +165,40 @@ class Knowledge:
             Alphabet(value[side]["level"], tuple(value[side]["symbols"]))
             for side in ("source", "target")
         )
-        return Knowledge(source, target, value["longest"])
+        examples = tuple(Pair(*pair) for pair in value["examples"])
+        return Knowledge(source, target, value["longest"], examples)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a value for JSON."""
-        return dataclasses.asdict(self)
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
 
     def encode(self, pair: Pair) -> Encoded:
         """Turn a pair into numbers."""
         return self.source.encode(pair.source), self.target.encode(pair.target)
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """What a model is judged on.
+def collect(pairs: Iterable[Pair]) -> References:
+    """Collect the targets of each source.
 
-    Args:
-        references: for each source all its targets: any of them is right.
-        training: what was trained on, to be looked up; empty if that is not at hand.
+    Example:
+        >>> collect([Pair("a", "b"), Pair("c", "d"), Pair("a", "e")])
+        {'a': ('b', 'e'), 'c': ('d',)}
     """
+    found: dict[str, dict[str, None]] = {}
+    for source, target in pairs:
+        found.setdefault(source, {})[target] = None
+    return {source: tuple(targets) for source, targets in found.items()}
 
-    references: Mapping[str, Sequence[str]]
-    training: Sequence[Pair] = ()
 
-    @staticmethod
-    def of(pairs: Iterable[Pair], training: Sequence[Pair] = ()) -> "HeldOut":
-        """Collect the targets of each source."""
-        references: dict[str, dict[str, None]] = {}
-        for source, target in pairs:
-            references.setdefault(source, {})[target] = None
-        return HeldOut({s: tuple(targets) for s, targets in references.items()}, training)
+def some(references: References, count: int) -> References:
+    """Return so many of the sources, from all over the file.
 
-    def some(self, count: int) -> "HeldOut":
-        """Return so many of the sources, from all over the file."""
-        found = list(self.references.items())
-        return HeldOut(dict(found[:: max(1, len(found) // count)][:count]), self.training)
+    Example:
+        >>> list(some({source: ("x",) for source in "abcdefg"}, 3))
+        ['a', 'c', 'e']
+    """
+    step = max(1, len(references) // count)
+    return dict(list(references.items())[::step][:count])
 
 
 def read_pairs(files: Sequence[str]) -> tuple[list[Pair], int, str]:
@@ -205,10 +218,10 @@ def read_pairs(files: Sequence[str]) -> tuple[list[Pair], int, str]:
     pairs: list[Pair] = []
     columns, digest = 0, hashlib.sha256()
     for name in files:
-        content = _content(name)
-        digest.update(content)
+        file = read_text(name)
+        digest.update(file.content)
         read_before = len(pairs)
-        for row, cells in _rows(name, content):
+        for row, cells in _rows(name, file.text):
             where = f"{name}, row {row}"
             if len(cells) < 2:
                 raise InputError(
@@ -250,13 +263,13 @@ def read_sources(given: str, alphabet: Alphabet) -> list[str]:
             through: a model of words knows that there are others.
     """
     if given == "-":
-        name, content = "standard input", sys.stdin.buffer.read()
+        name, text = "standard input", sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     elif _is_file(given):
-        name, content = given, _content(given)
+        name, text = given, read_text(given).text
     else:
-        name, content = "the text", given.encode("utf-8", "surrogateescape")
+        name, text = "the text", given
     sources = []
-    for row, cells in _rows(name, content, blank=True):
+    for row, cells in _rows(name, text, blank=True):
         where = f"{name}, row {row}"
         source = cells[0].strip() if cells else ""
         if not source:
@@ -279,35 +292,17 @@ def _is_file(given: str) -> bool:
         return False
 
 
-def _content(name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}") from error
-
-
 # The rows that are not blank, with their numbers from 1; blank ones too if wanted, without cells.
-def _rows(name: str, content: bytes, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
-    lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
+def _rows(name: str, text: str, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), "excel-tab", quoting=csv.QUOTE_NONE)
     try:
-        text = [line.decode() for line in lines]
-    except UnicodeDecodeError:
-        row = next(i for i, line in enumerate(lines, 1) if not _is_utf8(line))
-        raise InputError(f"{name}, row {row} is not UTF-8: save the file as UTF-8") from None
-    try:
-        for row, cells in enumerate(csv.reader(text, "excel-tab", quoting=csv.QUOTE_NONE), 1):
+        for row, cells in enumerate(reader, 1):
+            if any("\udc80" <= c <= "\udcff" for cell in cells for c in cell):
+                raise InputError(f"{name}, row {row} is not UTF-8: save the file as UTF-8")
             if blank or any(cell.strip() for cell in cells):
                 yield row, cells
     except csv.Error as error:
-        raise InputError(f"{name} cannot be read as rows and columns: {error}") from error
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        raise InputError(f"{name}, row {reader.line_num} cannot be read: {error}") from error
 
 
 def _short(text: str, most: int = 40) -> str:

@@ -16,16 +16,18 @@ from torch import nn
 
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_dropout, fit_hidden
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
+from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
 from elman.tasks.pairs.batches import Batch, Batches
 from elman.tasks.pairs.data import (
     UNKNOWN,
     Encoded,
-    HeldOut,
     Knowledge,
     Pair,
+    References,
+    collect,
     read_pairs,
     read_sources,
+    some,
     split,
 )
 from elman.tasks.pairs.drawings import Attention, draw_attention
@@ -75,27 +77,27 @@ class PairsJob(Job):
             known = Knowledge.from_json(knowledge)
         need_libraries(known.target.level)
         encoded = [known.encode(pair) for pair in training]
-        judged = HeldOut.of(held_out, training)
+        references = collect(held_out)
         return Data(
             training=encoded,
-            held_out=judged,
+            held_out=references,
             units=sum(len(target) + 1 for _, target in encoded),
             knowledge=known.as_json(),
             about={
                 "pairs": len(pairs),
                 "held_out": len(held_out),
-                "held_out_sources": len(judged.references),
+                "held_out_sources": len(references),
                 "source_symbols": len(known.source.symbols),
                 "target_symbols": len(known.target.symbols),
             },
-            notes=_notes(len(pairs), columns, len(judged.references), known, encoded),
+            notes=_notes(len(pairs), columns, len(references), known, encoded),
             digest=digest,
         )
 
-    def read_held_out(self, trained: Trained, files: Sequence[str]) -> HeldOut:
+    def read_held_out(self, trained: Trained, files: Sequence[str]) -> References:
         """Read pairs to judge a model on."""
         need_libraries(_known(trained).target.level)
-        return HeldOut.of(read_pairs(files)[0])
+        return collect(read_pairs(files)[0])
 
     def choose(self, data: Data, speed: float, given: Mapping[str, Any]) -> PairsSettings:
         """Complete the settings with what suits the pairs, the time and the machine."""
@@ -164,46 +166,52 @@ class PairsJob(Job):
         """Guessing evenly costs the logarithm of the number of symbols, the end among them."""
         return math.log(1 + len(data.knowledge["target"]["symbols"]))
 
-    def evaluate(self, trained: Trained, held_out: HeldOut, *, quick: bool) -> dict[str, float]:
+    def evaluate(self, trained: Trained, held_out: References, *, quick: bool) -> dict[str, float]:
         """Return the loss on held-out pairs, and how good the answers to their sources are."""
         if quick:  # those are found greedily
-            return _judge(trained, held_out.some(_JUDGED), 1)[0]
+            return _judge(trained, some(held_out, _JUDGED), 1)[0]
         return _judge(trained, held_out, trained.settings.beam)[0]
 
     def preview(self, trained: Trained, data: Data, step: int) -> str:
         """Return a few held-out sources with their answers."""
-        references = data.held_out.some(_SHOWN).references
+        references = some(data.held_out, _SHOWN)
         answers = [a[0] for a in _answers(trained, list(references), 1, 1)]
         return "\n".join(
             f"{source} -> {found}" + ("" if found in targets else f"  (not {targets[0]})")
             for (source, targets), found in zip(references.items(), answers, strict=True)
         )
 
-    def conclude(self, trained: Trained, held_out: HeldOut) -> Conclusion:
+    def conclude(self, trained: Trained, held_out: References) -> Conclusion:
         """Judge the model on all that is held out, beside what can be had without one."""
         metrics, answers = _judge(trained, held_out, trained.settings.beam)
         known = _known(trained)
-        others = {"copy of the source": copied(held_out, known.target)}
-        if held_out.training:
-            others["nearest source's target"] = nearest(held_out, known.source)
-        references = held_out.references
-        baselines = {name: measure(of, references, known.target) for name, of in others.items()}
+        others = {
+            "copy of the source": copied(held_out, known.target),
+            "nearest source's target": nearest(held_out, known.examples, known.source),
+        }
+        baselines = {name: measure(of, held_out, known.target) for name, of in others.items()}
         mistakes = [
-            {"source": source, "answer": found, "targets": list(targets)}
-            for (source, targets), found in zip(references.items(), answers, strict=True)
+            (source, found, " | ".join(targets))
+            for (source, targets), found in zip(held_out.items(), answers, strict=True)
             if found not in targets
         ]
+        step = max(1, len(mistakes) // _MISTAKES)
         return Conclusion(
             metrics,
             baselines,
             verdict(metrics, baselines, len(answers)),
-            {
-                "attention": [seen._asdict() for seen in _attention(trained, held_out)],
-                "mistakes": mistakes[:_MISTAKES],
-            },
+            (
+                Table(
+                    f"{_MISTAKES} of the {len(mistakes):,} wrong answers"
+                    if len(mistakes) > _MISTAKES
+                    else "The wrong answers",
+                    ("source", "answer", "right"),
+                    tuple(mistakes[::step][:_MISTAKES]),
+                ),
+            ),
         )
 
-    def draw(self, trained: Trained, held_out: HeldOut, out: Path) -> list[Path]:
+    def draw(self, trained: Trained, held_out: References, out: Path) -> list[Path]:
         """Draw the attention of examples."""
         path = out / "attention.png"
         draw_attention(_attention(trained, held_out), path)
@@ -270,12 +278,12 @@ def _notes(
     return tuple(notes)
 
 
-def _judge(trained: Trained, held_out: HeldOut, beam: int) -> tuple[dict[str, float], list[str]]:
+def _judge(trained: Trained, held_out: References, beam: int) -> tuple[dict[str, float], list[str]]:
     """Return the measures, and the best answer to each source."""
     known = _known(trained)
     encoded = [
         known.encode(Pair(source, target))
-        for source, targets in held_out.references.items()
+        for source, targets in held_out.items()
         for target in targets
     ]
     encoded.sort(key=lambda pair: tuple(map(len, pair)))
@@ -284,8 +292,8 @@ def _judge(trained: Trained, held_out: HeldOut, beam: int) -> tuple[dict[str, fl
         batch = Batch.of(encoded[start : start + _JUDGED_AT_ONCE])
         loss = _loss(trained.model, batch)
         total, units = total + loss.total.item(), units + loss.units
-    answers = [a[0] for a in _answers(trained, list(held_out.references), beam, 1)]
-    found = measure(answers, held_out.references, known.target)
+    answers = [a[0] for a in _answers(trained, list(held_out), beam, 1)]
+    found = measure(answers, held_out, known.target)
     return {"loss": total / units, **found}, answers
 
 
@@ -298,12 +306,12 @@ def _answers(trained: Trained, sources: Sequence[str], beam: int, n_best: int) -
     ]
 
 
-def _attention(trained: Trained, held_out: HeldOut) -> list[Attention]:
+def _attention(trained: Trained, held_out: References) -> list[Attention]:
     """Look at what the greedy answers to a few sources looked at."""
     known = _known(trained)
     model: Any = trained.model
     seen = []
-    for text in held_out.some(_DRAWN).references:
+    for text in some(held_out, _DRAWN):
         numbers = known.source.encode(text)
         best = answer(model, [numbers], known.longest, 1)[0][0]
         batch = Batch.of([(numbers, best.symbols)])

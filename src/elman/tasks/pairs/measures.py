@@ -1,15 +1,13 @@
 """How good answers are, and what can be had without a model: the measures and the baselines."""
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from elman.tasks import InputError
-from elman.tasks.pairs.data import Alphabet, HeldOut, Pair
+from elman.tasks.pairs.data import Alphabet, Pair, References
 
 __all__ = ["copied", "measure", "nearest", "need_libraries", "verdict"]
 
-_LOOKED_UP = 20_000  # pairs of the training at most
 _COMPARED = 500  # sources at a time
 
 
@@ -31,9 +29,7 @@ def need_libraries(level: str) -> None:
         ) from error
 
 
-def measure(
-    answers: Sequence[str], references: Mapping[str, Sequence[str]], alphabet: Alphabet
-) -> dict[str, float]:
+def measure(answers: Sequence[str], references: References, alphabet: Alphabet) -> dict[str, float]:
     """Compare answers with what is right.
 
     Args:
@@ -48,7 +44,7 @@ def measure(
         of runs of characters, 0 to 100.
 
     Example:
-        >>> right = {"tea": ["T IY1"], "tear": ["T EH1 R", "T IH1 R"]}
+        >>> right = {"tea": ("T IY1",), "tear": ("T EH1 R", "T IH1 R")}
         >>> found = measure(["T IY1", "T IH1"], right, Alphabet("words", ()))
         >>> found["exact_match"], found["symbol_error_rate"]
         (0.5, 0.2)
@@ -76,36 +72,35 @@ def measure(
     return measures
 
 
-def copied(held_out: HeldOut, alphabet: Alphabet) -> list[str]:
-    """Answer each source with itself."""
-    return [alphabet.text(alphabet.cut(source)) for source in held_out.references]
+def copied(sources: Iterable[str], alphabet: Alphabet) -> list[str]:
+    """Answer each source with itself, cut into symbols as a target is."""
+    return [alphabet.text(alphabet.cut(source)) for source in sources]
 
 
-def nearest(held_out: HeldOut, alphabet: Alphabet) -> list[str]:
-    """Answer each source with the target of the one most like it among those trained on.
+def nearest(sources: Iterable[str], examples: Sequence[Pair], alphabet: Alphabet) -> list[str]:
+    """Answer each source with the target of the example that is most like it.
 
     Args:
-        held_out: the sources; of the pairs trained on at most 20,000 are compared, drawn at random.
-        alphabet: how a source is cut into symbols.
+        sources: what is asked.
+        examples: pairs that were trained on.
+        alphabet: how a source is cut into symbols, by the insertions, deletions and replacements
+            of which two are compared.
     """
     from rapidfuzz import process
     from rapidfuzz.distance import Levenshtein
 
-    known: Sequence[Pair] = held_out.training
-    if len(known) > _LOOKED_UP:
-        known = random.Random(0).sample(known, _LOOKED_UP)
     ids: dict[str, str] = {}  # a character for each symbol: strings are compared much faster
 
     def coded(text: str) -> str:
         return "".join(ids.setdefault(s, chr(len(ids) + 1)) for s in alphabet.cut(text))
 
-    sources = [coded(pair.source) for pair in known]
-    asked = [coded(source) for source in held_out.references]
-    rows: list[int] = []
+    asked, known = [coded(s) for s in sources], [coded(pair.source) for pair in examples]
+    answers: list[str] = []
     for start in range(0, len(asked), _COMPARED):
         part = asked[start : start + _COMPARED]
-        rows += process.cdist(part, sources, scorer=Levenshtein.distance).argmin(1).tolist()
-    return [known[row].target for row in rows]
+        rows = process.cdist(part, known, scorer=Levenshtein.distance).argmin(1)
+        answers += [examples[row].target for row in rows]
+    return answers
 
 
 def verdict(

@@ -4,6 +4,8 @@ Nothing here imports PyTorch.
 """
 
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 from elman.tasks import InputError
 from elman.tasks.settings import Prediction, Settings, Source, setting
@@ -17,12 +19,14 @@ __all__ = [
     "PairsPrediction",
     "PairsSettings",
     "PairsSource",
+    "recognises",
 ]
 
 SUMMARY = "Learn to turn one sequence into another: spelling into sounds, a sentence into another."
 FILES = "The pairs, in UTF-8: a row has a source, a tab and its target."
 
 _LEVELS = ("chars", "words")
+_LOOKED_AT = 20  # rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +111,24 @@ class PairsPrediction(Prediction):
 
 
 SOURCE, SETTINGS, PREDICTION = PairsSource, PairsSettings, PairsPrediction
+
+
+def recognises(path: Path) -> str | None:
+    """Return what makes a file one for this job, or None: its first rows are two texts each."""
+    if path.suffix not in (".tsv", ".txt") or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        rows = [line.rstrip(b"\r\n").split(b"\t") for line in islice(file, _LOOKED_AT)]
+    are_pairs = rows and all(len(row) == 2 and all(map(bytes.strip, row)) for row in rows)
+    # With numbers beside times or numbers it would be a table of measurements.
+    if not are_pairs or all(_is_number(target) for _, target in rows[1:] or rows):
+        return None
+    return "has two columns of text, a source and a target"
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
