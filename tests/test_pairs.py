@@ -19,23 +19,24 @@ from torch import Tensor
 
 from elman import checkpoint, cli
 from elman.tasks import InputError, learner, pairs
-from elman.tasks.job import Data
+from elman.tasks.job import Data, Trained
 from elman.tasks.pairs import search
 from elman.tasks.pairs.batches import Batch
 from elman.tasks.pairs.data import (
     BOUNDARY,
     UNKNOWN,
     Alphabet,
-    HeldOut,
+    Knowledge,
     Pair,
     guess_level,
     read_pairs,
     split,
 )
+from elman.tasks.pairs.drawings import Attention
 from elman.tasks.pairs.job import JOB
 from elman.tasks.pairs.measures import copied, measure, nearest
 from elman.tasks.pairs.model import PairsModel
-from elman.tasks.pairs.settings import PairsSettings, PairsSource
+from elman.tasks.pairs.settings import PairsSettings, PairsSource, recognises
 from elman.tasks.processes import Processes
 from elman.tasks.run import Run
 
@@ -188,7 +189,7 @@ def test_all_targets_of_a_source_are_on_one_side_whatever_the_order() -> None:
 def test_a_file_of_its_own_is_held_out_and_nothing_else(file: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other.tsv", [("12", "one two"), ("12", "twelve"), ("x", "one")])
     data = read(file, valid=str(other))
-    assert data.held_out.references == {"12": ("one two", "twelve"), "x": ("one",)}
+    assert data.held_out == {"12": ("one two", "twelve"), "x": ("one",)}
     assert len(data.training) == data.about["pairs"]
     assert "twelve" not in data.knowledge["target"]["symbols"]
     assert data.digest != read(file).digest
@@ -317,6 +318,44 @@ def test_a_target_symbol_that_is_not_known_is_not_learnt() -> None:
     torch.testing.assert_close(longer.total, known.total + alone.total)
 
 
+def test_the_attention_of_examples_is_drawn_beside_their_symbols(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Attention] = []
+    monkeypatch.setattr(
+        "elman.tasks.pairs.job.draw_attention", lambda seen, path: drawn.extend(seen)
+    )
+    known = Knowledge(
+        Alphabet("chars", tuple("abcdef")), Alphabet("words", tuple("uvxyz")), 1.0, ()
+    )
+    trained = Trained(JOB, a_model(), None, settings(), known.as_json())
+    JOB.draw(trained, {"abc": ("x",), "fedcba": ("y",)}, tmp_path)
+    assert [seen.source for seen in drawn] == [list("abc"), list("fedcba")]
+    for seen in drawn:
+        weights = torch.tensor(seen.weights)
+        assert weights.shape == (len(seen.answer) + 1, len(seen.source))
+        torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_one"),
+    [
+        ("cat\tK AE1 T\ntea\tT IY1\n", True),
+        ("a\tb\r\nc\td", True),
+        ("time\tvalue\n2020\t1.5\n2021\t2\n", False),
+        ("the\tDET\ncat\tNOUN\n\na\tDET\n", False),
+        ("a\tb\tc\n", False),
+        ("just a text\n", False),
+        ("", False),
+    ],
+)
+def test_pairs_are_recognised(tmp_path: Path, content: str, is_one: bool) -> None:
+    file = tmp_path / "some.tsv"
+    file.write_text(content, newline="")
+    assert (recognises(file) is not None) is is_one
+    assert recognises(tmp_path) is None
+
+
 # --- the search ---------------------------------------------------------------------------------
 
 
@@ -403,11 +442,12 @@ def test_measures_count_symbols_and_any_target_is_right() -> None:
 
 
 def test_the_baselines_are_what_they_say() -> None:
-    training = [Pair("walk", "walked"), Pair("sing", "sang"), Pair("be", "was")]
-    held_out = HeldOut.of([Pair("walks", "?"), Pair("ring", "?")], training)
-    chars = Alphabet("chars", ())
-    assert copied(held_out, chars) == ["walks", "ring"]
-    assert nearest(held_out, chars) == ["walked", "sang"]
+    examples = [Pair("walk", "walked"), Pair("sing", "sang"), Pair("be", "was")]
+    chars, words = Alphabet("chars", ()), Alphabet("words", ())
+    assert copied(["walks", "ring  ring"], chars) == ["walks", "ring  ring"]
+    assert copied(["walks", "ring  ring"], words) == ["walks", "ring ring"]
+    assert nearest(["walks", "ring"], examples, chars) == ["walked", "sang"]
+    assert nearest(["ring a b"], [Pair("a b", "x"), Pair("ring", "y")], words) == ["x"]
 
 
 # --- a whole training ---------------------------------------------------------------------------
@@ -431,12 +471,6 @@ def test_what_has_a_rule_is_learnt_and_the_baselines_are_beaten(learnt: Path) ->
     assert copy["exact_match"] == 0
     assert 0 <= near["exact_match"] < 0.3
     assert 0.1 < near["symbol_error_rate"] < 1
-    details = json.loads((learnt / "details.json").read_text())
-    assert len(details["attention"]) == 6
-    for example in details["attention"]:
-        weights = torch.tensor(example["weights"])
-        assert weights.shape == (len(example["answer"]) + 1, len(example["source"]))
-        torch.testing.assert_close(weights.sum(1), torch.ones(len(weights)), atol=0.01, rtol=0)
     assert (learnt / "attention.png").stat().st_size > 1000
 
 
@@ -490,7 +524,8 @@ def test_a_model_is_judged_on_other_pairs(learnt: Path, tmp_path: Path) -> None:
     found = pairs.evaluate(learnt, [write(tmp_path / "other.tsv", rows)])
     assert found.metrics["exact_match"] == 0.5
     assert found.metrics["symbol_error_rate"] == pytest.approx(1 / 6)
-    assert list(found.baselines) == ["copy of the source"]
+    assert list(found.baselines) == ["copy of the source", "nearest source's target"]
+    assert found.details[0].rows == (("99", "nine nine", "ninety nine"),)
     assert "50.0% of the answers to 2 sources are right" in found.lines[0]
 
 
@@ -593,4 +628,5 @@ def test_sizes_grow_with_the_data_and_the_time(tmp_path: Path) -> None:
     chosen = [JOB.choose(data, 1e11, {"max_time": 600.0}) for data in (small, large)]
     assert chosen[0].hidden < chosen[1].hidden
     assert chosen[0].batch < chosen[1].batch
-    assert JOB.choose(large, 1e8, {"max_time": 10.0}).hidden <= chosen[1].hidden
+    assert JOB.choose(large, 1e9, {"max_time": 10.0}).hidden < chosen[1].hidden
+    assert JOB.choose(large, 1e11, {"hidden": 30, "dropout": 0.4, "epochs": 1}).hidden == 30
