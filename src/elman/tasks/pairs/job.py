@@ -5,7 +5,6 @@ it is judged by what it finds alone.
 """
 
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
+from elman import BucketBatchSampler
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_dropout, fit_hidden
 from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
@@ -148,14 +148,16 @@ class PairsJob(Job):
         self, data: Data, settings: PairsSettings, epoch: int, processes: Processes
     ) -> Batches:
         """Put pairs of about the same lengths together, others in each epoch."""
-        chance = random.Random(f"{settings.seed}/{epoch}")
-        order = list(range(len(data.training)))
-        chance.shuffle(order)
-        order.sort(key=lambda i: tuple(map(len, data.training[i])))
-        groups = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
-        chance.shuffle(groups)
+        most = max(len(target) for _, target in data.training)
+        order = BucketBatchSampler(
+            # By the sources' lengths, and among equal ones by the targets'.
+            [len(source) * (most + 1) + len(target) for source, target in data.training],
+            settings.batch,
+            seed=settings.seed,
+        )
+        order.set_epoch(epoch)
+        shares = [processes.share(group) for group in order]
         unread = _UNREAD_WORDS if data.knowledge["source"]["level"] == "words" else 0.0
-        shares = [processes.share(group) for group in groups]
         return Batches(data.training, shares, unread, f"{settings.seed}/{epoch}")
 
     def loss(self, model: nn.Module, batch: Batch, state: State) -> Loss:
