@@ -551,6 +551,18 @@ def test_a_model_is_trained_further_on_the_symbols_it_knows(learnt: Path, tmp_pa
         )
 
 
+def test_a_training_from_another_is_resumed_with_what_that_one_knew(
+    learnt: Path, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "few.tsv", [(s, t) for s, t in numbers(60, seed=1) if "9" not in s])
+    given = {"init_from": learnt, "batch": 8, "lr": 0.01, "dropout": 0.0, "epochs": 2}
+    pairs.train([file], out=tmp_path / "whole", **given)
+    stops = iter([False] * 3 + [True])
+    pairs.train([file], out=tmp_path / "run", stop=lambda: next(stops), **given)
+    assert learner.resume(tmp_path / "run").finished
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 # --- the promises of every job ------------------------------------------------------------------
 
 
@@ -624,7 +636,7 @@ def test_two_processes_train_the_model_of_one(file: Path, tmp_path: Path) -> Non
 
 
 def test_sizes_grow_with_the_data_and_the_time(tmp_path: Path) -> None:
-    small, large = (read(write(tmp_path / f"{count}.tsv", numbers(count))) for count in (70, 3000))
+    small, large = (read(write(tmp_path / f"{count}.tsv", numbers(count))) for count in (70, 9000))
     chosen = [JOB.choose(data, 1e11, {"max_time": 600.0}) for data in (small, large)]
     assert chosen[0].hidden < chosen[1].hidden
     assert chosen[0].batch < chosen[1].batch
