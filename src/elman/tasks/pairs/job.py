@@ -117,8 +117,9 @@ class PairsJob(Job):
             hidden, gates = settings.hidden, GATES[settings.cell]
             below = settings.embed + (settings.layers - 1) * hidden
             encoder = gates * (below + settings.layers * hidden // 2) + hidden
-            decoder = gates * (below + settings.layers * hidden) + 2 * hidden + symbols
-            return int(hidden * (per_symbol * encoder + decoder))
+            lower = gates * (below + settings.layers * hidden)
+            upper = (gates + 1) * 3 * hidden + symbols
+            return int(hidden * (per_symbol * encoder + lower + upper))
 
         if "hidden" not in given:
             hidden = fit_hidden(
@@ -319,8 +320,7 @@ def _attention(trained: Trained, held_out: References) -> list[Attention]:
         best = answer(model, [numbers], known.longest, 1)[0][0]
         batch = Batch.of([(numbers, best.symbols)])
         memory, state = model.encode(batch.source, batch.lengths)
-        outputs, _ = model.read(batch.so_far, state)
-        _, weights = model.attend(outputs.transpose(0, 1), memory)
-        rounded = [[round(share, 3) for share in row] for row in weights[0].tolist()]
+        _, weights, _ = model.decode(batch.so_far, memory, state)
+        rounded = [[round(share, 3) for share in row] for row in weights[:, 0].tolist()]
         seen.append(Attention(known.source.cut(text), known.target.decode(best.symbols), rounded))
     return seen

@@ -1,14 +1,15 @@
 """The model of pairs: an encoder, a decoder, and attention between them.
 
-    source -> embedding -> recurrent layers, both directions ----- memory, last state
-                                                                      |        |
-    target so far -> embedding -> recurrent layers from that state -> attention -> linear
-        -> how likely each symbol comes next
+    source -> embedding -> recurrent layers, both directions -> memory, last state
+                                                                  |         |
+    target so far -> embedding -> recurrent layers (lower) -> attention     from that state
+        -> recurrent layer (upper) -> linear -> how likely each symbol comes next
 
-The attention is that of Luong, Pham and Manning 2015 (https://arxiv.org/abs/1508.04025), "general"
-and over the outputs of the recurrent layers, which do not read its results. So in training they
-read the whole target in one call. Departs from the paper in that the scores are divided by the
-square root of their width.
+The attention is the "general" one of Luong, Pham and Manning 2015
+(https://arxiv.org/abs/1508.04025), over the outputs of the lower layers, which do not read its
+results. So in training each layer reads the whole target in one call. Departs from the paper in two
+ways: the scores are divided by the square root of their width; and what was found goes through the
+upper layer, which so knows what was looked at before, where the paper feeds it to the next step.
 
 Symbols: S and T steps of source and target, N sequences, H hidden, V numbers of target symbols.
 """
@@ -68,9 +69,10 @@ class PairsModel(nn.Module):
             settings.embed, hidden // 2, layers, bidirectional=True, dropout=between
         )
         self.target_embedding = nn.Embedding(target_symbols, settings.embed)
-        self.decoder = recurrent(settings.embed, hidden, layers, dropout=between)
+        self.lower = recurrent(settings.embed, hidden, layers, dropout=between)
         self.key = nn.Linear(hidden, hidden, bias=False)
-        self.combine = nn.Linear(2 * hidden, hidden)
+        self.upper = recurrent(2 * hidden, hidden)
+        self.combine = nn.Linear(3 * hidden, hidden)
         self.output = nn.Linear(hidden, target_symbols)
         self.dropout = nn.Dropout(settings.dropout)
 
@@ -86,10 +88,9 @@ class PairsModel(nn.Module):
             (N, T, V) logits of the symbol that follows each.
         """
         memory, state = self.encode(source, lengths)
-        outputs, _ = self.read(so_far, state)
-        return self.attend(outputs.transpose(0, 1), memory)[0]
+        return self.decode(so_far, memory, state)[0].transpose(0, 1)
 
-    def encode(self, source: Tensor, lengths: Tensor) -> tuple[Memory, State]:
+    def encode(self, source: Tensor, lengths: Tensor) -> tuple[Memory, tuple[Tensor, ...]]:
         """Read sources.
 
         Args:
@@ -106,38 +107,51 @@ class PairsModel(nn.Module):
         ended = torch.arange(len(source)) >= lengths[:, None]
         hidden = torch.zeros(ended.shape).masked_fill(ended, -math.inf)
         memory = Memory(values, self.key(values).transpose(1, 2), hidden[:, None])
-        if isinstance(state, tuple):
-            return memory, tuple(map(_side_by_side, state))
-        return memory, _side_by_side(state)
+        lower = tuple(map(_side_by_side, _parts(state)))
+        return memory, (*lower, *(part[-1:] for part in lower))
 
-    def read(self, so_far: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read on in targets.
-
-        Args:
-            so_far: (T, N) symbols.
-            state: the state after the symbols before.
-
-        Returns:
-            (T, N, H) outputs, and the state after the last.
-        """
-        outputs, state = self.decoder(self.dropout(self.target_embedding(so_far)), state)
-        return outputs, state
-
-    def attend(self, outputs: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Look back at the sources.
+    def decode(
+        self, so_far: Tensor, memory: Memory, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Read on in targets, of each source K candidates.
 
         Args:
-            outputs: (N, T, H) outputs of the decoder; T may be steps, or candidates of one step.
-            memory: what was read of the sources.
+            so_far: (T, N * K) symbols.
+            memory: what was read of the N sources.
+            state: the state after the symbols before, as `encode` or this returned it.
 
         Returns:
-            (N, T, V) logits of the symbol that follows each, and (N, T, S) how much of the
-            attention went to each symbol of the source.
+            (T, N * K, V) logits of the symbol that follows each, (T, N * K, S) how much of the
+            attention went to each symbol of the source, and the state after the last.
         """
-        scores = outputs @ memory.keys / math.sqrt(outputs.shape[-1])
+        half = len(state) // 2
+        embedded = self.dropout(self.target_embedding(so_far))
+        outputs, lower = self.lower(embedded, _joined(state[:half]))
+        # (T, N * K, H) -> (N, T * K, H): the candidates of a source have one memory.
+        steps, batch = len(so_far), len(memory.values)
+        beam = so_far.shape[1] // max(1, batch)
+        queries = outputs.reshape(steps, batch, beam, outputs.shape[-1]).transpose(0, 1)
+        scores = queries.flatten(1, 2) @ memory.keys / math.sqrt(outputs.shape[-1])
         weights = (scores + memory.hidden).softmax(-1)
-        found = torch.cat((weights @ memory.values, outputs), -1)
-        return self.output(self.dropout(self.combine(found).tanh())), weights
+
+        def back(of_queries: Tensor) -> Tensor:  # (N, T * K, ...) -> (T, N * K, ...)
+            apart = of_queries.reshape(batch, steps, beam, of_queries.shape[-1])
+            return apart.transpose(0, 1).flatten(1, 2)
+
+        found = torch.cat((back(weights @ memory.values), outputs), -1)
+        above, upper = self.upper(self.dropout(found), _joined(state[half:]))
+        combined = self.combine(torch.cat((above, found), -1)).tanh()
+        logits = self.output(self.dropout(combined))
+        return logits, back(weights), (*_parts(lower), *_parts(upper))
+
+
+# A state as the layers take and give it, and as a tuple whatever the cell.
+def _joined(parts: tuple[Tensor, ...]) -> State:
+    return parts if len(parts) > 1 else parts[0]
+
+
+def _parts(state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return state if isinstance(state, tuple) else (state,)
 
 
 # (2 * layers, N, H / 2) -> (layers, N, H)

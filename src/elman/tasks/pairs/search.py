@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elman.tasks.job import State
 from elman.tasks.pairs.batches import padded
 from elman.tasks.pairs.data import BOUNDARY, UNKNOWN
 from elman.tasks.pairs.model import PairsModel
@@ -78,8 +77,8 @@ def _search(
     ended = torch.zeros(batch, beam, dtype=torch.bool)
     last = torch.full((batch, beam), BOUNDARY)
     while not ended.all():
-        outputs, state = model.read(last.reshape(1, -1), state)
-        logits, _ = model.attend(outputs.reshape(batch, beam, -1), memory)
+        logits, _, state = model.decode(last.reshape(1, -1), memory, state)
+        logits = logits.reshape(batch, beam, -1)
         logits[..., UNKNOWN] = -math.inf
         if not symbols.shape[-1]:
             logits[..., BOUNDARY] = -math.inf  # no target is empty
@@ -112,7 +111,5 @@ def _search(
 
 
 # The rows of a state, (layers, N, H) each part of it.
-def _rows(state: State, rows: Tensor) -> State:
-    if isinstance(state, tuple):
-        return tuple(part[:, rows] for part in state)
-    return None if state is None else state[:, rows]
+def _rows(state: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part[:, rows] for part in state)
