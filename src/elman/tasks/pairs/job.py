@@ -128,8 +128,8 @@ class PairsJob(Job):
                 speed,
                 weights,
                 sizes=range(192, 1025, 32),
-                units_per_weight=4,
-                weights_per_unit=40,  # of 3,500 pairs, 288 units learn more than 160 or 64
+                units_per_weight=2,
+                weights_per_unit=80,  # of 3,500 pairs, 288 units learn more than 160 or 64
             )
             settings = replace(settings, hidden=hidden)
         if "dropout" not in given:
