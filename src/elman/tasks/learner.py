@@ -148,6 +148,7 @@ def train(
         config = {
             "job": job.name,
             "loss": job.loss_name,
+            "init_from": init_from and str(init_from.absolute()),
             "source": asdict(source),
             "settings": asdict(settings),
             "data": data.about | {"digest": data.digest},
@@ -269,7 +270,10 @@ def resume(
             source = build(
                 type(source), asdict(source) | {"files": given.get("files", source.files)}
             )
-            data = found.read(source)
+            known = None
+            if run.config.get("init_from") and run.last.exists():
+                known = run.load(run.last)[1]["knowledge"]  # which is not of this data
+            data = found.read(source, known)
             if data.digest != run.config.get("data", {}).get("digest"):
                 raise InputError(
                     f"{out} was trained on other data: {' '.join(source.files)} must be as it was"
