@@ -28,6 +28,7 @@ from torch import Tensor
 from elman.cells import CELLS, Cell
 from elman.exchange import package, rows
 from elman.nn import GRU, LSTM, RNN, _Layer
+from elman.shapes import ShapeError
 
 __all__ = ["OnnxError", "load"]
 
@@ -124,8 +125,10 @@ _KINDS: tuple[Callable[..., _Layer], ...] = (
 )
 
 
-class OnnxError(ValueError):
+class OnnxError(ShapeError):
     """An ONNX file is damaged, breaks the rules of its format, or holds what no layer is.
+
+    It is a ValueError and a RuntimeError.
 
     Example:
         >>> import elman, pathlib, tempfile

@@ -50,7 +50,7 @@ def seasonal_naive(values: Floats, origins: Steps, horizon: int, season: int) ->
     """
     back = origins[:, None] - season + np.arange(horizon) % season
     # Before a whole season has passed: the last value.
-    return values[np.where(back < 0, origins[:, None] - 1, back)]
+    return np.asarray(values[np.where(back < 0, origins[:, None] - 1, back)])
 
 
 def drift(values: Floats, origins: Steps, horizon: int, season: int) -> Floats:

@@ -129,7 +129,7 @@ def forward_filled(values: Floats) -> Floats:
         return values
     last = np.maximum.accumulate(np.where(present, np.arange(len(values)), -1))
     first = int(present.argmax())
-    return values[np.where(last < 0, first, last)]
+    return np.asarray(values[np.where(last < 0, first, last)])
 
 
 @dataclass
