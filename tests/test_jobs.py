@@ -200,10 +200,13 @@ def test_a_dry_run_keeps_nothing(
 
 
 @every_job
-def test_a_run_is_resumed_on_the_same_data_only(name: str, tmp_path: Path) -> None:
-    data = CASES[name].make(tmp_path, 0)
-    train(name, tmp_path / "run", data, epochs=1)
-    file = data if data.is_file() else min(data.iterdir())
+@pytest.mark.parametrize("changed", ["data", "valid"])
+def test_a_run_is_resumed_on_the_same_data_only(name: str, tmp_path: Path, changed: str) -> None:
+    make = CASES[name].make
+    files = {"data": make(tmp_path, 0), "valid": make(tmp_path, 1)}
+    train(name, tmp_path / "run", files["data"], valid=str(files["valid"]), epochs=1)
+    assert learner.resume(tmp_path / "run").finished
+    file = files[changed] if files[changed].is_file() else min(files[changed].iterdir())
     file.write_text(file.read_text() * 2)
     with pytest.raises(InputError, match="was trained on other data"):
         learner.resume(tmp_path / "run")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class LabelsJob(Job):
                 f"read as {knowledge['level']}, {min(steps):,} to {max(steps):,}"
                 f" {'steps' if knowledge['level'] == 'series' else 'characters'}",
             ),
-            digest=samples.digest,
+            digest=sha256(f"{training.digest}{held_out.digest}".encode()).hexdigest(),
         )
 
     def read_held_out(self, trained: Trained, files: Sequence[str]) -> HeldOut:

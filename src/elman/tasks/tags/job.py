@@ -94,7 +94,9 @@ class TagsJob(Job):
                 + f": {' '.join(knowledge['tags'][:12])}"
                 + (" ..." if len(knowledge["tags"]) > 12 else ""),
             ),
-            digest=hashlib.sha256(b"".join(d.content for d in documents)).hexdigest(),
+            digest=hashlib.sha256(
+                b"".join(document.content for document in (*documents, *valid))
+            ).hexdigest(),
         )
 
     def read_held_out(self, trained: Trained, files: Sequence[str]) -> list[Sentence]:
