@@ -310,7 +310,8 @@ def _understand(table: Table, given: _Given, *, is_training: bool = True) -> _Re
                 notes.append(f"column {group} tells series apart, since times repeat")
     targets = list(given.target) or [n for n in others if n != group and table.is_numeric(n)]
     if not targets:
-        raise InputError(f"{table.name} has no column of numbers to forecast")
+        seen = f": {others[0]} has {_first(table.columns[others[0]])!r}" if others else ""
+        raise InputError(f"{table.name} has no column of numbers to forecast{seen}")
     if twice := {n for n in targets if n in (time, group) or n in given.known}:
         raise InputError(
             f"column {min(twice)} cannot be a target and the time, group or known as well"
@@ -332,6 +333,10 @@ def _understand(table: Table, given: _Given, *, is_training: bool = True) -> _Re
         + (f"; groups: column {group}" if group else ""),
     )
     return reading
+
+
+def _first(cells: Sequence[str]) -> str:
+    return next((cell for cell in cells if cell), "")[:40]
 
 
 def _listed(names: Sequence[str]) -> str:
