@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 
 _HORIZONS = {"hour": 24, "day": 14, "week": 8, "month": 12, "minute": 60, "workdays": 10}
 _SHARES = (0.8, 0.1, 0.1)
+_SHORT = 10_000  # steps to learn from; on fewer, forecasts start from the seasonal naive one
 _SEASONAL = 0.9  # a season must make errors smaller than this share of those without
 _TIME_NAMES = ("time", "date", "datetime", "timestamp", "ds", "month", "year", "day", "week")
 
@@ -82,6 +83,8 @@ class Panel:
         grid: the times of the steps.
         horizon: steps that are forecast.
         season: steps in a season, 1 for none.
+        base: how many steps back the guess lies that the model's forecasts start from: the season
+            where there is little data, else 1 for the last value; each was best there.
         cycles: the cycles of the calendar that the training part shows at least twice.
         known: the columns known ahead, each with the mean and the deviation it is scaled by.
         columns: the names of the columns: time, target, group.
@@ -94,6 +97,7 @@ class Panel:
     grid: Grid
     horizon: int
     season: int
+    base: int
     cycles: tuple[str, ...]
     known: dict[str, tuple[float, float]]
     columns: dict[str, Any]
@@ -109,6 +113,7 @@ class Panel:
             "grid": {"kind": self.grid.kind, "step": self.grid.step, "form": self.grid.form},
             "horizon": self.horizon,
             "season": self.season,
+            "base": self.base,
             "cycles": list(self.cycles),
             "known": {name: list(scale) for name, scale in self.known.items()},
             "scales": {
@@ -200,6 +205,9 @@ def read(source: SeriesSource, knowledge: Mapping[str, Any] | None = None) -> Pa
         if name not in known:
             known[name] = (float(np.nanmean(column)), float(np.nanstd(column)) or 1.0)
     assert season is not None
+    base = season if sum(map(len, training)) < _SHORT else 1
+    if knowledge is not None:
+        base = knowledge["base"]
     series = []
     for one, (validation, test) in zip(raw, parts, strict=True):
         scale = _scale(one.values[:validation], season)
@@ -210,6 +218,7 @@ def read(source: SeriesSource, knowledge: Mapping[str, Any] | None = None) -> Pa
         reading.grid,
         horizon,
         season,
+        base,
         cycles,
         {name: (float(a), float(b)) for name, (a, b) in known.items()},
         {"time": reading.time, "target": reading.targets, "group": reading.group},
@@ -245,6 +254,7 @@ def read_again(file: str, knowledge: Mapping[str, Any], *, horizon: int | None =
         reading.grid,
         horizon or knowledge["horizon"],
         knowledge["season"],
+        knowledge["base"],
         tuple(knowledge["cycles"]),
         {name: (a, b) for name, (a, b) in knowledge["known"].items()},
         dict(knowledge["columns"]),
@@ -300,7 +310,8 @@ def _understand(table: Table, given: _Given, *, is_training: bool = True) -> _Re
                 notes.append(f"column {group} tells series apart, since times repeat")
     targets = list(given.target) or [n for n in others if n != group and table.is_numeric(n)]
     if not targets:
-        raise InputError(f"{table.name} has no column of numbers to forecast")
+        seen = f": {others[0]} has {_first(table.columns[others[0]])!r}" if others else ""
+        raise InputError(f"{table.name} has no column of numbers to forecast{seen}")
     if twice := {n for n in targets if n in (time, group) or n in given.known}:
         raise InputError(
             f"column {min(twice)} cannot be a target and the time, group or known as well"
@@ -322,6 +333,10 @@ def _understand(table: Table, given: _Given, *, is_training: bool = True) -> _Re
         + (f"; groups: column {group}" if group else ""),
     )
     return reading
+
+
+def _first(cells: Sequence[str]) -> str:
+    return next((cell for cell in cells if cell), "")[:40]
 
 
 def _listed(names: Sequence[str]) -> str:

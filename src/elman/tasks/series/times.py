@@ -83,7 +83,9 @@ def parse(cells: Sequence[str], form: str | None = None) -> Times | None:
     most = len(cells) // 2 if form is None else -1
     # A few cells tell most forms apart.
     probe = cells[:: max(1, len(cells) // 50)]
-    for tried in ("", *_FORMS) if form is None else (form,):
+    is_compact = all(re.fullmatch(r"(19|20)\d{6}", cell.strip()) for cell in probe)
+    forms = ("%Y%m%d", "", *_FORMS) if is_compact else ("", *_FORMS)
+    for tried in forms if form is None else (form,):
         if form is None and sum(not math.isnan(_read(cell, tried)) for cell in probe) * 2 < len(
             probe
         ):

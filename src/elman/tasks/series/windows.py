@@ -114,7 +114,7 @@ class Windows:
         ahead = origins[:, None] + torch.arange(horizon)
         past_starts = origins[:, None] - context + torch.arange(0, context, segment)
         starts = origins[:, None] + torch.arange(0, horizon, segment)
-        season = self.panel.season
+        season = self.panel.base
         base_at = origins[:, None] - 1 + torch.zeros(horizon, dtype=torch.int64)
         if 1 < season <= context:
             base_at = origins[:, None] - season + torch.arange(horizon) % season
