@@ -15,7 +15,7 @@ from jobs import CASES
 
 from elman import checkpoint
 from elman.cli import main
-from elman.tasks import InputError, find, learner
+from elman.tasks import InputError, find, learner, trained, training
 from elman.tasks.processes import Processes
 from elman.tasks.run import Run
 from elman.tasks.settings import build
@@ -29,7 +29,7 @@ class CrashError(Exception):
 
 def train(name: str, out: Path, *files: Path, **changes: Any) -> Any:
     settings = CASES[name].small | changes
-    return learner.train(find(name), out, files=tuple(map(str, files)), **settings)
+    return training.train(find(name), out, files=tuple(map(str, files)), **settings)
 
 
 def what_is_kept(run: Path) -> tuple[Any, ...]:
@@ -66,7 +66,7 @@ def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
         countdown = chance.randint(3, 12)
         try:
             if out.exists():
-                result = learner.resume(out, report=report)
+                result = training.resume(out, report=report)
             else:
                 result = train(name, out, data, report=report)
         except CrashError:
@@ -142,13 +142,13 @@ def test_a_run_begins_with_the_best_weights_of_another(name: str, tmp_path: Path
     data = make(tmp_path, 0)
     old = train(name, tmp_path / "old", data)
     again = {n: v for n, v in CASES[name].small.items() if n in ("batch", "dropout")} | small
-    same = learner.train(
+    same = training.train(
         find(name), tmp_path / "same", files=(str(data),), init_from=tmp_path / "old", **again
     )
     assert same.metrics == pytest.approx(old.metrics, rel=1e-5)
     # Other data, but what the model knows of its own stays.
     train(name, tmp_path / "other", make(tmp_path, 1), init_from=tmp_path / "old", epochs=1)
-    knowledge = [learner.load(tmp_path / run).knowledge for run in ("old", "other")]
+    knowledge = [trained.load(tmp_path / run).knowledge for run in ("old", "other")]
     assert knowledge[0] == knowledge[1]
 
 
@@ -157,10 +157,10 @@ def test_a_file_of_ones_own_is_held_out_and_any_can_be_judged(name: str, tmp_pat
     make = CASES[name].make
     data, valid = make(tmp_path, 0), make(tmp_path, 1)
     result = train(name, tmp_path / "run", data, valid=str(valid))
-    judged = learner.evaluate(tmp_path / "run", [valid])
+    judged = trained.evaluate(tmp_path / "run", [valid])
     assert judged.metrics == pytest.approx(result.metrics)
     assert judged.baselines == result.baselines
-    assert learner.evaluate(tmp_path / "run", [data]).metrics != judged.metrics
+    assert trained.evaluate(tmp_path / "run", [data]).metrics != judged.metrics
 
 
 @every_job
@@ -205,8 +205,8 @@ def test_a_run_is_resumed_on_the_same_data_only(name: str, tmp_path: Path, chang
     make = CASES[name].make
     files = {"data": make(tmp_path, 0), "valid": make(tmp_path, 1)}
     train(name, tmp_path / "run", files["data"], valid=str(files["valid"]), epochs=1)
-    assert learner.resume(tmp_path / "run").finished
+    assert training.resume(tmp_path / "run").finished
     file = files[changed] if files[changed].is_file() else min(files[changed].iterdir())
     file.write_text(file.read_text() * 2)
     with pytest.raises(InputError, match="was trained on other data"):
-        learner.resume(tmp_path / "run")
+        training.resume(tmp_path / "run")

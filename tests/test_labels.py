@@ -13,7 +13,7 @@ import torch
 from jobs import words_of_two_tongues
 
 from elman.cli import main
-from elman.tasks import InputError, labels, learner
+from elman.tasks import InputError, labels, trained
 from elman.tasks.labels.baselines import baselines
 from elman.tasks.labels.batches import Batches, encode, learn, tokens
 from elman.tasks.labels.data import Samples, read_samples, split
@@ -377,7 +377,7 @@ def test_what_cannot_be_labelled_is_refused(run: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             list(labels.predict(run, given))
     with pytest.raises(InputError, match="say what to label"):
-        list(learner.predict(run, None))
+        list(trained.predict(run, None))
     with pytest.raises(InputError, match="top must be at least 1"):
         list(labels.predict(run, "bedi", top=0))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from elman import checkpoint, cli
-from elman.tasks import InputError, learner, pairs
+from elman.tasks import InputError, learner, pairs, trained, training
 from elman.tasks.job import Data, Trained
 from elman.tasks.pairs import search
 from elman.tasks.pairs.batches import Batch
@@ -197,7 +197,7 @@ def test_a_file_of_its_own_is_held_out_and_nothing_else(file: Path, tmp_path: Pa
     assert result.metrics.keys() == {"loss", "exact_match", "symbol_error_rate", "chrf"}
     other.write_text("13\tone three\n")
     with pytest.raises(InputError, match="was trained on other data"):
-        learner.resume(tmp_path / "run")
+        training.resume(tmp_path / "run")
 
 
 # --- batches ------------------------------------------------------------------------------------
@@ -544,8 +544,8 @@ def test_a_model_is_trained_further_on_the_symbols_it_knows(learnt: Path, tmp_pa
     file = write(tmp_path / "more.tsv", rows)
     given = {"init_from": learnt, "batch": 8, "lr": 1e-6, "dropout": 0.0, "epochs": 1}
     result = pairs.train([file], out=tmp_path / "run", **given)
-    run = learner.load(tmp_path / "run")
-    assert run.knowledge == learner.load(learnt).knowledge
+    run = trained.load(tmp_path / "run")
+    assert run.knowledge == trained.load(learnt).knowledge
     assert result.metrics["loss"] < 0.5  # what it knew
     with pytest.raises(InputError, match="each of the targets has symbols that the model has"):
         pairs.train(
@@ -561,7 +561,7 @@ def test_a_training_from_another_is_resumed_with_what_that_one_knew(
     pairs.train([file], out=tmp_path / "whole", **given)
     stops = iter([False] * 3 + [True])
     pairs.train([file], out=tmp_path / "run", stop=lambda: next(stops), **given)
-    assert learner.resume(tmp_path / "run").finished
+    assert training.resume(tmp_path / "run").finished
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -611,7 +611,7 @@ def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
         countdown = chance.randint(1, 12)
         try:
             if out.exists():
-                result = learner.resume(out, report=report)
+                result = training.resume(out, report=report)
             else:
                 result = train(file, out, report=report, cell=cell)
         except CrashError:
@@ -632,8 +632,8 @@ def test_two_processes_train_the_model_of_one(file: Path, tmp_path: Path) -> Non
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
     )
-    for name, expected in learner.load(tmp_path / "one").model.state_dict().items():
-        found = learner.load(tmp_path / "two").model.state_dict()[name]
+    for name, expected in trained.load(tmp_path / "one").model.state_dict().items():
+        found = trained.load(tmp_path / "two").model.state_dict()[name]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from elman import checkpoint
 from elman.cli import main
-from elman.tasks import InputError, learner, series
+from elman.tasks import InputError, learner, series, training
 from elman.tasks.processes import Processes
 from elman.tasks.run import Run
 from elman.tasks.series.baselines import BASELINES, smoothing
@@ -391,7 +391,7 @@ def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
         countdown = chance.randint(1, 15)
         try:
             if (tmp_path / "broken").exists():
-                result = learner.resume(tmp_path / "broken", report=report)
+                result = training.resume(tmp_path / "broken", report=report)
             else:
                 result = train(sales, tmp_path / "broken", report=report)
         except CrashError:

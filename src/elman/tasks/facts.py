@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from elman.tasks import InputError
-from elman.tasks.learner import described, load
 from elman.tasks.run import Run
+from elman.tasks.trained import described, load
 
 __all__ = ["Facts", "compare", "read"]
 

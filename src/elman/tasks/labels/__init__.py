@@ -34,7 +34,7 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
         out: the directory of the run, not there yet, or empty.
         options: settings under the names of `elman.tasks.labels.settings.LabelsSource` and
             `LabelsSettings`, and `init_from`, `report` and `stop` as in
-            `elman.tasks.learner.train`.
+            `elman.tasks.training.train`.
 
     Returns:
         How it ended, with the measures on what was held out.
@@ -43,10 +43,10 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
         InputError: the data cannot be used, a setting is out of range, or `out` is taken.
         DivergenceError: the loss became NaN or exploded.
     """
-    from elman.tasks import learner
+    from elman.tasks import training
     from elman.tasks.labels.job import JOB
 
-    return learner.train(JOB, Path(out), files=tuple(map(str, files)), **options)
+    return training.train(JOB, Path(out), files=tuple(map(str, files)), **options)
 
 
 def predict(run: str | Path, given: str | Path, *, top: int = 1) -> Iterator[str]:
@@ -64,9 +64,9 @@ def predict(run: str | Path, given: str | Path, *, top: int = 1) -> Iterator[str
     Raises:
         InputError: there is no trained model, or the input cannot be used.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
-    return learner.predict(Path(run), str(given), top=top)
+    return trained.predict(Path(run), str(given), top=top)
 
 
 def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
@@ -82,6 +82,6 @@ def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
     Raises:
         InputError: there is no trained model, or the data cannot be used with it.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
-    return learner.evaluate(Path(run), files)
+    return trained.evaluate(Path(run), files)

@@ -30,7 +30,7 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
         out: the directory of the run, not there yet, or empty.
         options: settings under the names of `elman.tasks.pairs.settings.PairsSource` and
             `PairsSettings`, and `init_from`, `report` and `stop` as in
-            `elman.tasks.learner.train`.
+            `elman.tasks.training.train`.
 
     Returns:
         How it ended, with the measures on the held-out pairs.
@@ -39,10 +39,10 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
         InputError: the pairs cannot be used, a setting is out of range, or `out` is taken.
         DivergenceError: the loss became NaN or exploded.
     """
-    from elman.tasks import learner
+    from elman.tasks import training
     from elman.tasks.pairs.job import JOB
 
-    return learner.train(JOB, Path(out), files=tuple(map(str, files)), **options)
+    return training.train(JOB, Path(out), files=tuple(map(str, files)), **options)
 
 
 def predict(
@@ -62,10 +62,10 @@ def predict(
     Raises:
         InputError: there is no trained model, or a source cannot be used.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
     options = {"n_best": n_best} | ({} if beam is None else {"beam": beam})
-    return learner.predict(Path(run), given, **options)
+    return trained.predict(Path(run), given, **options)
 
 
 def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
@@ -81,6 +81,6 @@ def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
     Raises:
         InputError: there is no trained model, or the pairs cannot be used.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
-    return learner.evaluate(Path(run), files)
+    return trained.evaluate(Path(run), files)

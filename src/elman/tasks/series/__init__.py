@@ -34,7 +34,7 @@ def train(file: str | Path, *, out: str | Path, **options: Any) -> "Result":
         out: the directory of the run, not there yet, or empty.
         options: what is read, under the names of `elman.tasks.series.settings.SeriesSource`;
             settings under those of `SeriesSettings` there; `init_from`, `report` and `stop` as in
-            `elman.tasks.learner.train`.
+            `elman.tasks.training.train`.
 
     Returns:
         How it ended, with the measures on the test part beside those of the baselines.
@@ -43,10 +43,10 @@ def train(file: str | Path, *, out: str | Path, **options: Any) -> "Result":
         InputError: the table cannot be used, a setting is out of range, or `out` is taken.
         DivergenceError: the loss became NaN or exploded.
     """
-    from elman.tasks import learner
+    from elman.tasks import training
     from elman.tasks.series.job import JOB
 
-    return learner.train(JOB, Path(out), files=(str(file),), **options)
+    return training.train(JOB, Path(out), files=(str(file),), **options)
 
 
 def predict(
@@ -70,10 +70,10 @@ def predict(
     Raises:
         InputError: there is no trained model of series, or the table cannot be used with it.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
     options = {"horizon": horizon, "plot": None if plot is None else str(plot)}
-    return learner.predict(Path(run), None if file is None else str(file), **options)
+    return trained.predict(Path(run), None if file is None else str(file), **options)
 
 
 def evaluate(run: str | Path, file: str | Path) -> "Conclusion":
@@ -89,6 +89,6 @@ def evaluate(run: str | Path, file: str | Path) -> "Conclusion":
     Raises:
         InputError: there is no trained model, or the table cannot be used with it.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
-    return learner.evaluate(Path(run), [file])
+    return trained.evaluate(Path(run), [file])

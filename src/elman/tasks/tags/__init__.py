@@ -32,7 +32,7 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
         files: sentences, a token in each line; see the page on tags.
         out: the directory of the run, not there yet, or empty.
         options: settings under the names of `elman.tasks.tags.settings.TagsSource` and
-            `TagsSettings`, and `init_from`, `report` and `stop` as in `elman.tasks.learner.train`.
+            `TagsSettings`, and `init_from`, `report` and `stop` as in `elman.tasks.training.train`.
 
     Returns:
         How it ended, with the measures on what was held out.
@@ -41,10 +41,10 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
         InputError: the data cannot be used, a setting is out of range, or `out` is taken.
         DivergenceError: the loss became NaN or exploded.
     """
-    from elman.tasks import learner
+    from elman.tasks import training
     from elman.tasks.tags.job import JOB
 
-    return learner.train(JOB, Path(out), files=tuple(map(str, files)), **options)
+    return training.train(JOB, Path(out), files=tuple(map(str, files)), **options)
 
 
 def predict(run: str | Path, given: str | Path) -> Iterator[str]:
@@ -61,9 +61,9 @@ def predict(run: str | Path, given: str | Path) -> Iterator[str]:
     Raises:
         InputError: there is no trained model, or the file cannot be used.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
-    return learner.predict(Path(run), str(given))
+    return trained.predict(Path(run), str(given))
 
 
 def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
@@ -79,6 +79,6 @@ def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
     Raises:
         InputError: there is no trained model, or the data cannot be used with it.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
-    return learner.evaluate(Path(run), files)
+    return trained.evaluate(Path(run), files)
