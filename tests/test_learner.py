@@ -154,7 +154,7 @@ def test_a_run_is_told_of_compared_and_reported(
         assert part in told
     settings, metrics = compare([read(tmp_path / "lstm"), read(tmp_path / "gru")])
     assert settings == {"cell": ["lstm", "gru"]}
-    assert set(metrics) == {"loss", "nats_per_character", "bits_per_character"}
+    assert {"loss", "nats_per_character", "bits_per_character"} <= set(metrics)
     assert main(["compare", str(tmp_path / "lstm")]) == 2
     page = write(tmp_path / "gru").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 1

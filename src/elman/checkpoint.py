@@ -184,20 +184,22 @@ def _checksum(tensors: Mapping[str, "Tensor"], extra: str) -> str:
     return digest.hexdigest()
 
 
-def over(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def over(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Put a prefix before the names of tensors, so that several sets go into one file.
 
     Example:
+        >>> import torch
         >>> over("model.", {"w": torch.ones(1)})
         {'model.w': tensor([1.])}
     """
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Take the tensors whose names have a prefix, without it.
 
     Example:
+        >>> import torch
         >>> under("model.", {"model.w": torch.ones(1), "step": torch.ones(1)})
         {'w': tensor([1.])}
     """

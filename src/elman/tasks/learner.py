@@ -72,12 +72,12 @@ class Result:
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
     """Let PyTorch, and with it the layers, compute with so many threads."""
-    before = torch.get_numthreads()
-    torch.set_numthreads(number or before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
     try:
         yield
     finally:
-        torch.set_numthreads(before)
+        torch.set_num_threads(before)
 
 
 def learn(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Result:
@@ -263,7 +263,7 @@ class Learner:
         return max(by_data, by_time)
 
     @property
-    def isover(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the budget or the patience is used up."""
         patience = self.settings.patience
         return self.progress >= 1 or (patience is not None and self.at.stale >= patience)
@@ -358,9 +358,9 @@ class Learner:
                 f" {score}; start again with a lower --lr than {self.settings.lr:g}"
             )
         is_best = self.at.best is None or score <= self.at.best  # of equals the later
-        self.at.stale += 1
+        self.at.stale = 0 if self.at.best is None or score < self.at.best else self.at.stale + 1
         if is_best:
-            self.at.best, self.at.stale = score, 0
+            self.at.best = score
         preview = ""
         if self.processes.is_first:
             if is_best:
