@@ -405,6 +405,15 @@ def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
         assert all(torch.equal(found[name], wanted[name]) for name in found)
 
 
+def test_every_flag_arrives(sales: Path, tmp_path: Path) -> None:
+    flags = [word for n, v in (SMALL | {"season": 6}).items() for word in (f"--{n}", str(v))]
+    assert main(["train", "series", str(sales), *flags, "--out", str(tmp_path / "run")]) == 0
+    config = Run.open(tmp_path / "run").config
+    kept = config["source"] | config["settings"]
+    assert {name: kept[name] for name in SMALL} == SMALL
+    assert kept["season"] == 6
+
+
 def test_two_processes_train_what_one_does(sales: Path, tmp_path: Path) -> None:
     small = SMALL | {"dropout": 0.0}
     flags = [word for n, v in small.items() for word in (f"--{n}", str(v))]

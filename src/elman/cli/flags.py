@@ -88,9 +88,7 @@ def set_parameters(command: Callable[..., Any], kinds: Mapping[str, Any]) -> Non
     parameters = []
     for name, kind in kinds.items():
         default: Any = None
-        if not hasattr(kind, "__metadata__"):
-            default = inspect.Parameter.empty  # the context
-        elif kind.__args__[0] is bool:
+        if kind.__args__[0] is bool:
             default = False
         elif type(None) not in getattr(kind.__args__[0], "__args__", ()):
             default = inspect.Parameter.empty  # one that is required

@@ -57,7 +57,7 @@ def _command(job: str) -> Callable[..., int]:
     """Return the function of `elman train JOB`, with a parameter for each flag."""
     settings = import_module(f"elman.tasks.{job}.settings")
 
-    def command(context: typer.Context, **given: Any) -> int:
+    def command(**given: Any) -> int:
         return _train(job, {n: v for n, v in given.items() if v is not None and v is not False})
 
     made = [
@@ -67,7 +67,6 @@ def _command(job: str) -> Callable[..., int]:
         if field.name != "files"
     ]
     parameters = {
-        "context": typer.Context,
         "files": Annotated[list[Path] | None, typer.Argument(metavar="FILE", help=settings.FILES)],
         **{field.name: flag(field) for field in made},
         "out": Annotated[

@@ -26,7 +26,7 @@ def evaluate(
     print(conclusion(trained.evaluate(run, files)))
 
 
-def predict(context: typer.Context, **given: Any) -> None:
+def predict(**given: Any) -> None:
     """Answer for new input with the best weights of a run.
 
     A series is forecast on from its end, a text or file gets its labels, tags or counterparts.
@@ -131,7 +131,6 @@ _OPTIONS = {
 set_parameters(
     predict,
     {
-        "context": typer.Context,
         "run": Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
         "data": Annotated[
             str | None,
