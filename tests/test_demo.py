@@ -49,6 +49,9 @@ def test_a_wave_is_forecast_far_better_than_by_guessing() -> None:
     assert (foretold - truth).square().mean().sqrt() < 0.2 * truth.square().mean().sqrt()
 
 
+JOBS = ("seasonal naive", "commonest label", "commonest tag", "copy of the source")
+
+
 def test_the_quick_demo_shows_all_its_parts_and_keeps_its_plots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,9 +62,9 @@ def test_the_quick_demo_shows_all_its_parts_and_keeps_its_plots(
     assert errors == ""
     assert "\x1b" not in output
     assert output.startswith("Everything made here is kept in runs/demo-2.")
-    for part in ("ohlol", "root-mean-square error", "held out", "times faster", "torch.nn"):
+    for part in ("ohlol", "root-mean-square error", "held out", "times faster", "torch.nn", *JOBS):
         assert part in output
-    for plot in ("hello.png", "sine.png", "text/loss.png"):
+    for plot in ("hello.png", "sine.png", "text/loss.png", "series/forecast.png"):
         assert f"runs/demo-2/{plot}" in output
         assert (tmp_path / "runs" / "demo-2" / plot).read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "runs" / "demo").iterdir())

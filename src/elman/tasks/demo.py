@@ -1,8 +1,9 @@
 """The demonstration: what recurrent networks do, in a minute, with no file needed.
 
-Four parts: "hello" learns to say "ohlol" in six ways, from a cell stepped by hand to a GRU; a wave
-is forecast with the state carried on; a text is learnt by the code of `elman train text`; and the
-same models are timed with these layers and with PyTorch's own.
+Five parts: "hello" learns to say "ohlol" in six ways, from a cell stepped by hand to a GRU; a wave
+is forecast with the state carried on; a text is learnt by the code of `elman train text`; so is a
+small file for each of the other jobs; and the same models are timed with these layers and with
+PyTorch's own.
 """
 
 import copy
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,9 @@ from torch import Tensor, nn
 
 import elman
 from elman.bench import DISTURBED, seconds_elsewhere, take_turns
-from elman.tasks import text
+from elman.tasks import InputError, find, samples, text, training
 from elman.tasks.display import Display
+from elman.tasks.learner import Result
 from elman.tasks.plot import new_figure, save_figure
 from elman.tasks.terminal import printable
 from elman.tasks.text.model import TextModel
@@ -52,9 +55,10 @@ def show(quick: bool = False, out: Path | None = None) -> Path:
         _show_spelling(console, out / "hello.png")
         _show_forecast(console, out / "sine.png", updates=150 if quick else 600)
         model = _show_text(console, out, seconds=3.0 if quick else 25.0)
+        _show_jobs(console, out, seconds=1.0 if quick else 7.0)
         _show_speed(console, model, seconds=0.3 if quick else 1.5)
     console.print("\nThe plots:")
-    for plot in ("hello.png", "sine.png", "text/loss.png"):
+    for plot in ("hello.png", "sine.png", "text/loss.png", "series/forecast.png"):
         console.print(f"  {out / plot}", soft_wrap=True)
     console.print(f"Write with the text model: elman sample {out / 'text'}", soft_wrap=True)
     return out
@@ -316,12 +320,48 @@ def _show_text(console: Console, out: Path, seconds: float) -> TextModel:
     return model
 
 
+# --- the other jobs -------------------------------------------------------------------------------
+
+_FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "series": ("a forecast of a museum's visitors", {"horizon": 14}),
+    "labels": ("whether a line is Python or English", {}),
+    "tags": ("what each token of a program is", {}),
+    "pairs": ("dates as computers write them", {}),
+}
+
+
+def _show_jobs(console: Console, out: Path, seconds: float) -> None:
+    console.print("\n4. A file, a job, a model: the same loop, with a baseline beside the result\n")
+    (out / "data").mkdir()
+    for job, (what, options) in _FILES.items():
+        file = samples.write(job, out / "data")
+        console.print(f"{what}: elman train {job} {file}", soft_wrap=True)
+        try:
+            result = training.train(
+                find(job), out / job, files=(str(file),), max_time=seconds, **options
+            )
+        except InputError as error:  # a package that this job needs is not installed
+            console.print(f"    left out: {error}", soft_wrap=True)
+            continue
+        for line in _sentences(result):
+            console.print(f"    {line}", style="dim", soft_wrap=True)
+
+
+# What is shown of a result: its main measure, and what the job says of it first.
+def _sentences(result: Result) -> Iterator[str]:
+    names = ("mase", "accuracy", "exact_match")
+    name = next(n for n in names if n in result.metrics)
+    others = ", ".join(f"{b} {of[name]:.3g}" for b, of in result.baselines.items() if name in of)
+    yield f"{name.replace('_', ' ')} {result.metrics[name]:.3g}; {others}"
+    yield from result.lines[:1]
+
+
 # --- speed ----------------------------------------------------------------------------------------
 
 
 def _show_speed(console: Console, model: TextModel, seconds: float) -> None:
     console.print(
-        "\n4. Forward and backward through the same models, with elman and with torch.nn\n"
+        "\n5. Forward and backward through the same models, with elman and with torch.nn\n"
     )
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

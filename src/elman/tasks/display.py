@@ -163,18 +163,31 @@ def _measures(metrics: dict[str, float]) -> str:
     )
 
 
-# The measures of the model and of the baselines as a table in plain text.
+_WIDTH = 80  # of a table in plain text
+
+
+# The measures of the model and of the baselines as tables in plain text, next to each other as far
+# as a terminal is wide.
 def _beside(metrics: dict[str, float], baselines: dict[str, dict[str, float]]) -> str:
     rows = {"model": metrics, **baselines}
-    names = [n for n in metrics if any(n in of for of in baselines.values())]
-    width = max(map(len, rows))
-    lines = [" " * width + "".join(f"  {name.replace('_', ' '):>10}" for name in names)]
-    for row, of in rows.items():
-        cells = (f"{of[name]:.4g}" if name in of else "" for name in names)
-        padded = (
-            f"  {cell:>{max(10, len(name))}}" for cell, name in zip(cells, names, strict=True)
-        )
-        lines.append(f"{row:<{width}}" + "".join(padded))
+    first = max(map(len, rows))
+    heads = {n: n.replace("_", " ") for n in metrics if any(n in of for of in baselines.values())}
+    lines: list[str] = []
+    while heads:
+        names: list[str] = []
+        width = first
+        for name, head in heads.items():
+            width += 2 + max(10, len(head))
+            if names and width > _WIDTH:
+                break
+            names.append(name)
+        columns = {name: heads.pop(name) for name in names}
+        shown = [("", columns)] + [
+            (row, {n: f"{of[n]:.4g}" if n in of else "" for n in names}) for row, of in rows.items()
+        ]
+        for row, cells in shown:
+            padded = (f"  {cells[n]:>{max(10, len(columns[n]))}}" for n in names)
+            lines.append(f"{row:<{first}}" + "".join(padded))
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ Example:
     >>> import tempfile
     >>> path = write("pairs", Path(tempfile.mkdtemp()))
     >>> path.read_text().splitlines()[0]
-    '9 May 1973\\t1973-05-09'
+    '15 February 2019\\t2019-02-15'
 """
 
 import argparse
