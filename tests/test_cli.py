@@ -18,7 +18,7 @@ from elman import checkpoint
 from elman.cli import main
 from elman.cli.flags import seconds
 from elman.cli.process import Stopping, stopped_by_signals
-from elman.tasks import text
+from elman.tasks import JOBS, samples, text
 from elman.tasks.run import Run
 
 WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "with", "his")
@@ -501,3 +501,18 @@ USES = [
     ["compare", "run", "whole"],
     ["report", "run"],
 ]
+
+
+@pytest.mark.parametrize("job", sorted(JOBS))
+def test_the_job_of_a_file_is_guessed(
+    job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if job == "text":
+        file = tmp_path / "song.txt"
+        file.write_text("row, row, row your boat, gently down the stream.\n" * 40)
+    else:
+        file = samples.write(job, tmp_path)
+    run = tmp_path / "run"
+    assert main(["train", str(file), "--epochs", "1", "--dry-run", "--out", str(run)]) == 0
+    assert f": elman train {job}\n" in capsys.readouterr().err
+    assert not run.exists()

@@ -55,7 +55,7 @@ def show(quick: bool = False, out: Path | None = None) -> Path:
         _show_spelling(console, out / "hello.png")
         _show_forecast(console, out / "sine.png", updates=150 if quick else 600)
         model = _show_text(console, out, seconds=3.0 if quick else 25.0)
-        _show_jobs(console, out, seconds=1.0 if quick else 7.0)
+        _show_jobs(console, out, seconds=1.0 if quick else 10.0)
         _show_speed(console, model, seconds=0.3 if quick else 1.5)
     console.print("\nThe plots:")
     for plot in ("hello.png", "sine.png", "text/loss.png", "series/forecast.png"):

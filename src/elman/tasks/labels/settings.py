@@ -3,7 +3,9 @@
 Nothing here imports PyTorch.
 """
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from elman.tasks.settings import Prediction, Settings, Source, setting
 
@@ -16,7 +18,10 @@ __all__ = [
     "LabelsPrediction",
     "LabelsSettings",
     "LabelsSource",
+    "recognises",
 ]
+
+_HEAD = 4096  # characters of the first line that are looked at
 
 SUMMARY = "Learn to give each sequence, a text or a series of numbers, one of several labels."
 FILES = (
@@ -90,3 +95,30 @@ class LabelsPrediction(Prediction):
 
 
 SOURCE, SETTINGS, PREDICTION = LabelsSource, LabelsSettings, LabelsPrediction
+
+
+def recognises(path: Path) -> str | None:
+    """Return what makes a file or directory one for this job, or None.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "reviews.csv"
+        >>> _ = path.write_text("text,label\\nI like it,good\\n")
+        >>> recognises(path)
+        'has the columns text and label'
+    """
+    if path.is_dir():
+        inside = [part for part in path.iterdir() if not part.name.startswith(".")]
+        if len(inside) > 1 and all(part.is_dir() for part in inside):
+            return "has a directory for each label"
+        if len(inside) > 1 and all(part.is_file() for part in inside):
+            return "has a file for each label"
+        return None
+    if path.suffix in (".npz", ".ts"):
+        return "has series of numbers with a label each"
+    if path.suffix in (".csv", ".tsv", ".jsonl") and path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = set(re.findall(r"\w+", file.readline(_HEAD)))
+        if {"text", "label"} <= head:
+            return "has the columns text and label"
+    return None

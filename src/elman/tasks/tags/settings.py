@@ -4,10 +4,23 @@ Nothing here imports PyTorch.
 """
 
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 from elman.tasks.settings import Prediction, Settings, Source, setting
 
-__all__ = ["FILES", "PREDICTION", "SETTINGS", "SOURCE", "SUMMARY", "TagsSettings", "TagsSource"]
+__all__ = [
+    "FILES",
+    "PREDICTION",
+    "SETTINGS",
+    "SOURCE",
+    "SUMMARY",
+    "TagsSettings",
+    "TagsSource",
+    "recognises",
+]
+
+_LOOKED_AT = 200  # lines
 
 SUMMARY = "Learn to give each token of a sentence a tag, such as a part of speech or an entity."
 FILES = (
@@ -60,3 +73,28 @@ class TagsSettings(Settings):
 
 
 SOURCE, SETTINGS, PREDICTION = TagsSource, TagsSettings, Prediction
+
+
+def recognises(path: Path) -> str | None:
+    """Return what makes a file one for this job, or None: a token in each line, with columns.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "pets.tsv"
+        >>> _ = path.write_text("the\\tDET\\ncat\\tNOUN\\n\\na\\tDET\\ndog\\tNOUN\\n")
+        >>> recognises(path)
+        'has a token in each line, and empty lines between sentences'
+    """
+    if not path.is_file():
+        return None
+    if path.suffix in (".conllu", ".conll", ".iob", ".bio"):
+        return "has a token in each line"
+    if path.suffix not in (".tsv", ".txt"):
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        lines = [line.rstrip("\r\n") for line in islice(file, _LOOKED_AT)]
+    tokens = [line for line in lines if line.strip() and not line.startswith("#")]
+    widths = {line.count("\t") for line in tokens}
+    if tokens and "" in lines[1:-1] and len(widths) == 1 and widths != {0}:
+        return "has a token in each line, and empty lines between sentences"
+    return None
