@@ -1,0 +1,322 @@
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import elman
+from elman import runtime
+from elman.runtime import FileError, InputError
+from elman.shapes import KindError, ShapeError
+
+LAYERS: list[tuple[str, dict[str, Any]]] = [
+    (kind, {"num_layers": layers, "bidirectional": both, "bias": bias, **more})
+    for layers, both, bias in itertools.product((1, 2), (False, True), (True, False))
+    for kind, more in (
+        ("RNN", {}),
+        ("RNN", {"nonlinearity": "relu"}),
+        ("GRU", {}),
+        ("GRU", {"reset_after": False}),
+        ("LSTM", {}),
+        ("LSTM", {"proj_size": 3}),
+    )
+]
+
+
+def layer(kind: str, options: dict[str, Any], dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    return getattr(elman, kind)(4, 5, **options, dtype=dtype)
+
+
+def close(found: Any, expected: Any, tolerance: float = 3e-6) -> None:
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("kind", "options"), LAYERS, ids=str)
+def test_whole_sequences_give_what_the_layer_gives(
+    kind: str, options: dict[str, Any], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    module = layer(kind, options, dtype)
+    elman.save(module, tmp_path / "m")
+    model = runtime.load(tmp_path / "m")
+    x = torch.randn(7, 3, 4, dtype=dtype)
+    tolerance = 3e-6 if dtype is torch.float32 else 1e-12
+    with torch.no_grad():
+        close(model.run(x.numpy()), module(x)[0], tolerance)
+        lengths = [7, 0, 3]
+        close(model.run(x.numpy(), lengths), module(x, lengths=lengths)[0], tolerance)
+        close(elman.load(tmp_path / "m")(x)[0], module(x)[0], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [x for x in LAYERS if not x[1]["bidirectional"]], ids=str
+)
+def test_a_session_goes_on_where_it_was(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    module = layer(kind, options)
+    elman.save(module, tmp_path / "m")
+    session = runtime.load(tmp_path / "m").session(batch=2)
+    x = torch.randn(9, 2, 4)
+    with torch.no_grad():
+        expected, final = module(x)
+    steps = [session.step(step) for step in x[:3].numpy()]
+    rest = session.run(x[3:].numpy())
+    close(np.concatenate([np.stack(steps), rest]), expected)
+    for part, state in zip(
+        session.state().values(), final if isinstance(final, tuple) else (final,), strict=True
+    ):
+        close(part, state)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> runtime.Model:
+    torch.manual_seed(1)
+    chain = nn.Sequential(
+        nn.Embedding(11, 4),
+        nn.Sequential(elman.LSTM(4, 6, num_layers=2), nn.Dropout(0.5)),
+        nn.LayerNorm(6),
+        nn.Linear(6, 5),
+        nn.LogSoftmax(-1),
+    )
+    elman.save(chain, tmp_path / "chain")
+    return runtime.load(tmp_path / "chain")
+
+
+def test_a_chain_gives_what_its_modules_give(model: runtime.Model, tmp_path: Path) -> None:
+    x = torch.randint(11, (8, 3))
+    chain = elman.load(tmp_path / "chain")
+    with torch.no_grad():
+        close(model.run(x.numpy()), chain(x))
+    assert model.description["outputs"] == {"y": ["L", "N", 5]}
+
+
+FUNCTIONS = [
+    *(nn.ReLU(), nn.Tanh(), nn.Sigmoid(), nn.SiLU(), nn.Softplus(), nn.Identity()),
+    *(nn.Softmax(-1), nn.LogSoftmax(dim=2), nn.LayerNorm(6), nn.LayerNorm(6, bias=False)),
+    *(nn.LayerNorm(6, elementwise_affine=False, eps=0.1), nn.Linear(6, 3, bias=False)),
+]
+
+
+@pytest.mark.parametrize("module", FUNCTIONS, ids=str)
+def test_every_module_of_a_chain(module: nn.Module, tmp_path: Path) -> None:
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    chain = nn.Sequential(elman.GRU(4, 6), module)
+    elman.save(chain, tmp_path / "m")
+    x = torch.randn(5, 2, 4)
+    with torch.no_grad():
+        expected = module(chain[0](x)[0])
+        close(runtime.load(tmp_path / "m").run(x.numpy()), expected)
+        close(elman.load(tmp_path / "m")(x), expected)
+
+
+def test_torchs_layers_are_saved_too(tmp_path: Path) -> None:
+    theirs = nn.GRU(4, 5, bidirectional=True)
+    elman.save(theirs, tmp_path / "m")
+    x = torch.randn(6, 2, 4)
+    with torch.no_grad():
+        close(runtime.load(tmp_path / "m").run(x.numpy()), theirs(x)[0])
+
+
+@pytest.mark.parametrize(("weights", "most"), [("bf16", 0.02), ("int8", 0.05)])
+def test_weights_may_be_stored_in_less(tmp_path: Path, weights: str, most: float) -> None:
+    torch.manual_seed(0)
+    module = elman.LSTM(32, 64)
+    sizes = {}
+    for form in ("float32", weights):
+        elman.save(module, tmp_path / form, form)
+        sizes[form] = (tmp_path / form).stat().st_size
+    assert sizes[weights] < sizes["float32"] * (0.6 if weights == "bf16" else 0.35)
+    x = torch.randn(20, 3, 32)
+    with torch.no_grad():
+        found, exact = runtime.load(tmp_path / weights).run(x.numpy()), module(x)[0].numpy()
+        assert 0 < np.abs(found - exact).max() < most
+        close(elman.load(tmp_path / weights)(x)[0], found)
+
+
+def test_states_are_kept_reset_and_forked(model: runtime.Model) -> None:
+    session = model.session(batch=3)
+    x = np.random.default_rng(0).integers(11, size=(6, 3))
+    session.run(x[:3])
+    kept, twin = session.state(), session.fork()
+    later = session.run(x[3:])
+    np.testing.assert_array_equal(twin.run(x[3:]), later)
+    session.load_state(kept)
+    np.testing.assert_array_equal(session.run(x[3:]), later)
+    session.load_state(kept.tobytes())
+    np.testing.assert_array_equal(session.run(x[3:]), later)
+    session.load_state(dict(kept))
+    session.reset(np.array([False, True, False]))
+    after = session.run(x[3:])
+    fresh = model.session(batch=3).run(x[3:])
+    np.testing.assert_array_equal(after[:, [0, 2]], later[:, [0, 2]])
+    np.testing.assert_array_equal(after[:, 1], fresh[:, 1])
+    assert np.abs(after[:, 1] - later[:, 1]).max() > 1e-3
+    session.reset()
+    np.testing.assert_array_equal(session.run(x[3:]), fresh)
+
+
+def test_a_state_of_something_else_is_refused(model: runtime.Model, tmp_path: Path) -> None:
+    session = model.session(batch=2)
+    before = session.state()
+    elman.save(nn.Sequential(nn.Embedding(11, 4), elman.LSTM(4, 6, 2)), tmp_path / "other")
+    other = runtime.load(tmp_path / "other").session(batch=2)
+    good = before.tobytes()
+    for state, message in (
+        (other.state(), "belongs to another model"),
+        (other.state().tobytes(), "belongs to another model"),
+        (model.session(batch=3).state(), r"1.h must be \(2, 2, 6\) of float32, got \(2, 3, 6\)"),
+        ({"1.h": before["1.h"]}, "the state must have 1.h, 1.c, got 1.h"),
+        ({n: p.astype(np.float64) for n, p in before.items()}, "of float32, got .* of float64"),
+        (b"", "not a state"),
+        (good[:-1], "cut short"),
+        (good + b"x", "too long"),
+        (good.replace(b"elman-state", b"elman_state"), "does not begin as one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            session.load_state(state)
+    for name, part in session.state().items():
+        np.testing.assert_array_equal(part, before[name])
+
+
+def test_named_streams_get_what_sessions_of_their_own_get(model: runtime.Model) -> None:
+    chance = np.random.default_rng(3)
+    streams = runtime.Streams(model, capacity=4)
+    sessions: dict[str, runtime.Session] = {}
+    for _ in range(40):
+        names = [n for n in "abcd" if chance.random() < 0.5]
+        inputs = {name: int(chance.integers(11)) for name in names}
+        for name, output in streams.step(inputs).items():
+            own = sessions.setdefault(name, model.session())
+            close(output, own.step([inputs[name]])[0])
+        if sessions and chance.random() < 0.2:
+            gone = sorted(sessions)[0]
+            streams.drop(gone)
+            del sessions[gone]
+    assert len(streams) == len(sessions)
+    kept = streams.state("b").tobytes()
+    streams.drop("b")
+    streams.load_state("b", kept)
+    close(streams.step({"b": 3})["b"], sessions["b"].step([3])[0])
+
+
+def test_streams_refuse_what_does_not_fit(model: runtime.Model) -> None:
+    streams = runtime.Streams(model, capacity=2)
+    streams.step({"a": 1})
+    for call, message in (
+        (lambda: streams.step({"a": 1, "b": 2, "c": 3}), "there is room for 2 streams"),
+        (lambda: streams.step({"a": 11}), "x must be from 0 to 10, got 11"),
+        (lambda: streams.step({"a": 0.5}), "x must be integers"),
+        (lambda: streams.drop("b"), "there is no stream 'b'"),
+        (lambda: streams.state("b"), "there is no stream 'b'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    assert len(streams) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.session(batch=0), "batch must be an integer from 1, got 0"),
+        (lambda m: m.session().step([1, 2]), r"x must have a batch of 1, .* got \(2,\)"),
+        (lambda m: m.session().step([[1]]), r"x must be \(N\), got \(1, 1\)"),
+        (lambda m: m.session().step([-1]), "x must be from 0 to 10, got -1"),
+        (lambda m: m.session().step([1.0]), "x must be integers, got float64"),
+        (lambda m: m.session().step([1], out=np.zeros((1, 4))), r"out must be \(1, 5\)"),
+        (lambda m: m.session().reset([True, False]), r"rows must be \(1,\) booleans"),
+        (lambda m: m.run(np.zeros((3, 2), int), lengths=[4, 0]), "lengths must be from 0 to L = 3"),
+        (lambda m: m.run(np.zeros((3, 2), int), lengths=[1]), r"lengths must be \(N,\) = \(2,\)"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_a_model_is_refused(
+    model: runtime.Model, call: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        call(model)
+
+
+def test_a_model_that_reads_backwards_has_no_sessions(tmp_path: Path) -> None:
+    elman.save(elman.GRU(3, 4, bidirectional=True), tmp_path / "m")
+    with pytest.raises(InputError, match="reads sequences from their end too"):
+        runtime.load(tmp_path / "m").session()
+
+
+class Own(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Own(), "the module is Own, whose forward cannot be stored"),
+        (nn.Sequential(elman.GRU(3, 4), nn.Sequential(Own())), r"1\.0 is Own"),
+        (nn.Sequential(elman.GRU(3, 4), nn.Softmax(0)), "Softmax must be over the features"),
+        (nn.Sequential(nn.ReLU()), "ReLU cannot be the first"),
+        (nn.Sequential(), "nothing that computes"),
+        (nn.Embedding(3, 4, max_norm=1.0), "Embedding with max_norm"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_saved_is_named(module: nn.Module, message: str, tmp_path: Path) -> None:
+    with pytest.raises(KindError, match=message):
+        elman.save(module, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_modules_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
+    elman.save(nn.Sequential(elman.GRU(3, 4), nn.Linear(5, 2)), tmp_path / "m")
+    with pytest.raises(FileError, match="must take 4 numbers, as the one before gives, got 5"):
+        runtime.load(tmp_path / "m")
+    with pytest.raises(ShapeError, match="weights must be one of float32, bf16, int8, got 'fp"):
+        elman.save(elman.GRU(3, 4), tmp_path / "m", "fp16")
+
+
+def test_the_package_safetensors_reads_the_file(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    module = elman.LSTM(3, 4)
+    elman.save(module, tmp_path / "m")
+    found = safetensors.torch.load_file(tmp_path / "m")
+    for name, parameter in module.state_dict().items():
+        torch.testing.assert_close(found[f"0.{name}"], parameter, rtol=0, atol=0)
+
+
+def test_the_runtime_does_not_import_torch(model: runtime.Model, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import elman.runtime\n"
+        f"session = elman.runtime.load({str(tmp_path / 'chain')!r}).session()\n"
+        "print(session.step([3]).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 5)\n"
+
+
+def test_damaged_files_give_one_error(model: runtime.Model, tmp_path: Path) -> None:
+    content = (tmp_path / "chain").read_bytes()
+    chance = np.random.default_rng(5)
+    path = tmp_path / "damaged"
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for _ in range(int(chance.integers(1, 4))):
+            at = int(chance.integers(len(damaged) if chance.random() < 0.3 else 1200))
+            damaged[at] = int(chance.integers(256))
+        if chance.random() < 0.2:
+            damaged = damaged[: int(chance.integers(len(damaged)))]
+        path.write_bytes(damaged)
+        try:
+            runtime.load(path)
+        except FileError:
+            refused += 1
+    assert refused > 280
+    for odd in (tmp_path, tmp_path / "none"):
+        with pytest.raises((FileError, OSError)):
+            runtime.load(odd)
