@@ -13,9 +13,10 @@ SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('pur
 CORE := $(wildcard csrc/*.cpp csrc/*.hpp)
 FOLDERS := $(shell find src -type d -not -name __pycache__)
 NATIVE_TESTS := $(wildcard tests/native/*.cpp)
+CLANG := $(shell command -v clang++)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test sanitize lint bench docs works format clean
+.PHONY: demo test fuzz sanitize lint bench docs works format clean
 
 # A minute of examples that need no data.
 demo: $(VENV)/core
@@ -23,6 +24,11 @@ demo: $(VENV)/core
 
 test: $(VENV)/core
 	$(BIN)/python -m pytest
+
+# Random wrong use of layers, files and the command line, until Ctrl-C or for SECONDS, with another
+# seed each time; what fails is kept in runs/fuzz/.
+fuzz: $(VENV)/core
+	$(BIN)/python tests/fuzz.py $(if $(SECONDS),--seconds $(SECONDS))
 
 # The core under GCC's sanitizers, by itself and then under its Python tests; not the latter for
 # threads, since PyTorch and its OpenMP are not built for that. -S keeps the path of the editable
@@ -35,12 +41,14 @@ sanitize: build/asan/site build/tsan/site
 	PYTHONPATH="$(CURDIR)/build/asan/site:$(SITE)" $(BIN)/python -S -m pytest -q \
 	    tests/test_kernels.py tests/test_ops.py tests/test_library.py
 
-# The compiler's warnings are errors in every build made here, see $(VENV)/core.
-lint: $(VENV)/core
+# The compiler's warnings are errors in every build made here, see $(VENV)/core; Clang has others
+# than GCC.
+lint: $(VENV)/core $(if $(CLANG),build/clang/site)
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CORE) $(NATIVE_TESTS)
+	$(if $(CLANG),,@echo "lint: no clang++ here; the core was compiled by the default compiler alone")
 
 format: $(VENV)/tools
 	$(BIN)/ruff check --quiet --fix
@@ -86,9 +94,12 @@ $(VENV)/docs: $(VENV)/tools
 
 build/asan/site: SANITIZE := address,undefined
 build/tsan/site: SANITIZE := thread
-build/%/site: $(VENV)/tools CMakeLists.txt $(CORE) $(NATIVE_TESTS) $(wildcard src/elman/*.py)
+build/asan/site build/tsan/site: COMPILER := g++
+build/clang/site: COMPILER := clang++
+build/asan/site: $(shell find src/elman -name '*.py')
+build/%/site: $(VENV)/tools CMakeLists.txt $(CORE) $(NATIVE_TESTS)
 	$(PIP) install --no-build-isolation --no-deps --upgrade --target $@ \
 	    --config-settings=build-dir=build/$* --config-settings=cmake.define.ELMAN_WERROR=ON \
-	    --config-settings=cmake.define.CMAKE_CXX_COMPILER=g++ \
+	    --config-settings=cmake.define.CMAKE_CXX_COMPILER=$(COMPILER) \
 	    --config-settings=cmake.define.ELMAN_SANITIZE=$(SANITIZE) .
 	touch $@

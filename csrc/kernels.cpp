@@ -44,9 +44,9 @@ struct Units {
   long from, to;
 };
 
-constexpr int at_least_one(int n) {
-  return n > 0 ? n : 1;
-}
+// A length for an array that may have nothing to hold.
+template <int n>
+inline constexpr int kAtLeastOne = n > 0 ? n : 1;
 
 // Calls f(unit, load, store) for each vector of units; the last one may be partial.
 template <class T, class F>
@@ -69,7 +69,7 @@ template <class T, class Cell>
 void forward_row(const ForwardRow<T>& row, long H, Units units) {
   for_each_vector<T>(units, [&](long u, auto get, auto put) __attribute__((always_inline)) {
     Vec<T> gx[Cell::num_gates], gh[Cell::num_gates], state[Cell::num_states];
-    Vec<T> keep[at_least_one(Cell::kept)];
+    Vec<T> keep[kAtLeastOne<Cell::kept>];
     unroll<Cell::num_gates>([&](auto g) __attribute__((always_inline)) {
       gx[g] = get(row.gx + g * H + u);
       gh[g] = get(row.gh + g * H + u);
@@ -91,7 +91,7 @@ void forward_row(const ForwardRow<T>& row, long H, Units units) {
 template <class T, class Cell>
 void backward_row(const BackwardRow<T>& row, long H, Units units) {
   for_each_vector<T>(units, [&](long u, auto get, auto put) __attribute__((always_inline)) {
-    Vec<T> keep[at_least_one(Cell::kept)], previous[Cell::num_states], dstate[Cell::num_states];
+    Vec<T> keep[kAtLeastOne<Cell::kept>], previous[Cell::num_states], dstate[Cell::num_states];
     Vec<T> dgx[Cell::num_gates], dgh[Cell::num_gates];
     unroll<Cell::kept>([&](auto i)
                            __attribute__((always_inline)) { keep[i] = get(row.keep + i * H + u); });
@@ -198,11 +198,13 @@ struct RowBlock {
   long begin, end;
 };
 
-// Sizes and the place of every row.
+// Sizes and the place of every row. L counts steps up to the end of the longest sequence: nothing
+// that is computed depends on how much padding comes after it.
 template <class T>
 struct Shape {
   long L, N, I, H, R, D, GH;
   long EH;           // G*H without the late gates
+  long padded;       // steps of the arrays, L or more
   const long* order; // [N] columns by descending length, of padded arrays, or null
   const long* first; // [L + 1] rows computed before step t
   const T* zeros;    // [max(H, R)]
@@ -211,7 +213,12 @@ struct Shape {
       : L(p.seq_len), N(p.batch), I(p.input_size), H(p.hidden_size),
         R(p.projection ? p.projection : p.hidden_size), D(p.directions),
         GH(cell.gates * p.hidden_size), EH((cell.gates - cell.late) * p.hidden_size),
-        order(nullptr) {
+        padded(p.seq_len), order(nullptr) {
+    if (p.lengths) {
+      L = smaller(L, 1); // a step that no sequence has is still one, whose gradients are zeros
+      for (long n = 0; n < N; n++)
+        L = larger(L, p.lengths[n]);
+    }
     long *offsets = scratch.take<long>(L + 1), *longer = scratch.take<long>(L + 1);
     for (long t = 0; t <= L; t++) // how many sequences are longer than t
       longer[t] = t == L || p.lengths ? 0 : p.batch_sizes ? p.batch_sizes[t] : N;
@@ -236,8 +243,8 @@ struct Shape {
     zeros = zero;
   }
 
-  long rows() const { return first[L]; }                     // computed
-  long all_rows() const { return order ? L * N : first[L]; } // of the arrays
+  long rows() const { return first[L]; }                          // computed
+  long all_rows() const { return order ? padded * N : first[L]; } // of the arrays
   // Sequence n, in the order of their lengths: its column, and its row at step t, in the arrays.
   long column(long n) const { return order ? order[n] : n; }
   long place(long t, long n) const { return order ? t * N + order[n] : first[t] + n; }
@@ -605,7 +612,7 @@ void expect(T* p, long n) {
 // Zeros what lies past the ends of the sequences in a padded array of rows of `width` values.
 template <class T>
 void clear_padding(const Shape<T>& at, T* array, long width) {
-  for (long t = 0; at.order && t < at.L; t++)
+  for (long t = 0; at.order && t < at.padded; t++)
     for (long n = at.batch_at(t); n < at.N; n++)
       copy<T>(array + at.place(t, n) * width, nullptr, width);
 }

@@ -6,10 +6,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <unistd.h>
+
 #include <cstdint>
+#include <exception>
 #include <thread>
 #include <vector>
 
+#include "dense.hpp"
 #include "dispatch.hpp"
 #include "kernels.hpp"
 
@@ -25,6 +29,29 @@ using Addresses = std::vector<Address>;
 template <class T>
 T* at(Address a) {
   return reinterpret_cast<T*>(a);
+}
+
+// Runs f without the GIL; throws what f throws.
+template <class F>
+void without_gil(F&& f) {
+  PyThreadState* const state = PyEval_SaveThread();
+  std::exception_ptr error;
+  try {
+    f();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  try {
+    PyEval_RestoreThread(state);
+  } catch (...) {
+    // Python before 3.14 ends a thread that comes back while the interpreter exits, by unwinding
+    // its stack. Frames above allow no exceptions and would abort the process, so the thread stays
+    // here until the process ends, as it does in newer Pythons.
+    for (;;)
+      pause();
+  }
+  if (error)
+    std::rethrow_exception(error);
 }
 
 struct Sizes {
@@ -61,7 +88,6 @@ void forward(int cell, bool is_double, long seq_len, long batch, long input_size
              long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
              Address c_0, const Addresses& weights, Address y, Address keep, Address h_n,
              Address c_n, int threads) {
-  const nb::gil_scoped_release unlocked;
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, int)) {
     std::vector<Weights<T>> directions;
@@ -70,7 +96,7 @@ void forward(int cell, bool is_double, long seq_len, long batch, long input_size
                       directions),
            threads);
   };
-  is_double ? run(kernels().forward_double) : run(kernels().forward_float);
+  without_gil([&] { is_double ? run(kernels().forward_double) : run(kernels().forward_float); });
 }
 
 void backward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
@@ -78,7 +104,6 @@ void backward(int cell, bool is_double, long seq_len, long batch, long input_siz
               Address c_0, const Addresses& weights, Address y, Address keep, Address dy,
               Address dh_n, Address dc_n, Address dx, Address dh_0, Address dc_0,
               const Addresses& dweights, long groups, int threads) {
-  const nb::gil_scoped_release unlocked;
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, const Gradients<T>&, int)) {
     std::vector<Weights<T>> directions;
@@ -93,7 +118,7 @@ void backward(int cell, bool is_double, long seq_len, long batch, long input_siz
             gradients.data()},
            threads);
   };
-  is_double ? run(kernels().backward_double) : run(kernels().backward_float);
+  without_gil([&] { is_double ? run(kernels().backward_double) : run(kernels().backward_float); });
 }
 
 void activations(bool is_double, Address x, Address tanh, Address sigmoid, long n) {
@@ -113,15 +138,27 @@ nb::dict cells() {
   return table;
 }
 
+void dense(Address from, Address to, std::size_t element, const std::vector<std::ptrdiff_t>& sizes,
+           const std::vector<std::ptrdiff_t>& strides, int threads) {
+  without_gil(
+      [&] { make_dense(at<const void>(from), at<void>(to), element, sizes, strides, threads); });
+}
+
 double fma_peak(int threads, double seconds) {
-  const nb::gil_scoped_release unlocked;
   std::vector<double> rates(static_cast<std::size_t>(threads));
-  std::vector<std::thread> others;
-  for (std::size_t i = 1; i < rates.size(); i++)
-    others.emplace_back([&rates, i, seconds] { rates[i] = kernels().fma_peak(seconds); });
-  rates[0] = kernels().fma_peak(seconds);
-  for (std::thread& other : others)
-    other.join();
+  without_gil([&] {
+    struct Joined {
+      std::vector<std::thread> threads;
+      ~Joined() {
+        for (std::thread& thread : threads)
+          thread.join();
+      }
+    } others;
+    others.threads.reserve(rates.size());
+    for (std::size_t i = 1; i < rates.size(); i++)
+      others.threads.emplace_back([&rates, i, seconds] { rates[i] = kernels().fma_peak(seconds); });
+    rates[0] = kernels().fma_peak(seconds);
+  });
   double sum = 0;
   for (double rate : rates)
     sum += rate;
@@ -129,8 +166,9 @@ double fma_peak(int threads, double seconds) {
 }
 
 double read_bandwidth(long bytes, double seconds) {
-  const nb::gil_scoped_release unlocked;
-  return kernels().read_bandwidth(bytes, seconds);
+  double rate = 0;
+  without_gil([&] { rate = kernels().read_bandwidth(bytes, seconds); });
+  return rate;
 }
 
 } // namespace
@@ -139,6 +177,8 @@ NB_MODULE(_native, m) {
   m.doc() = "The native core of elman. Called by elman.core with checked addresses.";
   m.def("forward", &forward);
   m.def("backward", &backward);
+  m.def("make_dense", &dense, "from_"_a, "to"_a, "element"_a, "sizes"_a, "strides"_a, "threads"_a,
+        "Copy an array of elements of so many bytes to where it is to lie row-major.");
   m.def("activations", &activations, "is_double"_a, "x"_a, "tanh"_a, "sigmoid"_a, "n"_a,
         "tanh and sigmoid of n values, as the cells compute them.");
   m.def("cells", &cells, "{name: (index, gates, states, kept vectors)} of the compiled cells.");

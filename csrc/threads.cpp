@@ -8,10 +8,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <thread>
+#include <utility>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -146,8 +147,8 @@ private:
     while (helpers_ < wanted) {
       try {
         std::thread([this, id = helpers_, seen = call_.load()] { help(id, seen); }).detach();
-      } catch (const std::system_error&) {
-        return; // No thread to be had: the caller does the work.
+      } catch (const std::exception&) {
+        return; // No thread or no memory to be had: the caller does the work.
       }
       helpers_++;
     }
@@ -183,21 +184,50 @@ private:
   alignas(64) std::atomic<uint32_t> call_{0};
 };
 
-std::atomic<Pool*> pool{nullptr};
-
 // The pool is never destroyed: helpers are detached and may outlive static destruction. A forked
-// child has none of the parent's threads and may have its lock held, so it starts a pool of its
-// own.
+// child has none of the parent's threads, OpenMP's neither, and may have the pool's lock held: it
+// starts with a pool of its own, in the same place, for which it needs no memory. The handler
+// stands ready from loading on, since a fork can come before the first call.
+alignas(Pool) unsigned char place[sizeof(Pool)];
+std::atomic<Pool*> pool{nullptr};
+[[maybe_unused]] const int handler = pthread_atfork(
+    nullptr, nullptr, [] { pool.store(new (place) Pool(nullptr), std::memory_order_release); });
+
 Pool& the_pool() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    pool.store(new Pool(reinterpret_cast<OpenMp>(dlsym(RTLD_DEFAULT, "GOMP_parallel"))));
-    pthread_atfork(nullptr, nullptr, [] { pool.store(new Pool(nullptr)); });
-  });
+  // Looked at first: a thread of the parent may have held the flag while it forked.
+  if (!pool.load(std::memory_order_acquire)) {
+    static std::once_flag once;
+    std::call_once(once, [] {
+      const auto open_mp = reinterpret_cast<OpenMp>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+      pool.store(new (place) Pool(open_mp), std::memory_order_release);
+    });
+  }
   return *pool.load(std::memory_order_acquire);
 }
 
+// A job whose tasks may throw. An exception can leave neither a helper's thread nor, while others
+// are at the job, the caller's: it is kept until all are done, and tasks not yet begun are skipped.
+struct Job {
+  void (*task)(void*, int);
+  void* context;
+  std::atomic<bool> failed{false};
+  std::exception_ptr error; // of the task that failed first
+
+  static void run(void* self, int i) noexcept {
+    Job& job = *static_cast<Job*>(self);
+    if (job.failed.load(std::memory_order_relaxed))
+      return;
+    try {
+      job.task(job.context, i);
+    } catch (...) {
+      if (!job.failed.exchange(true, std::memory_order_relaxed))
+        job.error = std::current_exception();
+    }
+  }
+};
+
 constexpr std::size_t kCacheLine = 64, kSmallestBlock = 1 << 16, kKeptBytes = std::size_t{64} << 20;
+constexpr std::align_val_t kPage{4096};
 
 // The address sanitizer sees blocks, and has to be told which parts of them are taken: kGap bytes
 // after each part are nobody's.
@@ -222,7 +252,10 @@ void run_tasks(int threads, int count, void (*task)(void*, int), void* context) 
     for (int i = 0; i < count; i++)
       task(context, i);
   } else {
-    the_pool().run(threads < count ? threads : count, count, task, context);
+    Job job{task, context, {}, {}};
+    the_pool().run(threads < count ? threads : count, count, &Job::run, &job);
+    if (job.error)
+      std::rethrow_exception(job.error);
   }
 }
 
@@ -287,47 +320,54 @@ Scratch& Scratch::of_this_thread() {
   return scratch;
 }
 
-void Scratch::Free::operator()(void* p) const {
-  std::free(p);
+void Scratch::Free::operator()(char* p) const {
+  operator delete(p, kPage);
 }
 
 Scratch::Block Scratch::allocate(std::size_t size) {
-  size = (size + 4095) / 4096 * 4096;
-  void* p = std::aligned_alloc(4096, size);
-  if (!p)
-    throw std::bad_alloc();
-  expect_writes(p, size);
-  mark_free(static_cast<char*>(p), size);
-  return {std::unique_ptr<char, Free>(static_cast<char*>(p)), size};
+  char* p = static_cast<char*>(operator new(size, kPage, std::nothrow));
+  if (p) {
+    expect_writes(p, size);
+    mark_free(p, size);
+  }
+  return {std::unique_ptr<char, Free>(p), size};
 }
 
 void* Scratch::take_bytes(std::size_t size) {
   const std::size_t room = (size + kGap + kCacheLine - 1) / kCacheLine * kCacheLine;
   while (block_ < blocks_.size() && used_ + room > blocks_[block_].size)
     block_++, used_ = 0;
-  if (block_ == blocks_.size())
-    blocks_.push_back(allocate(room > kSmallestBlock ? room : kSmallestBlock));
+  if (block_ == blocks_.size()) {
+    Block block{};
+    if (blocks_.empty() && room < wanted_)
+      block = allocate(wanted_);
+    if (!block.data)
+      block = allocate(room > kSmallestBlock ? room : kSmallestBlock);
+    if (!block.data)
+      throw std::bad_alloc();
+    blocks_.push_back(std::move(block));
+  }
   char* p = blocks_[block_].data.get() + used_;
   mark_taken(p, size);
   used_ += room;
   return p;
 }
 
-void Scratch::rewind(std::size_t block, std::size_t used) {
+// Frees, and allocates nothing: destructors call it.
+void Scratch::rewind(std::size_t block, std::size_t used) noexcept {
   block_ = block, used_ = used;
   for (std::size_t b = block, from = used; b < blocks_.size(); b++, from = 0)
     mark_free(blocks_[b].data.get() + from, blocks_[b].size - from);
   if (block != 0 || used != 0)
     return;
-  // Empty. Several blocks become one that holds them all, unless that is too much to keep.
+  // Empty. Of several blocks the next call makes one that holds them all, unless that is too much
+  // to keep.
   std::size_t total = 0;
   for (const Block& b : blocks_)
     total += b.size;
-  if (total > kKeptBytes) {
+  if (blocks_.size() > 1 || total > kKeptBytes) {
+    wanted_ = total > kKeptBytes ? 0 : total;
     blocks_.clear();
-  } else if (blocks_.size() > 1) {
-    blocks_.clear();
-    blocks_.push_back(allocate(total));
   }
 }
 

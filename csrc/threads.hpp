@@ -20,7 +20,8 @@ namespace elman {
 
 // Calls task(context, i) once for each i in [0, count), on the calling thread and on up to
 // threads - 1 helpers, and returns when all are done. If the helpers serve another call already,
-// the caller does all of it. Safe from any thread, and in a forked child.
+// the caller does all of it. Throws what a task throws; then not every task has run. Safe from any
+// thread, and in a forked child.
 void run_tasks(int threads, int count, void (*task)(void*, int), void* context);
 
 template <class F>
@@ -73,7 +74,8 @@ public:
     Frame(const Frame&) = delete;
     Frame& operator=(const Frame&) = delete;
 
-    // Uninitialised room for n values, aligned to a cache line.
+    // Uninitialised room for n values, aligned to a cache line. Throws std::bad_alloc, and is then
+    // as it was.
     template <class T>
     T* take(long n) {
       return static_cast<T*>(scratch_.take_bytes(static_cast<std::size_t>(n) * sizeof(T)));
@@ -86,19 +88,20 @@ public:
 
 private:
   struct Free {
-    void operator()(void* p) const;
+    void operator()(char* p) const;
   };
   struct Block {
     std::unique_ptr<char, Free> data;
     std::size_t size;
   };
   static Scratch& of_this_thread();
-  static Block allocate(std::size_t size);
+  static Block allocate(std::size_t size); // without data if there is no memory
   void* take_bytes(std::size_t size);
-  void rewind(std::size_t block, std::size_t used);
+  void rewind(std::size_t block, std::size_t used) noexcept;
 
   std::vector<Block> blocks_;
   std::size_t block_ = 0, used_ = 0; // the block in use, and how much of it
+  std::size_t wanted_ = 0;           // size of a first block that would have held the last call's
 };
 
 } // namespace elman

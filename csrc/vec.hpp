@@ -77,23 +77,25 @@ ELMAN_INLINE Vec<T> broadcast(T x) {
 // comparison and a blend.
 #if defined(__x86_64__)
 #if defined(__AVX512F__) // masked, since GCC 12 takes the plain ones for uninitialised
-#define ELMAN_OF_TWO(name, a, b) _mm512_maskz_##name(-1, a, b)
+inline constexpr __mmask16 every_ps = 0xffff;
+inline constexpr __mmask8 every_pd = 0xff;
+#define ELMAN_OF_TWO(name, type, a, b) _mm512_maskz_##name##_##type(every_##type, a, b)
 #elif defined(__AVX2__)
-#define ELMAN_OF_TWO(name, a, b) _mm256_##name(a, b)
+#define ELMAN_OF_TWO(name, type, a, b) _mm256_##name##_##type(a, b)
 #else
-#define ELMAN_OF_TWO(name, a, b) _mm_##name(a, b)
+#define ELMAN_OF_TWO(name, type, a, b) _mm_##name##_##type(a, b)
 #endif
 ELMAN_INLINE Vec<float> at_most(Vec<float> bound, Vec<float> v) {
-  return ELMAN_OF_TWO(min_ps, bound, v);
+  return ELMAN_OF_TWO(min, ps, bound, v);
 }
 ELMAN_INLINE Vec<double> at_most(Vec<double> bound, Vec<double> v) {
-  return ELMAN_OF_TWO(min_pd, bound, v);
+  return ELMAN_OF_TWO(min, pd, bound, v);
 }
 ELMAN_INLINE Vec<float> at_least(Vec<float> bound, Vec<float> v) {
-  return ELMAN_OF_TWO(max_ps, bound, v);
+  return ELMAN_OF_TWO(max, ps, bound, v);
 }
 ELMAN_INLINE Vec<double> at_least(Vec<double> bound, Vec<double> v) {
-  return ELMAN_OF_TWO(max_pd, bound, v);
+  return ELMAN_OF_TWO(max, pd, bound, v);
 }
 #undef ELMAN_OF_TWO
 #else

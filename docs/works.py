@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import elman
 
@@ -314,6 +316,57 @@ def _(nn: Any, layer: str) -> None:
         for rank in range(2):
             found = torch.load(f"{folder}/{rank}.pt")
             close(found, [p.grad for p in module.parameters()], rtol=1e-4, atol=1e-6)
+
+
+@row(TOOLS, "the output changed in place before the backward pass")
+def _(nn: Any, layer: str) -> None:
+    module, x = make(nn, layer), sequences()
+    output, _ = module(x)
+    found = torch.autograd.grad(output.relu_().sum(), list(module.parameters()))
+    expected = torch.autograd.grad(module(x)[0].clone().relu_().sum(), list(module.parameters()))
+    close(found, expected)
+
+
+@row(TOOLS, "torch.fx.symbolic_trace: one node for a layer")
+def _(nn: Any, layer: str) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = make(nn, layer)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.layer(x)[0]
+
+    graph = torch.fx.symbolic_trace(Model()).graph
+    assert [node.op for node in graph.nodes].count("call_module") == 1
+
+
+@row(TOOLS, "make_fx: a graph for other values")
+def _(nn: Any, layer: str) -> None:
+    module, x = make(nn, layer), sequences()
+    close(make_fx(module)(x)(2 * x), module(2 * x))
+
+
+@row(TOOLS, "torch.jit.trace, with any number of steps")
+def _(nn: Any, layer: str) -> None:
+    module, x = make(nn, layer), sequences(9, 4, 3)
+    close(torch.jit.trace(module, sequences())(x), module(x), rtol=1e-4, atol=1e-6)
+
+
+@row(TOOLS, "jacobian(vectorize=True)")
+def _(nn: Any, layer: str) -> None:
+    module, x = make(nn, layer), sequences()
+    jacobian = torch.autograd.functional.jacobian
+    close(jacobian(lambda x: module(x)[0], x, vectorize=True), jacobian(lambda x: module(x)[0], x))
+
+
+@row(TOOLS, "FlopCounterMode counts the products")
+def _(nn: Any, layer: str) -> None:
+    with FlopCounterMode(display=False) as counter:
+        make(nn, layer)(sequences())
+    gates = {"RNN": 1, "LSTM": 4, "GRU": 3}[layer]
+    found, expected = counter.get_total_flops(), 2 * 10 * gates * 4 * (3 + 4)
+    assert found == expected, f"{found} operations instead of {expected}"
 
 
 @row(TOOLS, "deepcopy of a layer whose weights are computed")

@@ -13,6 +13,7 @@ from conftest import FORMS, LAYERS, STEP_CELLS, needs_proc, resident
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -384,6 +385,137 @@ def test_a_call_that_raises_leaves_the_carry_as_it_was() -> None:
     same(carry.state_dict(), state)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     torch.testing.assert_close(carry(x[5:]), model(x)[5:])
+
+
+# --- torch.utils.checkpoint ---------------------------------------------------------------------
+
+
+def learn(model: nn.Module, x: Tensor, chunks: int, call: Callable[..., Any]) -> list[Tensor]:
+    """Return the outputs, gradients and states of a stream with a backward pass per few chunks."""
+    carry, found = elman.Carry(model), []
+    for pieces in x.chunk(3):
+        model.zero_grad()
+        outputs = [call(carry, piece.clone().requires_grad_()) for piece in pieces.chunk(chunks)]
+        torch.stack([(output * output.detach().cos()).sum() for output in outputs]).sum().backward()
+        found += [output.detach() for output in outputs]
+        found += [parameter.grad.clone() for parameter in model.parameters()]
+        found += carry.state_dict().values()
+    return found
+
+
+def first_of(result: Any) -> Tensor:
+    return result[0] if isinstance(result, tuple) else result
+
+
+def plainly(carry: elman.Carry, x: Tensor) -> Tensor:
+    return first_of(carry(x))
+
+
+def checkpointed(carry: elman.Carry, x: Tensor, use_reentrant: bool = False) -> Tensor:
+    return first_of(checkpoint(carry, x, use_reentrant=use_reentrant))
+
+
+def in_a_function(carry: elman.Carry, x: Tensor) -> Tensor:
+    return checkpoint(lambda x: first_of(carry(x)).tanh().atanh(), x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.parametrize("model", [Tagger, *LAYERS, *STEP_CELLS])
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_a_call_computed_once_more_begins_as_it_began(
+    namespace: Any, model: Any, chunks: int
+) -> None:
+    made = model(namespace) if model is Tagger else build(namespace, model, 3, 4)
+    x = torch.randn(6, 3) if model in STEP_CELLS else torch.randn(12, 2, 3)
+    same(learn(made, x, chunks, checkpointed), learn(made, x, chunks, plainly))
+    near = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+    near(learn(made, x, chunks, in_a_function), learn(made, x, chunks, plainly))
+
+
+def test_a_call_is_computed_once_more_as_often_as_asked_and_after_a_reset() -> None:
+    gru, (first, second) = build(elman, "GRU", 3, 4), torch.randn(2, 5, 2, 3)
+    wanted = None
+    for call in (plainly, checkpointed):
+        carry = elman.Carry(gru)
+        carry(first)
+        loss = call(carry, second).square().sum()
+        carry.reset()
+        gradients = [torch.autograd.grad(loss, gru.weight_hh_l0, retain_graph=True) for _ in "ab"]
+        same(gradients, [wanted or gradients[0]] * 2)
+        wanted = gradients[0]
+        assert carry.state_dict() == {}
+
+
+def test_a_call_whose_graph_is_kept_is_not_taken_for_a_later_one() -> None:
+    carry = elman.Carry(build(elman, "GRU", 3, 4))
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    first = checkpointed(carry, x).sum()
+    first.backward(retain_graph=True)
+    checkpointed(carry, x)
+    second = checkpointed(carry, x).sum()
+    for loss in (first, second):
+        with pytest.raises(ShapeError, match="got several"):
+            loss.backward(retain_graph=True)
+
+
+def test_an_input_may_come_again_once_its_gradients_were_taken() -> None:
+    gru, x = build(elman, "GRU", 3, 4), torch.randn(5, 2, 3, requires_grad=True)
+    gradients = {}
+    for call in (plainly, checkpointed):
+        carry = elman.Carry(gru)
+        for epoch in range(3):
+            loss = call(carry, x).square().sum()  # the loss before is alive meanwhile
+            gradients[call, epoch] = torch.autograd.grad(loss, gru.weight_hh_l0)
+    for epoch in range(3):
+        same(gradients[checkpointed, epoch], gradients[plainly, epoch])
+
+
+def test_what_a_call_began_with_is_kept_no_longer_than_its_graph() -> None:
+    carry, x = elman.Carry(build(elman, "GRU", 3, 4)), torch.randn(5, 2, 3)
+    output = carry(x)[0]
+    assert [len(calls) for calls in carry._alive.values()] == [1]
+    del output
+    gc.collect()
+    assert [len(calls) for calls in carry._alive.values()] == [0]
+    with torch.no_grad():
+        carry(x)
+    assert [len(calls) for calls in carry._alive.values()] == [0]
+
+
+class Checkpointing(nn.Module):
+    def __init__(self, namespace: Any, use_reentrant: bool) -> None:
+        super().__init__()
+        self.rnn, self.use_reentrant = namespace.GRU(3, 4), use_reentrant
+
+    def forward(self, x: Tensor) -> Any:
+        return checkpoint(self.rnn, x, use_reentrant=self.use_reentrant)[0]
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_a_layer_computed_once_more_without_the_carry_is_refused(
+    namespace: Any, use_reentrant: bool
+) -> None:
+    carry = elman.Carry(Checkpointing(namespace, use_reentrant))
+    with pytest.raises(ShapeError, match=r"'rnn' \(GRU\) must not be called by .* out of layers"):
+        carry(torch.randn(5, 2, 3, requires_grad=True))
+    assert carry.state_dict() == {}
+
+
+def test_a_call_that_cannot_be_told_is_refused_in_the_backward_pass() -> None:
+    gru, x = build(elman, "GRU", 3, 4), torch.randn(5, 2, 3, requires_grad=True)
+    reentrant = partial(checkpointed, use_reentrant=True)
+
+    def within(carry: elman.Carry, x: Tensor) -> Tensor:  # its input is another tensor each time
+        return checkpoint(lambda x: carry(x * 2)[0], x, use_reentrant=False)
+
+    for call, count, found in ((reentrant, 1, "none"), (within, 1, "none"), (checkpointed, 2, "s")):
+        carry = elman.Carry(gru)
+        loss = sum(call(carry, x).square().sum() for _ in range(count))
+        before = carry.state_dict()
+        with pytest.raises(ShapeError, match=f"computes once more must be .* got {found}"):
+            loss.backward()
+        same(carry.state_dict(), before)
 
 
 # --- checkpoints --------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 import json
 import os
 import random
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,9 @@ import typer
 from elman import checkpoint
 from elman.cli import main
 from elman.cli.flags import seconds
+from elman.cli.process import Stopping, stopped_by_signals
 from elman.tasks import text
+from elman.tasks.run import Run
 
 WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "with", "his")
 SMALL = ["--hidden", "16", "--batch", "4", "--chunk", "16", "--seed", "5"]
@@ -87,7 +92,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(book: Path) -> None:
     assert "Traceback" not in errors
     step = checkpoint.load(Path("runs/book/last.safetensors"))[1]["position"]["step"]
     assert errors == (
-        f"elman: stopped at update {step}; all is saved. Go on with:"
+        f"elman: stopped at update {step} (SIGINT); all is saved. Go on with:"
         f" elman train text --resume --out runs/book\n"
     )
     assert Path("runs/book/loss.png").exists()
@@ -109,7 +114,7 @@ def test_training_then_sampling(book: Path, capfd: pytest.CaptureFixture[str]) -
     assert config["settings"] == {
         "cell": "gru", "hidden": 16, "layers": 2, "embed": 8, "batch": 4, "chunk": 16, "epochs": 2,
         "max_time": None, "patience": None, "lr": 0.01, "dropout": 0.1, "clip": 0.5,
-        "weight_decay": 0.01, "warmup": 0.05, "seed": 5,
+        "weight_decay": 0.01, "warmup": 0.05, "seed": 5, "threads": None,
     }  # fmt: skip
     assert sorted(path.name for path in Path("run").iterdir()) == [
         ".lock", "best.safetensors", "config.json", "details.json", "last.safetensors", "loss.png",
@@ -135,15 +140,16 @@ def test_bytes_that_are_no_text_are_learnt_and_written_as_they_are(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     data = tmp_path / "data.bin"
-    data.write_bytes(b"\xff\x00\xfe" * 400)
+    data.write_bytes(b"\xff\x01\xfe" * 400)
     run = str(tmp_path / "run")
-    flags = [str(data), "--epochs", "8", "--hidden", "16", "--lr", "0.05", "--out", run]
+    flags = [str(data), "--level", "bytes", "--epochs", "8", "--hidden", "16", "--lr", "0.05"]
+    flags += ["--out", run]
     assert main(["train", "text", *flags]) == 0
     capfdbinary.readouterr()
     assert main(["sample", run, "--length", "30", "--temperature", "0"]) == 0
     written = capfdbinary.readouterr().out
     assert len(written) == 31
-    assert b"\xff\x00\xfe\xff\x00\xfe" in written
+    assert b"\xff\x01\xfe\xff\x01\xfe" in written
 
 
 def files_under(path: Path) -> dict[str, bytes]:
@@ -162,7 +168,7 @@ def files_under(path: Path) -> dict[str, bytes]:
         ("train text one.txt", "the text has only one symbol, 'a'"),
         ("train text book.txt --batch 1000 --chunk 100", "the text is too short"),
         ("train text book.txt --out taken", "taken exists: add --resume"),
-        ("train text book.txt --out book.txt", "cannot make the run book.txt: File exists"),
+        ("train text book.txt --out book.txt", "cannot make the run book.txt: Not a directory"),
         ("train text book.txt --hiden 3", "No such option: --hiden"),
         ("train text book.txt --hidden x", "--hidden"),
         ("train text book.txt --hidden 0", "hidden must be at least 1 and at most 16384, got 0"),
@@ -176,7 +182,10 @@ def files_under(path: Path) -> dict[str, bytes]:
         ("train txt", "No such command 'txt'"),
         ("sample", "Missing argument 'RUN'"),
         ("sample nothing", "there is no run at nothing"),
-        ("sample taken --length -1", "length must be at least 0, got -1"),
+        (
+            "sample taken --length -1",
+            "--length must be at least 0 and at most 1000000000000, got -1",
+        ),
         ("demo --fast", "No such option: --fast"),
         ("--verbose", "No such option: --verbose"),
     ],
@@ -218,7 +227,7 @@ def test_training_again_into_the_same_run_changes_nothing(
     assert main(["train", "text", "book.txt", *SMALL, "--epochs", "1"]) == 2
     assert "runs/book exists: add --resume" in capsys.readouterr().err
     assert main(["train", "text", "book.txt", "--resume", "--hidden", "17"]) == 2
-    assert "runs/book was trained with hidden 16, got 17" in capsys.readouterr().err
+    assert "runs/book was trained with --hidden 16, got 17" in capsys.readouterr().err
     assert files_under(Path()) == before
 
 
@@ -235,7 +244,7 @@ def test_divergence_ends_with_code_1_and_one_line(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, ""),
-        (OSError(28, "No space left on device"), 1, "elman: [Errno 28] No space left on device"),
+        (OSError(28, "No space left on device"), 1, "elman: No space left on device"),
     ],
 )
 def test_what_the_world_does_to_a_command_is_told_in_a_line_at_most(
@@ -295,3 +304,194 @@ def test_python_dash_m_elman_is_the_command_line() -> None:
     output, errors = process.communicate()
     assert (process.returncode, output) == (2, "")
     assert errors.startswith("elman: cannot read ")
+
+
+def test_a_second_process_in_the_same_run_is_told_to_wait(book: Path) -> None:
+    first = start("train", "text", str(book), *SMALL, "--epochs", "10000", "--out", "run")
+    wait_for_records(Path("run"), 1, first)
+    second = start("train", "text", "--resume", "--out", "run")
+    _, errors = second.communicate()
+    assert second.returncode == 2
+    assert errors.startswith("elman: run is in use, another process is training in it: wait")
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate()
+    assert first.returncode == 128 + signal.SIGTERM
+    assert "(SIGTERM); all is saved. Go on with: elman train text --resume --out run" in errors
+    steps = [r["step"] for r in Run.open(Path("run")).records() if r["kind"] == "train"]
+    assert steps == sorted(set(steps))
+
+
+def test_suspended_time_does_not_count_as_training(book: Path) -> None:
+    process = start("train", "text", str(book), *SMALL, "--epochs", "10000", "--out", "run")
+    wait_for_records(Path("run"), 3, process)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3.0)
+    stopped = time.monotonic()
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGHUP)  # the terminal closes
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGHUP
+    assert "(SIGHUP); all is saved" in errors
+    before, last = [r["clock"]["seconds"] for r in Run.open(Path("run")).records()][-2:]
+    seconds = checkpoint.load(Path("run/last.safetensors"))[1]["position"]["seconds"]
+    assert max(last, seconds) - before < 2.0 + time.monotonic() - stopped
+
+
+def test_a_signal_before_training_ends_it_at_once(
+    book: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*args: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("must not get here")
+
+    monkeypatch.setattr("elman.tasks.text.job.Corpus.read", slow)
+    assert main(["train", "text", "book.txt", "--epochs", "1"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == (
+        "elman: stopped before the training began; nothing is lost\n"
+    )
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_by_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_clock_leaves_out_what_was_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    stopping = Stopping()
+    begun = stopping.clock()
+    now = 105.0
+    assert stopping.clock() - begun == 5.0
+    now = 1000.0
+    stopping.wake(signal.SIGCONT, None)
+    now = 1001.0
+    assert stopping.clock() - begun == 6.0
+
+
+def test_an_output_that_nobody_reads_stops_training_with_all_saved(book: Path) -> None:
+    process = start("train", "text", str(book), *SMALL, "--epochs", "10000", "--out", "run")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    process.wait()
+    assert process.stderr is not None
+    with process.stderr as errors:
+        told = errors.read()
+    assert process.returncode == 1
+    assert "(the output was closed); all is saved. Go on with: elman train text" in told
+    step = checkpoint.load(Path("run/last.safetensors"))[1]["position"]["step"]
+    assert f"stopped at update {step} " in told
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_output_and_names_in_no_encoding_do_no_harm(
+    book: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    book.write_text(book.read_text().replace("that", "thât"), encoding="utf-8")
+    run = os.fsdecode(b"a \x1b]0;title\x07 \xff")
+    flags = ["--hidden", "8", "--batch", "4", "--chunk", "16", "--epochs", "1"]
+    words = [sys.executable, "-m", "elman", "train", "text", "book.txt", *flags, "--out", run]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "MPLBACKEND": "none", "TERM": "dumb"}
+    done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL)
+    output, errors = capfdbinary.readouterr()
+    assert (done.returncode, errors) == (0, b"")
+    assert b"\x1b" not in output
+    last = output.splitlines()[-1]
+    assert last.endswith(rb"Use it with: elman sample $'a \x1b]0;title\x07 \xff'")
+    assert (Path(run) / "loss.png").exists()
+
+
+def test_closed_streams_do_no_harm(book: Path) -> None:
+    flags = ["--hidden", "8", "--batch", "4", "--chunk", "16", "--epochs", "1", "--out", "run"]
+    command = shlex.join([sys.executable, "-m", "elman", "train", "text", "book.txt", *flags])
+    done = subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"])
+    assert done.returncode == 0
+    assert Run.open(Path("run")).records()[-1]["kind"] == "result"
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -m elman sample run > /dev/full"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (1, "elman: No space left on device\n")
+
+
+def test_a_wrong_instruction_set_is_told_in_a_line(book: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "elman", "train", "text", "book.txt"],
+        env=os.environ | {"ELMAN_ISA": "nonsense"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("elman: ELMAN_ISA must be one of this machine's")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_model_too_large_for_the_machine_is_refused(
+    book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--hidden", "16384", "--layers", "64", "--epochs", "1"]
+    assert main(["train", "text", "book.txt", *flags]) == 2
+    assert re.fullmatch(
+        r"elman: a model of 1\d\d,\d{3},\d{3},\d{3} weights needs 2,\d\d\d GB to be trained, and"
+        r" this machine has [\d,]+: lower --hidden or --layers\n",
+        capsys.readouterr().err,
+    )
+    assert not Path("runs").exists()
+
+
+def test_mistakes_are_told_without_loading_pytorch(book: Path) -> None:
+    Path("taken").mkdir()
+    Path("taken", "letter").write_text("dear")
+    code = (
+        "import sys; from elman.cli import main;"
+        "t = ['train', 'text'];"
+        "codes = [main([*t, *w.split()]) for w in ('none.txt', 'book.txt --hidden 0',"
+        " 'book.txt --out taken', '--resume --out none', '--resume --out taken', '/dev/null')];"
+        "assert codes == [2] * 6, codes; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+def test_what_is_done_to_the_files_of_a_run_never_ends_in_a_traceback(
+    book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--hidden", "4", "--batch", "4", "--chunk", "16", "--epochs", "1", "--embed", "4"]
+    book.write_text(book.read_text()[:1500])
+    assert main(["train", "text", "book.txt", *small, "--out", "whole"]) == 0
+    chance, run, codes = random.Random(0), Path("run"), []
+    for _ in range(60):
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree("whole", run)
+        file = chance.choice([f for f in sorted(run.iterdir()) if f.suffix != ".png"])
+        content = bytearray(file.read_bytes())
+        place = chance.randrange(len(content) or 1)
+        match chance.randrange(5):
+            case 0:
+                content[place : place + 1] = bytes([chance.randrange(256)])
+            case 1:
+                del content[place:]
+            case 2:
+                content[place:place] = chance.choice([b"9" * 400, b"[" * 2000, b"null", b"\0"])
+            case 3:
+                values = [match.span(1) for match in re.finditer(rb": ([^,{}\n\[]+)", content)]
+                begin, end = chance.choice(values or [(0, 0)])
+                content[begin:end] = chance.choice([b"0", b"-1", b"1e999", b'"x"', b"null", b"{}"])
+            case 4:
+                content.clear()
+        file.write_bytes(content)
+        codes.append(main(chance.choice([RESUME, SAMPLE])))
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == (codes[-1] != 0), errors
+    assert set(codes) == {0, 2}
+
+
+RESUME = ["train", "text", "--resume", "--out", "run"]
+SAMPLE = ["sample", "run", "--length", "3"]

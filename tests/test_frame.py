@@ -23,9 +23,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # stands for the public names of the package.
 LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
-    *("swap", "keras", "onnx", "saved", "transforms", "carry", "ragged"),
-    *("nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells", "_native"),
-    "checkpoint",
+    *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
+    *("nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
+    *("environment", "_native", "checkpoint"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -415,3 +415,13 @@ def test_bare_weights_do_not_need_keras() -> None:
         "import elman; elman.from_keras(elman.to_keras(elman.GRU(3, 4)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_bias_in_one_direction_only_is_named() -> None:
+    layer = keras.layers.Bidirectional(
+        LSTM(H), backward_layer=LSTM(H, go_backwards=True, use_bias=False)
+    )
+    layer.build((N, L, H_IN))
+    text = "use_bias must be the same in both directions, got True forward and False backward"
+    with pytest.raises(ShapeError, match=text):
+        elman.from_keras(layer)

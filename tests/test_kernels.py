@@ -135,6 +135,48 @@ def test_results_and_gradients_have_the_same_bits_for_any_number_of_threads(
             equal_bits(actual, wanted)
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+def test_padding_past_the_longest_sequence_changes_no_bit(cell: Cell, directions: int) -> None:
+    # so many steps that the weights' gradients are summed in several chunks
+    torch.manual_seed(10)
+    weights = make_weights(cell, 8, 64, directions=directions)
+    lengths = torch.randint(100, 150, (64,))
+    lengths[3], lengths[5] = 150, 0
+
+    def solve(padding: int) -> list[Tensor]:
+        torch.manual_seed(11)
+        x = torch.randn(150, 64, 8)
+        x = torch.cat((x, torch.full((padding, 64, 8), math.nan))).requires_grad_()
+        leaves = [x, *(None if w is None else w.clone().requires_grad_() for w in weights)]
+        output, *finals = ops.layer(cell, x, None, None, leaves[1:], lengths)
+        upstream = torch.randn(150, 64, 64 * directions)
+        results = [output[:150], *finals]
+        wanted = [leaf for leaf in leaves if leaf is not None]
+        dx, *rest = torch.autograd.grad(
+            results, wanted, [upstream, *(f.detach().cos() for f in finals)]
+        )
+        assert not output[150:].any()
+        assert not dx[150:].any()
+        return [*results, dx[:150], *rest]
+
+    expected = solve(0)
+    for padding in (1, 131):
+        for actual, wanted in zip(solve(padding), expected, strict=True):
+            equal_bits(actual, wanted)
+
+
+def test_gradients_are_zeros_if_no_sequence_has_a_step(cell: Cell) -> None:
+    weights = [None if w is None else w.requires_grad_() for w in make_weights(cell, 3, 5)]
+    x = torch.randn(4, 2, 3, requires_grad=True)
+    hx = tuple(s.requires_grad_() for s in make_state(cell, 2, 5))
+    output, *finals = ops.layer(cell, x, None, hx, weights, torch.zeros(2, dtype=torch.long))
+    for final, initial in zip(finals, hx, strict=True):
+        equal_bits(final, initial)
+    leaves = [x, *(w for w in weights if w is not None)]
+    for gradient in torch.autograd.grad([output, *finals], leaves, [output + 1, *hx]):
+        assert not gradient.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_activations_are_accurate_on_the_whole_line(dtype: torch.dtype) -> None:
     # every magnitude: all exponents and signs, the last bits at random; and densely around 0

@@ -7,6 +7,7 @@ import io
 import math
 import pickle
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import product
@@ -243,11 +244,13 @@ CONSTRUCTIONS = [
     ("RNN", (), {"input_size": 3, "hidden_size": 4, "nonlinearity": "relu", "num_layers": 3}),
     ("LSTM", (3, 4), {}),
     ("LSTM", (3, 4, 2, False, True, 0.5, True, 2), {}),
-    ("LSTM", (3, 4, 2, True, False, 1, 1, 2, "cpu", torch.float64), {}),
+    ("LSTM", (3, 4, 2, True, False, 1, True, 2, "cpu", torch.float64), {}),
     ("LSTM", (3, 5), {"proj_size": 2, "bidirectional": True, "dtype": torch.bfloat16}),
     ("GRU", (3, 4), {}),
     ("GRU", (3, 4, 2, False, True, 0.5, True), {}),
     ("GRU", (3, 4), {"bias": False, "dtype": torch.float64}),
+    ("GRU", (3, 4, 2, True, False, 0.5, False, 0, "cpu", torch.float64), {}),
+    ("RNN", (3, 4, 2, "relu", True, False, 0.5, True, 0, "cpu", torch.float64), {}),
     ("RNNCell", (3, 4), {}),
     ("RNNCell", (3, 4, False, "relu", "cpu", torch.float64), {}),
     ("LSTMCell", (3, 4, False, "cpu", torch.float64), {}),
@@ -289,17 +292,11 @@ def test_a_module_is_constructed_as_in_torch(
 
 
 @pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
-def test_the_signature_is_the_documented_one_of_torch(kind: str) -> None:
-    theirs = getattr(torch.nn, kind)
-    overloads = {
-        "RNN": "input_size hidden_size num_layers nonlinearity bias batch_first dropout "
-        "bidirectional device dtype",
-        "LSTM": "input_size hidden_size num_layers bias batch_first dropout bidirectional "
-        "proj_size device dtype",
-        "GRU": "input_size hidden_size num_layers bias batch_first dropout bidirectional "
-        "device dtype",
-    }
-    expected = overloads.get(kind, " ".join(inspect.signature(theirs).parameters)).split()
+def test_the_signature_is_that_of_torch(kind: str) -> None:
+    theirs = getattr(torch.nn, kind if kind in STEP_CELLS else "RNNBase")
+    expected = [name for name in inspect.signature(theirs).parameters if name != "mode"]
+    if kind == "RNN":  # which hands on all but this
+        expected.insert(3, "nonlinearity")
     parameters = inspect.signature(getattr(elman, kind)).parameters.values()
     assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == expected
     call = list(inspect.signature(getattr(elman, kind).forward).parameters)
@@ -421,6 +418,183 @@ def test_dropout_of_everything_leaves_the_biases(kind: str) -> None:
     theirs, ours = pair(kind, 3, 4, 2, dropout=1.0)
     x = torch.randn(5, 2, 3)
     near(ours(x)[0], theirs(x)[0])
+
+
+# --- what programs read of torch.nn's layers ----------------------------------------------------
+
+# The structures of a layer that differ in which parameters there are.
+PARAMETERS: list[tuple[str, dict[str, Any]]] = [
+    *((kind, {}) for kind in LAYERS),
+    ("RNN", {"bias": False, "num_layers": 2}),
+    ("GRU", {"bidirectional": True, "batch_first": True}),
+    ("LSTM", {"bidirectional": True, "num_layers": 2, "proj_size": 2}),
+]
+each_parameters = pytest.mark.parametrize(("kind", "options"), PARAMETERS, ids=str)
+
+
+def parts(value: Any) -> Any:
+    return [parts(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+@each_parameters
+def test_lists_of_the_parameters_are_those_of_torch(kind: str, options: dict[str, Any]) -> None:
+    theirs, ours = pair(kind, 3, 4, **options)
+    assert parts(ours._flat_weights_names) == theirs._flat_weights_names
+    assert parts(ours._all_weights) == theirs._all_weights
+    for a, b in zip(ours._flat_weights, theirs._flat_weights, strict=True):
+        same(a, b)
+    assert parts(ours.all_weights) == [[getattr(ours, n) for n in ns] for ns in ours._all_weights]
+
+
+def test_lists_of_the_parameters_are_made_when_they_are_read() -> None:
+    lstm = elman.LSTM(3, 4)
+    weight = torch.nn.Parameter(torch.randn(16, 3))
+    lstm.weight_ih_l0 = weight
+    assert lstm._flat_weights[0] is weight
+    lstm.double()
+    assert {w.dtype for w in lstm._flat_weights} == {torch.float64}
+    del lstm.weight_hh_l0
+    assert lstm._flat_weights[1] is None
+    assert not [name for name, value in vars(lstm).items() if value is weight]
+    for views in (lstm._flat_weights, lstm._flat_weights_names, lstm._all_weights):
+        with pytest.raises(TypeError):  # there would be nothing that it changes
+            views[0] = weight
+
+
+def test_a_list_of_parameters_that_is_written_takes_effect_or_is_refused() -> None:
+    theirs, ours = pair("LSTM", 3, 4)
+    x = torch.randn(5, 2, 3)
+    new = [torch.nn.Parameter(weight * 2) for weight in theirs._flat_weights]
+    for module in (theirs, ours):
+        module._flat_weights = new
+    near(ours(x)[0], torch.nn.LSTM.forward(ours, x)[0])
+    assert all(a is b for a, b in zip(ours.parameters(), new, strict=True))
+    ours._flat_weights = ours._flat_weights
+    for wrong, error in (
+        ([weight.detach() for weight in new], TypeError),
+        (new[:3], ValueError),
+    ):
+        with pytest.raises(error):
+            ours._flat_weights = wrong
+    for name in ("_flat_weights_names", "_all_weights", "all_weights"):
+        with pytest.raises(AttributeError):
+            setattr(ours, name, [])
+    assert all(a is b for a, b in zip(ours.parameters(), new, strict=True))
+
+
+@each_parameters
+def test_checks_and_sizes_are_those_of_torch(kind: str, options: dict[str, Any]) -> None:
+    theirs, ours = pair(kind, 3, 4, **options)
+    x, packed = torch.randn(5, 2, 3), torch.randn(7, 3)
+    sizes = torch.tensor([2, 2, 1, 1, 1])
+    _, state = theirs(x if not ours.batch_first else x.transpose(0, 1))
+    order = torch.tensor([1, 0])
+    for input, batch_sizes in (
+        (x.transpose(0, 1) if ours.batch_first else x, None),
+        (packed, sizes),
+    ):
+        wanted = theirs.get_expected_hidden_size(input, batch_sizes)
+        assert ours.get_expected_hidden_size(input, batch_sizes) == wanted
+        if kind == "LSTM":
+            wanted = theirs.get_expected_cell_size(input, batch_sizes)
+            assert ours.get_expected_cell_size(input, batch_sizes) == wanted
+        for module in (theirs, ours):
+            module.check_input(input, batch_sizes)
+            module.check_forward_args(input, state, batch_sizes)
+            wrong = (state[0][:, :1], state[1]) if kind == "LSTM" else state[:, :1]
+            with pytest.raises(RuntimeError, match="Expected hidden"):
+                module.check_forward_args(input, wrong, batch_sizes)
+            with pytest.raises(RuntimeError, match="must be equal to input_size"):
+                module.check_input(input[..., :2], batch_sizes)
+    a, b = (module.permute_hidden(state, order) for module in (theirs, ours))
+    for p, q in zip(a, b, strict=True):
+        same(p, q)
+
+
+def test_a_subclass_may_call_pytorchs_kernel_itself() -> None:
+    class Own(elman.LSTM):
+        def forward(self, input: Tensor, hx: Any = None) -> Any:  # type: ignore[override]
+            if hx is None:
+                h = input.new_zeros(self.get_expected_hidden_size(input, None))
+                hx = (h, input.new_zeros(self.get_expected_cell_size(input, None)))
+            self.check_forward_args(input, hx, None)
+            options = (self.bias, self.num_layers, self.dropout, self.training)
+            options += (self.bidirectional, self.batch_first)
+            output, *state = torch._VF.lstm(input, hx, self._flat_weights, *options)
+            return output, tuple(state)
+
+    own, x = Own(3, 4, 2, bidirectional=True), torch.randn(5, 2, 3)
+    near(own(x)[0], elman.LSTM.forward(own, x)[0])
+    own.double()
+    own(x.double())[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in own.parameters())
+
+
+class Flexible(ABC, torch.nn.RNNBase):
+    """Takes sequences of length 0 by packing them at least 1 long, as pytorch-forecasting does."""
+
+    @abstractmethod
+    def keep(self, state: Any, empty: Tensor, before: Any) -> Any: ...
+
+    def forward(self, x: Any, hx: Any = None, lengths: Any = None) -> Any:
+        if lengths is None:
+            return super().forward(x, hx=hx)
+        packed = pack_padded_sequence(x, lengths.clamp(min=1), enforce_sorted=False)
+        output, state = super().forward(packed, hx=hx)
+        return pad_packed_sequence(output)[0], self.keep(state, (lengths == 0)[:, None], hx)
+
+
+class KeepsTwo:
+    def keep(self, state: Any, empty: Tensor, before: Any) -> Any:
+        return tuple(torch.where(empty, b, s) for s, b in zip(state, before, strict=True))
+
+
+class KeepsOne:
+    def keep(self, state: Any, empty: Tensor, before: Any) -> Any:
+        return torch.where(empty, before, state)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_ours_may_stand_behind_a_mixin_of_torchs_base(kind: str) -> None:
+    keeps = KeepsTwo if kind == "LSTM" else KeepsOne
+    modules = []
+    for namespace in (torch.nn, elman):
+        base = getattr(namespace, kind)
+        torch.manual_seed(0)
+        cls = type(kind, (keeps, Flexible, base), {})
+        modules.append(cls(3, 4, num_layers=2, dropout=0.1).eval())
+    h = torch.randn(2, 4, 4)
+    hx = (h, h + 1) if kind == "LSTM" else h
+    x, lengths = torch.randn(5, 4, 3), torch.tensor([5, 0, 3, 1])
+    for a, b in zip(*(flat(module(x, hx, lengths)) for module in modules), strict=True):
+        near(a, b)
+    for a, b in zip(*(flat(module(x)) for module in modules), strict=True):
+        near(a, b)
+    for module in modules:
+        assert repr(module) == f"{kind}(3, 4, num_layers=2, dropout=0.1)"
+
+
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_a_subclass_hands_its_arguments_on_and_mixins_are_initialised(kind: str) -> None:
+    made = []
+
+    class Mixin(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(type(self))
+
+    base: Any = getattr(elman, kind)
+
+    class Own(base, Mixin):
+        def __init__(self, *args: Any, scale: float = 1.0, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.scale = scale
+
+    own = Own(3, hidden_size=4, scale=2.0)
+    assert made == [Own]
+    assert (own.input_size, own.hidden_size, own.scale) == (3, 4, 2.0)
+    x = torch.randn(2, 3) if kind in STEP_CELLS else torch.randn(5, 2, 3)
+    same(own(x)[0], base.forward(own, x)[0])
 
 
 # --- parameters are read at each call -----------------------------------------------------------

@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,8 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 import elman
-from elman import onnx as ours
 from elman.cells import CELLS
+from elman.exchange import onnx_reading, onnx_writing
 from elman.shapes import KindError, ShapeError
 
 # PyTorch's exporter says the first of its own code, and the second of axes that have one name.
@@ -34,7 +35,7 @@ through_torch = pytest.mark.skipif(
     os.environ.get("ELMAN_BACKEND") == "reference", reason="the reference is exported op by op"
 )
 
-KINDS = {kind(1, 1)._cell.name: kind for kind in ours._KINDS}
+KINDS = {kind(1, 1)._cell.name: kind for kind in onnx_reading._KINDS}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "unbiased": {"bias": False, "batch_first": True},
@@ -299,7 +300,7 @@ def test_what_cannot_be_written_is_refused_in_a_sentence(
 def test_weights_beyond_the_limit_of_the_format_are_refused(
     arguments: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ours, "_MAX_BYTES", 600)
+    monkeypatch.setattr(onnx_writing, "_MAX_BYTES", 600)
     with pytest.raises(ShapeError, match=r"at most 600 bytes.*got 800: .*external_data=True"):
         elman.onnx.export(layer("lstm"), path, **arguments)
 
@@ -494,7 +495,7 @@ def test_a_node_test_of_onnx_is_met_or_refused(name: str, path: Path) -> None:
             model.graph.initializer.append(numpy_helper.from_array(values[weight], weight))
     onnx.save(model, path)
     if name in REFUSED:
-        with pytest.raises(ShapeError, match=re.escape(REFUSED[name])):
+        with pytest.raises(elman.onnx.OnnxError, match=re.escape(REFUSED[name])):
             elman.onnx.load(path)
         return
     ((key, module),) = elman.onnx.load(path).items()
@@ -606,9 +607,33 @@ INPUTS = ("x", "W", "R", "B")
             "R must be a constant of the file, got 'h'",
         ),
         (
-            make("GRU", inputs=["x", "", "R"]),
+            make("GRU", inputs=[*INPUTS, "", "h_0"]),
+            {"h_0": np.ones((1, 1, 2), np.float32)},
+            "initial_h must be zeros or an input of the model, got constants: a layer keeps no "
+            "initial state",
+        ),
+        (
+            make("GRU", direction="sideways"),
             {},
-            "W must be a constant of the file, got ''",
+            "direction must be 'forward' or 'bidirectional', got 'sideways'",
+        ),
+        (make("GRU", layout=7), {}, "layout must be 0 or 1, got 7"),
+        (
+            make("GRU", linear_before_reset=3),
+            {},
+            "linear_before_reset must be 0 or 1, got 3",
+        ),
+        (
+            make("RNN", activations=["Tanh"] * 5),
+            {},
+            "activations must be ['Tanh'] or ['Relu'], got ['Tanh', 'Tanh', 'Tanh', 'Tanh', "
+            "'Tanh']: no layer has others",
+        ),
+        (make("RNN", hidden_size=-2), {}, "hidden_size must be at least 1, got -2"),
+        (
+            make("RNN"),
+            {"W": np.ones((2, 3), np.float32)},
+            "W must be (1, 1 * hidden_size, input_size), got (2, 3)",
         ),
         (
             make("GRU", hidden_size=7),
@@ -629,7 +654,7 @@ def test_what_no_layer_does_is_refused_in_a_sentence(
     op = node.op_type
     onnx.save(model_of([node], {**weights(GATES[op], 3), **constants}), path)
     expected = f"elman.onnx.load: {path}, node n ({op}): {text}"
-    with pytest.raises(ShapeError, match=f"^{re.escape(expected)}$"):
+    with pytest.raises(elman.onnx.OnnxError, match=f"^{re.escape(expected)}$"):
         elman.onnx.load(path)
 
 
@@ -639,19 +664,25 @@ def test_a_node_inside_another_is_refused(path: Path) -> None:
     )
     chosen = helper.make_node("If", ["h"], ["z"], then_branch=inner, else_branch=inner)
     onnx.save(model_of([chosen], weights(1, 3)), path)
-    with pytest.raises(ShapeError, match=r"must not stand in another node, got it in a If$"):
+    with pytest.raises(
+        elman.onnx.OnnxError, match=r"must not stand in another node, got it in a If$"
+    ):
         elman.onnx.load(path)
 
 
 def test_a_file_without_a_recurrent_node_is_refused(path: Path) -> None:
     elman.onnx.export(layer("projected"), path)
-    with pytest.raises(ShapeError, match=r"must have an RNN, LSTM or GRU node, got none: .* Scan"):
+    with pytest.raises(
+        elman.onnx.OnnxError, match=r"must have an RNN, LSTM or GRU node, got none: .* Scan"
+    ):
         elman.onnx.load(path)
 
 
 def test_a_file_of_something_else_is_refused(path: Path) -> None:
     path.write_bytes(b"something else")
-    with pytest.raises(ShapeError, match=r"layer.onnx must be an ONNX file, got something else"):
+    with pytest.raises(
+        elman.onnx.OnnxError, match=r"layer.onnx must be an ONNX file, got something else"
+    ):
         elman.onnx.load(path)
     with pytest.raises(FileNotFoundError):
         elman.onnx.load(path.with_name("nothing.onnx"))
@@ -693,6 +724,9 @@ def test_weights_that_are_computed_from_constants_are_read(path: Path) -> None:
 
 def test_weights_may_stand_in_a_file_beside(path: Path) -> None:
     model = model_of([make("GRU")], weights(3, 3))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.SetInParent()
+    model.graph.input[0].type.CopyFrom(helper.make_tensor_type_proto(1, ["L", "N", 3]))
     onnx.save(model, path, save_as_external_data=True, location="beside", size_threshold=0)
     assert (path.parent / "beside").stat().st_size > 0
     module = elman.onnx.load(path)["n"]
@@ -774,7 +808,247 @@ def test_squeeze_with_its_axes_as_an_attribute_is_understood(path: Path) -> None
     model = stack(0, 1)
     (squeeze,) = [node for node in model.graph.node if node.op_type == "Squeeze"]
     del squeeze.input[1]
+    for node in model.graph.node:  # there was no layout then
+        kept = [attribute for attribute in node.attribute if attribute.name != "layout"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
     squeeze.attribute.append(helper.make_attribute("axes", [1]))
     model.opset_import[0].version = 11
     onnx.save(model, path)
     assert elman.onnx.load(path)["a"].num_layers == 2
+
+
+# --- files made to hurt -------------------------------------------------------------------------
+
+
+def constant_gru(*nodes: Any, **constants: np.ndarray) -> Any:
+    """A GRU whose W is made by nodes."""
+    rest = weights(3, 3)
+    del rest["W"]
+    return model_of([*nodes, make("GRU")], {**rest, **constants})
+
+
+def doubled(op: str) -> Any:
+    nodes = [
+        helper.make_node("Concat", [f"v{i}", f"v{i}"], [f"v{i + 1}"], axis=0) for i in range(34)
+    ]
+    return constant_gru(*nodes, helper.make_node(op, ["v34"], ["W"]), v0=np.ones(8, np.float32))
+
+
+def filled(op: str) -> Any:
+    shape, one = np.array([2**20, 2**20]), np.float32(1)
+    inputs = {"ConstantOfShape": ["s"], "Expand": ["one", "s"], "Tile": ["ones", "s"]}[op]
+    node = helper.make_node(op, inputs, ["W"])
+    return constant_gru(node, s=shape, one=one, ones=np.ones((1, 1), np.float32))
+
+
+def made_by(op: str, **attributes: Any) -> Any:
+    return constant_gru(helper.make_node(op, [], ["W"], **attributes))
+
+
+def defined_twice() -> Any:
+    model = model_of([make("GRU")], weights(3, 3))
+    model.graph.initializer.append(model.graph.initializer[0])
+    return model
+
+
+def made_and_stored() -> Any:
+    nodes = [helper.make_node("Identity", ["R"], ["W"]), make("GRU")]
+    return model_of(nodes, weights(3, 3))
+
+
+def nested_functions(calls_itself: bool) -> Any:
+    """Functions of which each calls the next twice."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
+    functions = []
+    for i in range(30):
+        if i < 29:
+            then = "F0" if calls_itself else f"F{i + 1}"
+            nodes = [
+                helper.make_node(then, ["x"], ["a"], domain="mine"),
+                helper.make_node(then, ["a"], ["y"], domain="mine"),
+            ]
+        else:
+            nodes = [helper.make_node("Identity", ["x"], ["y"])]
+        functions.append(helper.make_function("mine", f"F{i}", ["x"], ["y"], nodes, opsets))
+    nodes = [helper.make_node("F0", ["x"], ["x1"], domain="mine"), make("GRU")]
+    model = model_of(nodes, weights(3, 3), functions=functions)
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    return model
+
+
+def many_layers_of_one_weight() -> Any:
+    constants = weights(3, 200000)
+    nodes = [
+        helper.make_node("GRU", ["x", "W", "R", "B"], [f"Y{i}"], name=f"n{i}") for i in range(100)
+    ]
+    return model_of(nodes, constants)
+
+
+def of_opset(version: int) -> Any:
+    return model_of([make("GRU")], weights(3, 3), opset=version)
+
+
+def missing_data() -> Any:
+    model = model_of([make("GRU")], weights(3, 3))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="nothing")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.SetInParent()
+    return model
+
+
+def declared(shape: list[Any]) -> Any:
+    model = model_of([make("GRU")], weights(3, 3))
+    model.graph.input[0].type.CopyFrom(helper.make_tensor_type_proto(1, shape))
+    return model
+
+
+def learnt(value: float) -> Any:
+    """A GRU whose initial state is one row for every sequence, as exporters write it."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["n"], start=1, end=2),
+        helper.make_node("Concat", ["one", "n", "two"], ["s"], axis=0),
+        helper.make_node("Expand", ["row", "s"], ["h_0"]),
+        make("GRU", inputs=[*INPUTS, "", "h_0"]),
+    ]
+    row = np.full((1, 1, 2), value, np.float32)
+    sizes = {"one": np.array([1]), "two": np.array([2])}
+    return model_of(nodes, {**weights(3, 3), **sizes, "row": row})
+
+
+HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
+    "doubled": (partial(doubled, "Identity"), "must be at most 64 times the file"),
+    "ConstantOfShape": (partial(filled, "ConstantOfShape"), "must be at most 64 times the file"),
+    "Expand": (partial(filled, "Expand"), "must be at most 64 times the file"),
+    "Tile": (partial(filled, "Tile"), "must be at most 64 times the file"),
+    "layers": (many_layers_of_one_weight, "must be at most 64 times the file"),
+    "random": (
+        partial(made_by, "RandomNormal", shape=[1, 6, 3]),
+        "W must be a constant of the file, got what RandomNormal makes",
+    ),
+    "twice": (defined_twice, "W initializer name is not unique"),
+    "made and stored": (made_and_stored, "'W'"),
+    "functions": (partial(nested_functions, False), "the functions' nodes must be at most"),
+    "recursion": (partial(nested_functions, True), "Model-local functions must not be recursive"),
+    "opset 999": (partial(of_opset, 999), "the opset must be one from 1 to"),
+    "opset 0": (partial(of_opset, 0), "the opset must be one from 1 to"),
+    "missing data": (missing_data, "nothing"),
+    "rank of x": (partial(declared, ["N", 3]), "X must be [L, N, 3], as W is, got ['N', 3]"),
+    "size of x": (partial(declared, [1, 1, 4]), "X must be [L, N, 3], as W is, got [1, 1, 4]"),
+    "learnt state": (partial(learnt, 1.0), "initial_h must be zeros or an input of the model"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_made_to_hurt_is_refused_within_seconds(name: str, path: Path) -> None:
+    make_model, text = HOSTILE[name]
+    path.write_bytes(make_model().SerializeToString())
+    before = time.process_time()
+    with pytest.raises(elman.onnx.OnnxError, match=re.escape(text)):
+        elman.onnx.load(path)
+    assert time.process_time() - before < 10
+
+
+def test_zeros_for_every_sequence_are_an_initial_state_like_none(path: Path) -> None:
+    onnx.save(learnt(0.0), path)
+    assert elman.onnx.load(path).keys() == {"n"}
+
+
+def test_a_long_chain_of_constants_is_computed(path: Path) -> None:
+    parts = weights(3, 3)
+    chain = [helper.make_node("Identity", [f"v{i}"], [f"v{i + 1}"]) for i in range(900)]
+    nodes = [*chain, make("GRU", inputs=["x", "v900", "R", "B"])]
+    onnx.save(model_of(nodes, {"v0": parts["W"], "R": parts["R"], "B": parts["B"]}), path)
+    assert elman.onnx.load(path)["n"].input_size == 3
+
+
+def test_more_constants_than_the_bound_are_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_reading, "_MAX_COMPUTED", 2)
+    nodes = [helper.make_node("Identity", [f"v{i}"], [f"v{i + 1}"]) for i in range(3)]
+    nodes.append(helper.make_node("Identity", ["v3"], ["W"]))
+    onnx.save(constant_gru(*nodes, v0=weights(3, 3)["W"]), path)
+    with pytest.raises(elman.onnx.OnnxError, match="at most 2 constants must be computed"):
+        elman.onnx.load(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes in the file system")
+def test_a_pipe_and_a_directory_are_refused_unopened(path: Path) -> None:
+    os.mkfifo(path)
+    for place in (path, path.parent, Path("/dev/zero")):
+        with pytest.raises(elman.onnx.OnnxError, match="must be a regular file"):
+            elman.onnx.load(place)
+
+
+@pytest.mark.parametrize("opset", [13, 18, 19])
+def test_quantised_weights_are_read_whatever_the_opset(opset: int, path: Path) -> None:
+    whole = np.random.default_rng(0).integers(-9, 9, (1, 6, 3)).astype(np.int8)
+    constants = {"q": whole, "scale": np.float32(0.5), "zero": np.int8(1)}
+    node = helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["W"])
+    model = constant_gru(node, **constants)
+    model.opset_import[0].version = opset
+    onnx.save(model, path)
+    got = elman.onnx.load(path)["n"].weight_ih_l0.detach().numpy().reshape(3, 2, 3)
+    expected = ((whole[0].astype(np.float32) - 1) * 0.5).reshape(3, 2, 3)[[1, 0, 2]]
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_name_that_looks_like_a_number_hides_no_layer(path: Path) -> None:
+    model = stack(0, 1, also="Y0")
+    for node in model.graph.node:
+        node.name = "LSTM_0" if node.output[0] == "Y1" else ""
+    onnx.save(model, path)
+    assert list(elman.onnx.load(path)) == ["LSTM_1", "LSTM_0"]
+
+
+class Holder(torch.nn.Module):
+    """A model of one layer."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes")
+@pytest.mark.parametrize(
+    ("kind", "options", "fixed"),
+    [
+        (torch.nn.RNN, {}, True),
+        (torch.nn.LSTM, {"bidirectional": True, "batch_first": True}, False),
+        (torch.nn.GRU, {}, False),
+    ],
+)
+def test_a_stack_of_torchs_exporter_is_one_layer(
+    kind: Any, options: dict[str, Any], fixed: bool, path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = kind(3, 4, num_layers=3, **options).eval()
+    axes = {0: torch.export.Dim("A"), 1: torch.export.Dim("B")}
+    x = torch.randn(5, 2, 3)
+    shapes = None if fixed else (axes,)
+    torch.onnx.export(
+        Holder(module).eval(), (x,), path, dynamo=True, verbose=False, dynamic_shapes=shapes
+    )
+    (layer,) = elman.onnx.load(path).values()
+    assert layer.num_layers == 3
+    if options:  # what is transposed around the nodes stays the caller's
+        x = x.transpose(0, 1)
+    with torch.no_grad():
+        got, expected = layer(x)[0], module(x.transpose(0, 1) if options else x)[0]
+    expected = expected.transpose(0, 1) if options else expected
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_a_reshape_that_mixes_steps_joins_nothing(path: Path) -> None:
+    model = stack(0, 2)
+    (shape,) = [tensor for tensor in model.graph.initializer if tensor.name == "shape"]
+    shape.CopyFrom(numpy_helper.from_array(np.array([-1, 7, 4]), "shape"))
+    onnx.save(model, path)
+    assert [module.num_layers for module in elman.onnx.load(path).values()] == [1, 1]

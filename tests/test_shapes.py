@@ -37,7 +37,7 @@ def assert_refused(wrong: Callable[[Any], object]) -> None:
 
 # --- constructors -------------------------------------------------------------------------------
 
-WRONG_SIZES = [(3, 0), (0, 3), (3, -1), (-1, 3), (3.0, 4), (3, 4.5), ("3", 4), (3, None), (3, "4")]
+WRONG_SIZES = [(3, -1), (-1, 3), (3.0, 4), (3, 4.5), ("3", 4), (3, None), (3, "4"), (3, [4])]
 WRONG_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "layers": [
         {"num_layers": 0},
@@ -46,10 +46,10 @@ WRONG_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"num_layers": "2"},
         {"bias": 1},
         {"bias": None},
+        {"bias": np.ones(2)},
         {"batch_first": 1},
         {"batch_first": "yes"},
-        {"bidirectional": "no"},
-        {"bidirectional": 2},
+        {"bidirectional": np.ones(2)},
         {"dropout": True, "num_layers": 2},
         {"dropout": 1.5, "num_layers": 2},
         {"dropout": -0.1, "num_layers": 2},
@@ -64,12 +64,18 @@ WRONG_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"proj_size": 1.5},
         {"dtype": torch.int64},
     ],
-    "cells": [{"bias": 1}, {"bias": "relu"}, {"bias": None}, {"dtype": torch.int32}],
+    "cells": [{"bias": np.ones(2)}, {"dtype": torch.int32}],
 }
 
 
-@pytest.mark.parametrize("sizes", WRONG_SIZES, ids=str)
-@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        *((kind, sizes) for kind in LAYERS + STEP_CELLS for sizes in WRONG_SIZES),
+        *((kind, sizes) for kind in LAYERS for sizes in ((3, 0), (0, 3))),
+    ],
+    ids=str,
+)
 def test_wrong_sizes_are_refused(kind: str, sizes: tuple[Any, Any]) -> None:
     assert_refused(lambda namespace: getattr(namespace, kind)(*sizes))
 
@@ -84,6 +90,7 @@ def test_wrong_sizes_are_refused(kind: str, sizes: tuple[Any, Any]) -> None:
         ("RNNCell", {"nonlinearity": "tahn"}),
         ("RNN", {"proj_size": 2}),
         ("GRU", {"proj_size": 2}),
+        ("GRU", {"proj_size": "cpu"}),
     ],
     ids=str,
 )
@@ -106,10 +113,68 @@ def test_dropout_with_nowhere_to_act_is_warned_of_at_the_callers_line(kind: str)
     assert record[0].filename == __file__
 
 
-def test_numbers_that_are_not_pythons_own_are_taken() -> None:
-    lstm = elman.LSTM(np.int64(3), np.int32(4), 2, dropout=np.float32(0.5), bidirectional=1)
-    assert lstm(zeros(2, 1, 3))[0].shape == (2, 1, 8)
-    assert elman.GRU(3, 4, proj_size=0).proj_size == 0
+@pytest.mark.parametrize("integer", [np.int64, np.uint8, torch.tensor], ids=str)
+@pytest.mark.parametrize("kind", LAYERS + STEP_CELLS)
+def test_numbers_that_are_not_pythons_own_are_taken_as_these(kind: str, integer: Any) -> None:
+    more: dict[str, Any] = {"bias": np.bool_(False)}
+    if kind in LAYERS:
+        more = {"num_layers": integer(2), "dropout": np.float32(0.5), "bidirectional": np.True_}
+        more |= {"proj_size": integer(2 * (kind == "LSTM"))}
+    module = getattr(elman, kind)(integer(3), integer(4), **more)
+    expected = getattr(elman, kind)(3, 4, **{k: np.asarray(v).item() for k, v in more.items()})
+    assert repr(module) == repr(expected)
+    for name, value in vars(expected).items():
+        if not name.startswith("_"):
+            assert vars(module)[name] == value, name
+            assert type(vars(module)[name]) is type(value), name
+    x = zeros(2, 3) if kind in STEP_CELLS else zeros(2, 1, 3)
+    assert module(x)[0].shape == expected(x)[0].shape
+
+
+@pytest.mark.parametrize(("bias", "truth"), [(1, True), (0, False), (None, False), (1.0, True)])
+@pytest.mark.parametrize("kind", STEP_CELLS)
+def test_the_bias_of_a_cell_is_whatever_has_a_truth(kind: str, bias: Any, truth: bool) -> None:
+    cell, theirs = getattr(elman, kind)(3, 4, bias), getattr(torch.nn, kind)(3, 4, bias)
+    assert cell.bias is truth
+    assert list(cell.state_dict()) == list(theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "options", "message"),
+    [
+        ("GRUCell", (3, 4, 2), {}, "bias must be True or False, got 2, which counts as True"),
+        ("LSTMCell", (3, 4, "relu"), {}, "bias must be True or False, got 'relu', which counts as"),
+        ("LSTM", (3, 4), {"bidirectional": "no"}, "bidirectional must be True or False, got 'no'"),
+        ("GRU", (3, 4, True), {}, "num_layers must be a number, got True, which counts as 1"),
+        ("RNNCell", (3, 0), {}, "hidden_size must be at least 1, got 0: the state has no features"),
+    ],
+    ids=str,
+)
+def test_what_torch_takes_and_is_surely_a_mistake_is_warned_of(
+    kind: str, args: tuple[Any, ...], options: dict[str, Any], message: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"{kind}: {message}") as record:
+        ours = getattr(elman, kind)(*args, **options)
+    assert [warning.filename for warning in record] == [__file__]
+    theirs = getattr(torch.nn, kind)(*args, **options)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        *((kind, ("3", 4)) for kind in LAYERS + STEP_CELLS),
+        *((kind, (3, 4, 1, "tahn")) for kind in ("RNN",)),
+        *((kind, (3, 1 << 40)) for kind in LAYERS + STEP_CELLS),  # more memory than there is
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("base", [False, True])
+def test_what_a_constructor_refused_can_be_printed(kind: str, wrong: Any, base: bool) -> None:
+    ours = getattr(elman, kind)
+    module = ours.__new__(type("Own", (ours,), {}) if base else ours)
+    assert error_of(lambda: module.__init__(*wrong)) is not None
+    assert repr(module).startswith(f"{type(module).__name__}(")
 
 
 def test_a_nonlinearity_spoilt_later_is_refused_at_the_call() -> None:

@@ -1,12 +1,15 @@
 """Models of torch.nn made ours and back: what is kept, what is left, and that results are equal."""
 
 import copy
+import functools
 import io
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import FORMS, LAYERS, STEP_CELLS, Problem, assert_as_accurate_as_torch
@@ -340,13 +343,241 @@ def test_what_is_no_module_is_refused(swap: Any) -> None:
     )
 
 
-def test_a_model_that_cannot_be_converted_whole_is_as_it_was() -> None:
-    model = nn.ModuleList([nn.LSTM(3, 4), nn.LSTM(3, 4)])
-    model[1].hidden_size = "4"
-    with pytest.raises(TypeError):
-        elman.convert(model)
-    assert [type(module) for module in model] == [nn.LSTM, nn.LSTM]
+@pytest.mark.parametrize("swap", [elman.convert, elman.revert])
+def test_a_model_that_cannot_be_exchanged_whole_is_as_it_was(
+    swap: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = nn if swap is elman.convert else elman
+    model = nn.ModuleList([namespace.LSTM(3, 4), namespace.LSTMCell(3, 4), namespace.GRU(3, 4)])
+    before = [dict(vars(module)) for module in model]
+    kinds = [type(module) for module in model]
+
+    def fail(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    other = elman if namespace is nn else nn
+    monkeypatch.setattr(other.GRU, "_init_flat_weights", fail)
+    with pytest.raises(KeyboardInterrupt):
+        swap(model)
+    assert [type(module) for module in model] == kinds
+    for module, attributes in zip(model, before, strict=True):
+        assert vars(module).keys() == attributes.keys()
+        assert all(vars(module)[name] is value for name, value in attributes.items())
     model[0](torch.randn(5, 2, 3))
+
+
+def without_biases(cell: nn.Module) -> nn.Module:
+    cell.bias_ih = cell.bias_hh = None
+    return cell
+
+
+def with_a_bias(cell: nn.Module) -> nn.Module:
+    cell.bias_ih = nn.Parameter(torch.randn(4))
+    return cell
+
+
+UNUSUAL: list[tuple[Any, str]] = [  # a module of torch.nn that runs, and why it is left
+    (lambda: nn.LSTMCell(torch.tensor(3), torch.tensor(4)), ""),
+    (lambda: nn.GRUCell(np.int64(3), np.int64(4), 1), ""),
+    (lambda: nn.GRUCell(3, 4, 0), ""),
+    (lambda: nn.RNNCell(3, 4, "relu"), ""),
+    (lambda: nn.LSTMCell(3, 4, None), ""),
+    (lambda: nn.RNNCell(3, 0), ""),
+    (lambda: nn.LSTMCell(3, 4, False, "cpu", torch.float32), ""),
+    (lambda: nn.LSTM(3, 4, 2, False, True, 0.5, True, 2), ""),
+    (lambda: without_biases(nn.GRUCell(3, 4)), "it has no tensor bias_ih"),
+    (lambda: with_a_bias(nn.RNNCell(3, 4, False)), "it has a bias_ih, and is constructed without"),
+]
+
+
+@pytest.mark.parametrize(("make", "reason"), UNUSUAL)
+def test_a_module_that_runs_is_exchanged_or_left_with_a_reason(make: Any, reason: str) -> None:
+    module = make()
+    x = torch.randn(5, 3) if isinstance(module, nn.RNNCellBase) else torch.randn(5, 2, 3)
+    module.eval()
+    wanted = module(x)
+    report = elman.convert(nn.ModuleList([module]))
+    assert [entry.reason for entry in report.left] == [reason] * bool(reason)
+    assert type(module).__module__.startswith("torch" if reason else "elman")
+    near(module(x), wanted)
+    assert len(elman.revert(module).replaced) == (not reason)
+    near(module(x), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "reason"),
+    [
+        ("LSTM", "hidden_size", "4", "a elman.LSTM of its sizes cannot be made"),
+        ("GRUCell", "hidden_size", 5, r"its weight_ih is \(12, 3\) and not \(15, 3\)"),
+        ("RNN", "num_layers", 2, "it has no tensor weight_ih_l1"),
+    ],
+)
+def test_a_module_whose_attributes_do_not_fit_is_left(
+    kind: str, name: str, value: Any, reason: str
+) -> None:
+    model = nn.ModuleList([nn.LSTM(3, 4), getattr(nn, kind)(3, 4)])
+    setattr(model[1], name, value)
+    report = elman.convert(model)
+    assert [entry.name for entry in report.replaced] == ["0"]
+    assert re.match(reason, report.left[0].reason)
+    assert type(model[1]) is getattr(nn, kind)
+
+
+# --- code that asks what a module is ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", STEP_CELLS + LAYERS)
+def test_ours_are_what_torchs_are_as_far_as_compiling_allows(kind: str) -> None:
+    module = getattr(elman, kind)(3, 4)
+    assert isinstance(module, nn.RNNCellBase if kind in STEP_CELLS else nn.RNNBase)
+    assert isinstance(module, getattr(nn, kind)) == (kind in STEP_CELLS)
+    assert str(elman.convert(module)) == "nothing to replace"
+
+
+class Queue(nn.Sequential):
+    """Hands recurrent layers their states, and calls the others without, as pfrl's does."""
+
+    def forward(self, x: Tensor) -> Any:
+        states = []
+        for layer in self:
+            if is_recurrent(layer):
+                x, state = layer(x)
+                states.append(state)
+            else:
+                x = layer(x)
+        return x, states
+
+
+def is_recurrent(layer: nn.Module) -> bool:
+    return isinstance(layer, (nn.LSTM, nn.RNN, nn.GRU))
+
+
+KINDS = (nn.GRU, nn.LSTM)
+
+
+class Asking(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+        self.made = nn.LSTM if isinstance(part, nn.RNNBase) else None
+
+
+class ByTuple(Asking):
+    @torch.no_grad()
+    def initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, KINDS):
+                nn.init.zeros_(module.weight_hh_l0)
+
+
+class ByType(Asking):
+    @property
+    def is_gated(self) -> bool:
+        return type(self.part) in (nn.LSTMCell, nn.GRUCell) or self.part.__class__ == nn.LSTM
+
+
+class ByMatch(Asking):
+    def forward(self, x: Tensor) -> Any:
+        match self.part:
+            case nn.LSTM():
+                return self.part(x)[0]
+        return self.part(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "who", "what"),
+    [
+        (lambda: Queue(nn.Linear(3, 3), nn.LSTM(3, 4)), "Queue asks in is_recurrent", "LSTM"),
+        (lambda: ByTuple(nn.GRU(3, 4)), "ByTuple asks in ByTuple.initialize", "GRU"),
+        (lambda: ByType(nn.LSTMCell(3, 4)), "ByType asks in ByType.is_gated", "LSTMCell"),
+        (lambda: ByType(nn.LSTM(3, 4)), "ByType asks in ByType.is_gated", "LSTM"),
+        (lambda: ByMatch(nn.LSTM(3, 4)), "ByMatch asks in ByMatch.forward", "LSTM"),
+    ],
+)
+def test_a_class_that_asks_for_torchs_classes_is_warned_of(model: Any, who: str, what: str) -> None:
+    with pytest.warns(UserWarning, match="convert: ") as record:
+        report = elman.convert(nn.ModuleList([model(), model()]))
+    assert len(report.replaced) == 2
+    (warning,) = record
+    assert warning.filename == __file__
+    base = what if what.endswith("Cell") else "RNNBase"
+    assert str(warning.message) == (
+        f"convert: {__name__}.{who} for torch.nn.{what}, and elman.{what} is none: let it ask for "
+        f"isinstance(module, torch.nn.{base}), or go back by elman.revert"
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: ByTuple(nn.RNN(3, 4)),  # asks for others
+        lambda: Asking(nn.LSTM(3, 4)),  # names the class, and does not ask for it
+        lambda: Queue(nn.Linear(3, 3)),
+        lambda: elman.LSTM(3, 4),
+    ],
+)
+def test_others_are_not_warned_of(model: Any) -> None:
+    elman.convert(model())
+
+
+def test_code_that_cannot_be_read_is_no_obstacle() -> None:
+    class Proxy:
+        """Stands for what is not there yet, as that of a request or of a lazy import does."""
+
+        @property
+        def __class__(self) -> Any:  # type: ignore[override]
+            raise RuntimeError("there is none yet")
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("there is none yet")
+
+    proxy = Proxy()
+    without_source: dict[str, Any] = {"nn": nn}
+    exec("def asks(self): return isinstance(self.part, nn.LSTM)", without_source)
+
+    class Odd(Asking):
+        call, length, asks = functools.partial(isinstance, proxy), len, without_source["asks"]
+
+        @functools.wraps(len)
+        def wrapped(self) -> Any:
+            return isinstance(self.part, later)
+
+        def asks_for_a_proxy(self) -> Any:
+            return isinstance(self.part, proxy) or type(self.part) is proxy.LSTM
+
+        def asks_for_what_comes_later(self) -> Any:
+            return isinstance(self.part, later)
+
+    model = Odd(nn.LSTM(3, 4))
+    assert len(elman.convert(model).replaced) == 1
+    later = nn.LSTM
+    elman.revert(model)
+    with pytest.warns(UserWarning, match=r"asks_for_what_comes_later for torch\.nn\.LSTM"):
+        elman.convert(model)
+
+
+class Both(elman.LSTM, nn.LSTM):
+    """Ours, for programs that ask for torch.nn.LSTM."""
+
+
+def test_a_class_may_be_ours_and_torchs() -> None:
+    torch.manual_seed(0)
+    model, x = Queue(Both(3, 4), nn.Linear(4, 2)), torch.randn(5, 2, 3)
+    assert len(model(x)[1]) == 1
+    twin = nn.LSTM(3, 4)
+    twin.load_state_dict(model[0].state_dict())
+    near(copy.deepcopy(model)[0](x), twin(x))
+    assert model[0].double()(x.double())[0].dtype is torch.float64
+    assert str(elman.convert(model)) == "nothing to replace"
+
+
+def test_the_compiler_refuses_what_is_an_instance_of_torchs_layers() -> None:
+    # Once it does not, ours can be instances of these.
+    torch.compiler.reset()
+    x = torch.randn(5, 2, 3)
+    torch.compile(elman.LSTM(3, 4), backend="eager", fullgraph=True)(x)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="RNN, GRU, or LSTM"):
+        torch.compile(Both(3, 4), backend="eager", fullgraph=True)(x)
 
 
 def test_conversion_draws_no_random_numbers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 import elman
 from elman import checkpoint
@@ -13,8 +14,9 @@ from elman.tasks import DivergenceError, InputError, learner, text
 from elman.tasks.budget import measure_speed
 from elman.tasks.learner import Learner
 from elman.tasks.run import Run
-from elman.tasks.text.corpus import Corpus, encode
+from elman.tasks.text.corpus import Corpus
 from elman.tasks.text.job import judge
+from elman.tasks.text.levels import Vocabulary, recall
 from elman.tasks.text.model import TextModel
 from elman.tasks.text.settings import TextSettings
 
@@ -196,28 +198,33 @@ def test_the_state_is_carried_from_chunk_to_chunk_and_zero_at_epoch_starts(
     assert not torch.equal(first, second)  # each epoch cuts the text at other places
 
 
-def test_judging_in_rows_is_reading_the_tail_in_one_go(book: Path) -> None:
+def test_judging_in_blocks_is_reading_the_text_in_one_go(book: Path) -> None:
     torch.manual_seed(0)
     book.write_text(book.read_text() * 3)
     corpus = Corpus.read([book])
-    config = TextSettings(**SMALL)
-    model = TextModel(len(corpus.symbols), config).eval()
+    model = TextModel(len(corpus.vocabulary), TextSettings(**SMALL)).eval()
+    assert corpus.blocks.count > 2
+    is_judged = torch.zeros(len(corpus.ids), dtype=torch.bool)
+    for end in corpus.blocks.ends:
+        is_judged[end - corpus.blocks.length : end] = True
     with torch.no_grad():
         for weight in model.recurrent.parameters():
             weight.mul_(3)  # so that the state matters
-        start = len(corpus.ids) - corpus.held_out
-        ids = corpus.ids[start - 129 :, None].long()
+        ids = corpus.ids[:, None].long()
         logits, _ = model(ids[:-1], None)
-        expected = F.cross_entropy(logits[128:, 0], ids[129:, 0]).item()
-        assert corpus.held_out // 128 > 2
-        # Rows leave over fewer characters than there are rows.
-        assert judge(model, corpus) == pytest.approx(expected, rel=2e-3)
-        rows = corpus.held_out_rows(min(32, corpus.held_out // 128), 128).long()
-        logits, _ = model(rows[:-1])
-        exact = F.cross_entropy(logits[127:].flatten(0, 1), rows[128:].flatten()).item()
-        assert judge(model, corpus) == pytest.approx(exact, rel=1e-6)
-        zeros, _ = model(ids[129:-1:1], None)
-        assert F.cross_entropy(zeros[:, 0], ids[130:, 0]).item() != pytest.approx(expected, rel=0)
+        losses = F.cross_entropy(logits[:, 0], ids[1:, 0], reduction="none")
+        held_out = corpus.held_out
+        assert judge(model, held_out) == pytest.approx(
+            losses[is_judged[1:]].mean().item(), rel=1e-4
+        )
+        without, _ = model(ids[:-1].flatten()[None], None)  # each character without a state
+        blind = F.cross_entropy(without[0], ids[1:, 0], reduction="none")[is_judged[1:]].mean()
+        assert judge(model, held_out) != pytest.approx(blind.item(), rel=5e-3)
+        rows = held_out.rows.long()
+        part = judge(model, held_out, most=3 * corpus.blocks.count)
+        logits, _ = model(rows[: 128 + 3 - 1])
+        exact = F.cross_entropy(logits[127:].flatten(0, 1), rows[128 : 128 + 3].flatten()).item()
+        assert part == pytest.approx(exact, rel=1e-6)
 
 
 def test_a_text_with_a_pattern_is_learnt(tmp_path: Path) -> None:
@@ -230,6 +237,34 @@ def test_a_text_with_a_pattern_is_learnt(tmp_path: Path) -> None:
     assert kinds[-1] == "result"
     written = text.sample(tmp_path / "run", prime="row, row, ", length=40, temperature=0)
     assert "".join(written) == "row your boat, gently down the stream.\nr"
+
+
+@pytest.mark.parametrize("level", ["bytes", "words", "bpe"])
+def test_texts_of_every_level_are_learnt_judged_and_written(tmp_path: Path, level: str) -> None:
+    (tmp_path / "song.txt").write_text("Röw, row your boat: gently down the stream.\n" * 200)
+    result = text.train(
+        [tmp_path / "song.txt"], out=tmp_path / "run", level=level, epochs=8, hidden=48, lr=0.02
+    )
+    assert result.metrics["nats_per_character"] < 0.15
+    written = text.sample(tmp_path / "run", prime="Röw, row", length=60, temperature=0)
+    assert "".join(written).startswith(" your boat: gently down the stream.")
+    other = tmp_path / "other.txt"
+    other.write_text("gently down the stream.\nRöw, row your boat: " * 20)
+    found = text.evaluate(tmp_path / "run", [other])
+    assert found.metrics["nats_per_character"] < 0.5
+    assert found.metrics["perplexity"] == pytest.approx(math.exp(found.metrics["loss"]))
+
+
+def test_a_file_of_its_own_can_be_held_out(book: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("that it was his " * 60)
+    result = train(book, tmp_path / "run", valid=str(other))
+    found = text.evaluate(tmp_path / "run", [other])
+    assert found.metrics == pytest.approx(result.metrics)
+    assert Run.open(tmp_path / "run").config["data"]["held_out"] > 800
+    other.write_text("something else, with other characters: 123" * 20)
+    with pytest.raises(InputError, match="the model has never seen"):
+        text.evaluate(tmp_path / "run", [other])
 
 
 def test_a_time_budget_ends_in_time_with_the_learning_rate_at_zero(
@@ -420,7 +455,7 @@ def test_a_training_does_not_fail_for_want_of_a_plot(
 def test_no_run_is_made_for_a_text_that_is_too_short(book: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError,
-        match=r"too short: \d+ characters .* batch \* chunk = 300 \* 16 = 4800 are needed",
+        match=r"too short: \d+ symbols .* batch \* chunk = 300 \* 16 = 4800 are needed",
     ):
         train(book, tmp_path / "run", batch=300)
     assert not (tmp_path / "run").exists()
@@ -432,9 +467,13 @@ def trained(book: Path, tmp_path: Path) -> Path:
     return tmp_path / "trained"
 
 
-def loaded(run: Path) -> tuple[Any, str]:
+def loaded(run: Path) -> tuple[Any, Vocabulary]:
     found = learner.load(run)
-    return found.model, found.knowledge["symbols"]
+    return found.model, recall(found.knowledge)
+
+
+def encode(text: str, vocabulary: Vocabulary) -> Tensor:
+    return torch.from_numpy(vocabulary.encode(text)).long()
 
 
 def written(run: Path, **how: Any) -> str:
@@ -453,20 +492,20 @@ def test_the_likeliest_is_taken_at_temperature_zero_and_with_top_1(trained: Path
     assert greedy == written(trained, temperature=0, seed=2)
     assert greedy == written(trained, top_k=1)
     assert greedy == written(trained, temperature=1e-6)
-    model, symbols = loaded(trained)
-    ids = encode("\n" + greedy[:-1], symbols)
+    model, vocabulary = loaded(trained)
+    ids = encode("\n" + greedy[:-1], vocabulary)
     with torch.no_grad():
         logits, _ = model(ids[:, None], None)
-    assert "".join(symbols[i] for i in logits[:, 0].argmax(1)) == greedy
+    assert "".join(vocabulary.decode(logits[:, 0].argmax(1).tolist())) == greedy
 
 
 def test_top_k_writes_only_among_the_k_likeliest(trained: Path) -> None:
-    model, symbols = loaded(trained)
+    model, vocabulary = loaded(trained)
     told = "\n" + written(trained, top_k=3, temperature=5.0, length=200)
     with torch.no_grad():
-        logits, _ = model(encode(told[:-1], symbols)[:, None], None)
+        logits, _ = model(encode(told[:-1], vocabulary)[:, None], None)
     ranks = logits[:, 0].argsort(dim=1, descending=True).argsort(dim=1)
-    taken = ranks.gather(1, encode(told[1:], symbols)[:, None]).flatten()
+    taken = ranks.gather(1, encode(told[1:], vocabulary)[:, None]).flatten()
     assert sorted(set(taken.tolist())) == [0, 1, 2]
     assert written(trained, top_k=10_000) == written(trained)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from elman import runtime as runtime
     from elman.carry import Carry, tbptt
     from elman.core import get_num_threads, set_num_threads, show_config
-    from elman.keras import from_keras, to_keras
+    from elman.exchange.keras import from_keras, to_keras
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.ragged import BucketBatchSampler, last
     from elman.saved import load, save
@@ -38,7 +38,7 @@ _HOMES = {
     "RNN": "nn",
     "RNNCell": "nn",
     "convert": "swap",
-    "from_keras": "keras",
+    "from_keras": "exchange.keras",
     "get_num_threads": "core",
     "last": "ragged",
     "load": "saved",
@@ -48,7 +48,7 @@ _HOMES = {
     "set_num_threads": "core",
     "show_config": "core",
     "tbptt": "carry",
-    "to_keras": "keras",
+    "to_keras": "exchange.keras",
 }
 
 __all__ = [

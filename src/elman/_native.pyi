@@ -8,6 +8,11 @@ def forward(*args: int | Sequence[int]) -> None:
 def backward(*args: int | Sequence[int]) -> None:
     """Run its backward pass; the arguments stand there too."""
 
+def make_dense(
+    from_: int, to: int, element: int, sizes: Sequence[int], strides: Sequence[int], threads: int
+) -> None:
+    """Copy an array of elements of so many bytes, strides counted in elements, to lie row-major."""
+
 def activations(is_double: bool, x: int, tanh: int, sigmoid: int, n: int) -> None:
     """Write tanh and sigmoid of n values, as the cells compute them."""
 

@@ -38,6 +38,7 @@ from elman.cells import CELLS, Cell
 from elman.core import _native
 
 __all__ = [
+    "DISTURBED",
     "ELMAN",
     "GRID",
     "MODES",
@@ -56,6 +57,7 @@ __all__ = [
     "bound",
     "markdown_table",
     "measure",
+    "seconds_elsewhere",
     "take_turns",
 ]
 
@@ -554,9 +556,9 @@ def _row(
     with torch.set_grad_enabled(mode == "training"):
         _check_same(us.read(), them.read(), f"{work.case}, {mode}: {ours.name} and {peer.name}")
         peaks = [_native.fma_peak(threads, 0.01)]
-        start, elsewhere = time.perf_counter(), _seconds_elsewhere()
+        start, elsewhere = time.perf_counter(), seconds_elsewhere()
         our_times, their_times = take_turns([us.call, them.call], seconds)
-        elsewhere = (_seconds_elsewhere() - elsewhere) / (time.perf_counter() - start)
+        elsewhere = (seconds_elsewhere() - elsewhere) / (time.perf_counter() - start)
         peaks.append(_native.fma_peak(threads, 0.01))
     peak = round(max(peaks), 1)
     limit = bound(work.case, mode, threads, peak, machine)
@@ -573,9 +575,12 @@ def _row(
     )
 
 
-def _seconds_elsewhere() -> float:
-    # Processor time of all other processes since the machine started; only Linux tells, and counts
-    # in hundredths of a second. The fields: user, nice, system, idle, iowait, irq, softirq, steal.
+def seconds_elsewhere() -> float:
+    """Return the processor time of all other processes since the machine started.
+
+    Only Linux tells, in hundredths of a second; elsewhere it is 0.
+    """
+    # The fields: user, nice, system, idle, iowait, irq, softirq, steal.
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0

@@ -7,39 +7,47 @@ values are handed over, and the graph is not: no gradient flows from one call in
 which is why memory does not grow. The state is zero, or the initial one, until the first call, and
 again after `Carry.reset`, wholly or for some rows. Nothing else resets it: no epoch, no eval().
 
+torch.utils.checkpoint computes a call once more in the backward pass, when the state has long gone
+on. So a call with gradients leaves what it began with at its graph, to be found there by its input;
+what cannot be told for certain is refused.
+
 What is left out: state that a model keeps in modules of its own, which only it knows; resets in
 the middle of a call; and torch.utils.checkpoint inside a carried model, which computes layers once
-more in the backward, where no Carry is at hand.
+more without the Carry.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from numbers import Integral
 from threading import get_ident
+from types import FrameType
 from typing import Any, TypeAlias
+from weakref import ReferenceType, WeakSet, ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Module
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import (
     DataLoader,
     RandomSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from elman import shapes
-from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from elman.nn import LSTM
 from elman.ragged import BucketBatchSampler
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["Carry", "tbptt"]
 
-_CELLS = (RNNCell, LSTMCell, GRUCell, nn.RNNCellBase)
-_RECURRENT = (RNN, LSTM, GRU, nn.RNNBase, *_CELLS)
-_WITH_C = (LSTM, LSTMCell, nn.LSTM, nn.LSTMCell)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_WITH_C = (LSTM, nn.LSTM, nn.LSTMCell)
 
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, BucketBatchSampler)
 
@@ -58,7 +66,7 @@ class _Layer:
 
     @staticmethod
     def of(name: str, module: Any) -> "_Layer":
-        is_cell = isinstance(module, _CELLS)
+        is_cell = isinstance(module, nn.RNNCellBase)
         letters = "hc" if isinstance(module, _WITH_C) else "h"
         outer = () if is_cell else (module.num_layers,)
         widths = (getattr(module, "proj_size", 0) or module.hidden_size, module.hidden_size)
@@ -76,6 +84,21 @@ class _Layer:
         return state.shape[-2] if state.dim() > len(self.sizes[0]) else None
 
 
+@dataclass(eq=False)
+class _Call:
+    """A call whose graph is alive, so that it may be computed once more."""
+
+    inputs: list[ReferenceType[Tensor]]
+    states: dict[str, _States]  # that it began with
+    is_pending: bool = True  # no backward pass has used its graph up, or part of it
+    is_known: bool = True  # no other call can be meant by its inputs
+
+    def had(self, inputs: list[Tensor]) -> bool:
+        return len(self.inputs) == len(inputs) and all(
+            before() is now for before, now in zip(self.inputs, inputs, strict=True)
+        )
+
+
 class Carry:
     """The state of a model's recurrent layers, kept between calls of the model.
 
@@ -91,6 +114,9 @@ class Carry:
     where it calls one again, as it does a cell in a loop over time, it passes the state on itself,
     and what is carried is how the last of these calls ended. A call that raises leaves the carry as
     it was.
+
+    A call may be given to torch.utils.checkpoint, as checkpoint(carry, x, use_reentrant=False): in
+    the backward pass it begins once more with the state it began with, and changes nothing.
 
     Args:
         module: A recurrent layer or cell, or a model that has some.
@@ -151,19 +177,25 @@ class Carry:
         self._initial = {} if initial is None else self._by_layer(initial, rows=False)
         self._states: dict[str, _States] = {}
         self._calls = 0
+        # The first input of a call -> the calls with it whose graphs are alive.
+        self._alive: MutableMapping[Tensor, WeakSet[_Call]] = WeakTensorKeyDictionary()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module, each layer going on from where it was; return what the module returns.
 
         Raises:
             ShapeError: the batch, the dtype or the device is not that of the carried state, the
-                model gives a layer another state, or it calls a layer twice without one.
+                model gives a layer another state, or it calls a layer twice without one; a layer
+                is called by torch.utils.checkpoint within the model; or a backward pass computes
+                once more what cannot be told.
         """
+        is_again = torch._C._current_graph_task_id() >= 0  # a backward pass runs in this thread
+        began = self._recall(_tensors((args, kwargs))) if is_again else dict(self._states)
         ended: dict[str, Any] = {}
         handles = []
         try:
             for name, layer in self._layers.items():
-                give, take = self._hooks(name, ended)
+                give, take = self._hooks(name, began, ended)
                 handles.append(layer.module.register_forward_pre_hook(give, with_kwargs=True))
                 handles.append(layer.module.register_forward_hook(take))
             result = self.module(*args, **kwargs)
@@ -176,6 +208,10 @@ class Carry:
                 f"did not call {', '.join(missed)}: give layers those that it calls; or, if it was "
                 "compiled and called without a carry before, call it by the carry first"
             )
+        if is_again:
+            return result
+        if torch.is_grad_enabled() or len(self._alive):
+            self._remember(_tensors((args, kwargs)), began, (result, ended))
         # A copy: the caller may write into what the model returned. Out of inference mode, that a
         # training can go on from it.
         with torch.inference_mode(False):
@@ -261,8 +297,47 @@ class Carry:
             for name, states in loaded.items()
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_alive"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _alive=WeakTensorKeyDictionary())  # a copy has no graphs
+
+    # Keep what a call began with for as long as there is a graph through its results.
+    def _remember(self, inputs: list[Tensor], began: dict[str, _States], results: Any) -> None:
+        if not inputs:
+            return
+        others = self._alive.setdefault(inputs[0], WeakSet())
+        for other in others:
+            if other.had(inputs) and not _are_same(other.states, began):
+                other.is_known = False
+        nodes: set[Any] = {tensor.grad_fn for tensor in _tensors(results)} - {None}
+        if nodes:
+            call = _Call([ref(tensor) for tensor in inputs], began)
+            others.add(call)
+            for node in nodes:
+                node.metadata.setdefault("elman.Carry", []).append(call)
+
+    # What the call began with that a backward pass computes once more.
+    def _recall(self, inputs: list[Tensor]) -> dict[str, _States]:
+        alive = self._alive.get(inputs[0], ()) if inputs else ()
+        calls = [call for call in alive if call.had(inputs)]
+        calls = [call for call in calls if call.is_pending] or calls
+        if not calls or not all(call.is_known for call in calls):
+            found = "several that began with different states" if calls else "none"
+            raise ShapeError(
+                "Carry: a call that a backward pass computes once more must be the only one with "
+                f"this input and with gradients enabled, got {found}: use checkpoint(carry, x, "
+                "use_reentrant=False), with a tensor x of its own for each call"
+            )
+        if len(calls) == 1:  # else it began as the others did
+            calls[0].is_pending = torch._C._autograd._get_current_graph_task_keep_graph()
+        return calls[0].states
+
     # What a layer is called with and what it ended with, in this call of the module and thread.
-    def _hooks(self, name: str, ended: dict[str, Any]) -> tuple[Callable[..., Any], ...]:
+    def _hooks(
+        self, name: str, began: dict[str, _States], ended: dict[str, Any]
+    ) -> tuple[Callable[..., Any], ...]:
         layer, thread = self._layers[name], get_ident()
 
         def is_anothers() -> bool:  # which a compiled model does not ask
@@ -286,7 +361,14 @@ class Carry:
                     f"gives it, got {_kind(given)}: leave hx to the carry, or leave the layer out "
                     "of layers"
                 )
-            states = self._begin(name, args[0] if args else kwargs.get("input"))
+            if not torch.compiler.is_compiling() and _is_within_checkpoint():
+                raise ShapeError(
+                    f"Carry: {layer.title} must not be called by torch.utils.checkpoint within the "
+                    "model, since it is computed once more without the carry: give the call of the "
+                    "carry to it, checkpoint(carry, x, use_reentrant=False), or leave the layer "
+                    "out of layers"
+                )
+            states = self._begin(name, args[0] if args else kwargs.get("input"), began)
             if states is None:
                 return None
             hx = states if len(states) > 1 else states[0]
@@ -301,7 +383,7 @@ class Carry:
         return give, take
 
     # The state that a layer goes on from with this input, None for zeros.
-    def _begin(self, name: str, input: Any) -> _States | None:
+    def _begin(self, name: str, input: Any, began: dict[str, _States]) -> _States | None:
         layer = self._layers[name]
         axes = 2 if layer.is_cell else 3  # of a batch
         batch: int | None
@@ -314,7 +396,7 @@ class Carry:
         else:
             by_row = layer.is_cell or layer.module.batch_first or input.is_nested
             batch = input.shape[0 if by_row else 1]
-        states = self._states.get(name)
+        states = began.get(name)
         if states is None:
             return self._start(name, batch)
         carried, state = layer.batch(states), states[0]
@@ -555,6 +637,24 @@ def _check_order(loader: Any) -> None:
                 f"of the one before ended, got one that shuffles by {_kind(sampler)}: use "
                 "shuffle=False, or call tbptt for each batch, which then starts anew"
             )
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _are_same(some: dict[str, _States], other: dict[str, _States]) -> bool:
+    return some.keys() == other.keys() and all(some[name] is other[name] for name in some)
+
+
+# Whether torch.utils.checkpoint is between the call of a carry and here.
+def _is_within_checkpoint() -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not Carry.__call__.__code__:
+        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _kind(value: object) -> str:

@@ -4,7 +4,7 @@ A checkpoint is one safetensors file: tensors by name, and beside them one JSON 
 over both, kept in the file's own metadata. Nothing in it is executed on loading, and nothing is
 returned that is not what was saved. Every file is written beside its place, flushed to the disk and
 then moved over the old one, so a crash at any moment leaves the old file or the new one, never half
-of one.
+of one. PyTorch is imported only where there are tensors.
 """
 
 import errno
@@ -16,11 +16,10 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["CheckpointError", "load", "save", "unfinished", "write_atomically", "writing"]
 
@@ -102,7 +101,7 @@ def unfinished(directory: Path) -> list[Path]:
     return list(directory.glob(_UNFINISHED))
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], extra: object) -> None:
+def save(path: Path, tensors: Mapping[str, "Tensor"], extra: object) -> None:
     """Write ``tensors`` and the JSON value ``extra`` to ``path``, wholly or not at all.
 
     Args:
@@ -120,12 +119,14 @@ def save(path: Path, tensors: Mapping[str, Tensor], extra: object) -> None:
         >>> load(path)
         ({'w': tensor([1., 1.])}, {'step': 3})
     """
+    import safetensors.torch
+
     text = json.dumps(extra)
     metadata = {"elman": text, "sha256": _checksum(tensors, text)}
     write_atomically(path, safetensors.torch.save(dict(tensors), metadata))
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], Any]:
+def load(path: Path) -> tuple[dict[str, "Tensor"], Any]:
     """Read what `save` wrote.
 
     Args:
@@ -138,6 +139,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         OSError: if the file cannot be read.
         CheckpointError: if it is not a checkpoint of this library, or a damaged one.
     """
+    import safetensors.torch
+
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
         raise CheckpointError(f"{path} must be a checkpoint written by elman, but is not a file")
     try:
@@ -161,8 +164,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], Any]:
         ) from error
 
 
-def _checksum(tensors: Mapping[str, Tensor], extra: str) -> str:
+def _checksum(tensors: Mapping[str, "Tensor"], extra: str) -> str:
     """Return the SHA-256 of every tensor's name, form and numbers, and of what is beside them."""
+    import torch
+
     digest = hashlib.sha256(extra.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,25 +1,30 @@
 """The native core on tensors: makes its results, hands over addresses, and counts its threads.
 
-Nothing here is differentiated, and nothing looks at a size twice: arguments arrive checked by
-`elman.shapes`. Names and layouts are those of `elman.reference.layer`, whose results `forward`
-gives, and with them `kept` for the backward pass: for each direction and row of the input some
-vectors of hidden_size, private to the core. A step of a cell is a sequence of length 1 whose
-tensors lack the axes for time and for directions: the same kernel, hence the same bits.
+Nothing here is differentiated, and arguments arrive checked by `elman.shapes`. Names and layouts
+are those of `elman.reference.layer`, whose results `forward` gives, and with them `kept` for the
+backward pass: for each direction and row of the input some vectors of hidden_size, private to the
+core. A step of a cell is a sequence of length 1 whose tensors lack the axes for time and for
+directions: the same kernel, hence the same bits.
 
-Environment:
-    ELMAN_BACKEND: "native", the default, or "reference" to compute everything by the reference.
-    ELMAN_ISA: the instruction set to use, one of those that `show_config` names.
+All that the core reads passes `_addresses`, the one gate between tensors and addresses. It looks at
+their memory at every call, and in `backward` at their dtypes, devices and sizes once more, for all
+of these may have changed since `forward`. What is not plain memory that is there is an
+`UnreadableError`, and nothing is read.
 """
 
-import os
+import math
+import operator
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
+from elman import environment, shapes
 from elman.cells import Cell
+from elman.shapes import LazyError, UnreadableError
 
 try:
     from elman import _native as _native
@@ -32,6 +37,8 @@ except ImportError as error:
     _native = None  # type: ignore[assignment]
 
 __all__ = [
+    "LazyError",
+    "UnreadableError",
     "backward",
     "computes",
     "forward",
@@ -41,18 +48,10 @@ __all__ = [
     "show_config",
 ]
 
-_BACKENDS = ("native", "reference")
-_backend = os.environ.get("ELMAN_BACKEND") or "native"
-if _backend not in _BACKENDS:
-    raise ValueError(
-        f"elman: ELMAN_BACKEND must be one of {_BACKENDS}, got {_backend!r}: unset it for the "
-        "native core"
-    )
 # name -> (index in the core, gates, states, vectors kept per row); empty without the core
-_compiled: dict[str, tuple[int, str, str, int]] = (
-    {} if _native is None or _backend == "reference" else _native.cells()
-)
+_compiled: dict[str, tuple[int, str, str, int]] = environment.read(_native)
 _num_threads: int | None = None  # None: as many as PyTorch uses
+_MOST_THREADS = 1024  # more than any machine gains by, fewer than a process fails to start
 
 
 def get_num_threads() -> int:
@@ -69,16 +68,18 @@ def get_num_threads() -> int:
     return _num_threads or torch.get_num_threads()
 
 
-def set_num_threads(num_threads: int | None) -> None:
+def set_num_threads(num_threads: SupportsIndex | None) -> None:
     """Set how many threads a call may use; PyTorch's own setting is left alone.
 
     Results do not depend on it.
 
     Args:
-        num_threads: At least 1, or None to follow `torch.get_num_threads()`, which is the default.
+        num_threads: An integer from 1 to 1024, or None to follow `torch.get_num_threads()`, which
+            is the default.
 
     Raises:
-        ValueError: If num_threads is less than 1.
+        TypeError: If num_threads is no integer; True and False are none.
+        ValueError: If it is out of range.
 
     Example:
         >>> import elman
@@ -88,12 +89,21 @@ def set_num_threads(num_threads: int | None) -> None:
         >>> elman.set_num_threads(None)
     """
     global _num_threads
-    if num_threads is not None and num_threads < 1:
-        raise ValueError(
-            f"set_num_threads: num_threads must be at least 1, got {num_threads}: pass None to "
-            "follow torch.get_num_threads()"
+    if num_threads is None:
+        _num_threads = None
+        return
+    remedy = "pass None to follow torch.get_num_threads()"
+    if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
+        raise TypeError(
+            "set_num_threads: num_threads must be an integer, got "
+            f"{num_threads!r} of type {type(num_threads).__name__}: {remedy}"
         )
-    _num_threads = num_threads
+    count = operator.index(num_threads)
+    if not 1 <= count <= _MOST_THREADS:
+        raise ValueError(
+            f"set_num_threads: num_threads must be from 1 to {_MOST_THREADS}, got {count}: {remedy}"
+        )
+    _num_threads = count
 
 
 def show_config() -> None:
@@ -157,15 +167,16 @@ def forward(
 
     Returns:
         The output and the final states, or the next states of a step; then, if keep, `kept`.
+
+    Raises:
+        UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
-    # What is read must outlive the call: its copies have names here.
-    lengths = None if lengths is None else lengths.to("cpu", torch.int64)
-    input, batch_sizes, lengths = _dense((input, batch_sizes, lengths))
-    states, weights = _dense(states), _dense(weights)
-    problem = _problem(cell, input, batch_sizes, lengths, states, weights)
-    _, _, _, batch, _, hidden_size, projection, *_ = problem
-    output_size, directions = projection or hidden_size, len(weights) // 5
-    is_step = batch_sizes is None and input.dim() == 2
+    sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights)
+    _, _, _, batch, _, hidden_size, projection = sizes
+    directions, is_step = len(weights) // 5, batch_sizes is None and input.dim() == 2
+    names = _names(len(states), directions, is_step)
+    addresses = _addresses(cell, names, [input, *states, *weights], input.dtype, copies)
+    output_size = projection or hidden_size
     new = input.new_empty  # which is faster with numbers than with a tuple of them
     results = [new(*input.shape[:-1], directions * output_size)]
     if not is_step:
@@ -177,7 +188,9 @@ def forward(
     if keep:
         results.append(new(directions, *input.shape[:-1], kept_width(cell, hidden_size)))
     _native.forward(
-        *problem,
+        *sizes,
+        *ragged,
+        *_in_order(addresses, len(states)),
         results[0].data_ptr(),
         results[-1].data_ptr() if keep else 0,
         results[0 if is_step else 1].data_ptr(),
@@ -218,68 +231,95 @@ def backward(
 
     Returns:
         The gradients in the same order, None where not wanted.
+
+    Raises:
+        UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
-    lengths = None if lengths is None else lengths.to("cpu", torch.int64)
-    input, batch_sizes, lengths = _dense((input, batch_sizes, lengths))
-    output, kept = _dense((output, kept))
-    states, weights, upstream = _dense(states), _dense(weights), _dense(upstream)
+    sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights)
+    _, _, _, batch, input_size, hidden_size, projection = sizes
+    output_size, directions = projection or hidden_size, len(weights) // 5
+    is_step = len(upstream) == len(states)
+
+    rows = math.prod(input.shape[:-1])
+    ends = directions * batch * output_size, directions * batch * hidden_size
+    gate_rows = len(cell.gates) * hidden_size
+    of_weights = gate_rows * input_size, gate_rows * output_size, gate_rows, gate_rows
+    counts = [
+        *(rows * input_size, *ends[: len(states)]),
+        *(*of_weights, projection * hidden_size) * directions,
+        *(rows * directions * output_size, rows * directions * kept_width(cell, hidden_size)),
+        *(rows * directions * output_size, *ends[1 if is_step else 0 : len(states)]),
+    ]
+    names = _names(len(states), directions, is_step)
+    tensors = [input, *states, *weights, output, kept, *upstream]
+    addresses = _addresses(cell, names, tensors, input.dtype, copies, counts)
+    dense = torch.contiguous_format
     gradients = [
         None
         if tensor is None or not want
-        else torch.empty_like(tensor)
+        else torch.empty_like(tensor, memory_format=dense)
         if i <= len(states) or groups == 1
         else tensor.new_empty(groups, *tensor.shape)
         for i, (tensor, want) in enumerate(zip((input, *states, *weights), wanted, strict=True))
     ]
-    is_step = len(upstream) == len(states)
-    dfinals = [None, *upstream[1:]] if is_step else upstream[1:]
-    dstates = gradients[1 : 1 + len(states)]
+    results = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
+    read = len(results)
+    dy, *dfinals = addresses[read + 2 :]
+    dh_n, dc_n = [*([0] if is_step else []), *dfinals, 0][:2]
     _native.backward(
-        *_problem(cell, input, batch_sizes, lengths, states, weights),
-        output.data_ptr(),
-        kept.data_ptr(),
-        _address(upstream[0]),
-        _address(dfinals[0]),
-        _address(dfinals[1]) if len(states) > 1 else 0,
-        _address(gradients[0]),
-        _address(dstates[0]),
-        _address(dstates[1]) if len(states) > 1 else 0,
-        [_address(gradient) for gradient in gradients[1 + len(states) :]],
+        *sizes,
+        *ragged,
+        *_in_order(addresses[:read], len(states)),
+        *addresses[read : read + 2],
+        *(dy, dh_n, dc_n),
+        *_in_order(results, len(states)),
         groups,
         get_num_threads(),
     )
     return tuple(gradients)
 
 
-# The tensors in the one layout that the core reads; None stays None.
-def _dense(tensors: Sequence[Any]) -> list[Any]:
-    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
+# PyTorch shares a copy of this many elements out among threads, for which a forked child would wait
+# for ever.
+_SHARED_OUT = 1 << 15
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+# A tensor in the one layout that the core reads; its memory has been looked at.
+def _copy(tensor: Tensor) -> Tensor:
+    tensor = tensor.resolve_neg()
+    if tensor.numel() < _SHARED_OUT or tensor.is_contiguous():
+        return tensor.contiguous()
+    dense = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    size, shape, strides = tensor.element_size(), tensor.shape, tensor.stride()
+    _native.make_dense(tensor.data_ptr(), dense.data_ptr(), size, shape, strides, get_num_threads())
+    return dense
 
 
-# What the core is to compute, from dense tensors: its sizes, and the addresses of what it reads.
-def _problem(
+# The sizes of a call, the addresses of batch_sizes and lengths, and the tensors that have been
+# copied to have one: they must outlive the call.
+def _sizes(
     cell: Cell,
     input: Tensor,
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
-    states: Sequence[Tensor | None],
     weights: Sequence[Tensor | None],
-) -> tuple[Any, ...]:
+) -> tuple[tuple[Any, ...], tuple[int, int], list[Tensor]]:
     _, w_hh, _, _, w_hr = weights[:5]
     assert w_hh is not None
     index, gates, _, _ = _compiled[cell.name]
-    shape = input.shape
+    shape, copies = input.shape, list[Tensor]()
+    where_sizes = where_lengths = 0
     if len(shape) == 3:
         seq_len, batch, _ = shape
     elif batch_sizes is not None:
+        (where_sizes,) = _addresses(cell, ["batch_sizes"], [batch_sizes], torch.int64, copies)
         seq_len, batch = len(batch_sizes), int(batch_sizes[0])
     else:
         seq_len, batch = 1, shape[0]
-    return (
+    if lengths is not None:
+        copies.append(lengths.to("cpu", torch.int64))
+        (where_lengths,) = _addresses(cell, ["lengths"], copies[:], torch.int64, copies, [batch])
+    sizes = (
         index,
         input.dtype is torch.float64,
         seq_len,
@@ -287,10 +327,108 @@ def _problem(
         shape[-1],
         w_hh.shape[0] // len(gates),
         0 if w_hr is None else w_hr.shape[0],
-        0 if batch_sizes is None else batch_sizes.data_ptr(),
-        0 if lengths is None else lengths.data_ptr(),
-        input.data_ptr(),
-        _address(states[0]) if states else 0,
-        _address(states[1]) if len(states) > 1 else 0,
-        [0 if weight is None else weight.data_ptr() for weight in weights],
     )
+    return sizes, (where_sizes, where_lengths), copies
+
+
+# Addresses of input, states and weights as the core takes them: always two states, and a list.
+def _in_order(addresses: list[int], num_states: int) -> tuple[Any, ...]:
+    h_0 = addresses[1] if num_states else 0
+    c_0 = addresses[2] if num_states > 1 else 0
+    return addresses[0], h_0, c_0, addresses[1 + num_states :]
+
+
+# What the tensors of a call are called, in their order.
+@cache
+def _names(num_states: int, directions: int, is_step: bool) -> tuple[str, ...]:
+    weights = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr") * directions
+    upstream = [f"the gradient of {name}" for name in ("output", "h_n", "c_n")]
+    if is_step:
+        del upstream[1]
+    return "input", *("h_0", "c_0")[:num_states], *weights, "output", "kept", *upstream
+
+
+_nbytes, _dtype, _is_cpu = (
+    operator.attrgetter("nbytes"),
+    operator.attrgetter("dtype"),
+    operator.attrgetter("is_cpu"),
+)
+_offset, _storage, _allocated = (
+    Tensor.storage_offset,
+    Tensor.untyped_storage,
+    torch.UntypedStorage.nbytes,
+)
+_is_dense, _is_negative, _data_ptr = Tensor.is_contiguous, Tensor.is_neg, Tensor.data_ptr
+
+
+# The gate: the addresses of tensors, 0 for None. What is strided or has the other sign in memory is
+# copied, into `copies`. With `counts`, each must have so many values of this dtype, on the CPU;
+# without, that has just been checked. First all at once, for that is quick, then one by one.
+def _addresses(
+    cell: Cell,
+    names: Sequence[str],
+    tensors: Sequence[Tensor | None],
+    dtype: torch.dtype,
+    copies: list[Tensor],
+    counts: Sequence[int] | None = None,
+) -> list[int]:
+    there = [tensor for tensor in tensors if tensor is not None]
+    try:
+        reach = list(map(_nbytes, there))
+        size = dtype.itemsize
+        is_as_expected = counts is None or (
+            reach == [n * size for n, t in zip(counts, tensors, strict=True) if t is not None]
+            and all(map(_is_cpu, there))
+            and {*map(_dtype, there)} == {dtype}
+        )
+        offsets = list(map(_offset, there))
+        if any(offsets):
+            reach = [n + size * offset for n, offset in zip(reach, offsets, strict=True)]
+        allocated = list(map(_allocated, map(_storage, there)))
+        if (
+            is_as_expected
+            and (allocated == reach or all(map(operator.ge, allocated, reach)))
+            and all(map(_is_dense, there))
+            and not any(map(_is_negative, there))
+        ):
+            addresses = list(map(_data_ptr, there))
+            if all(addresses):
+                if len(there) == len(tensors):
+                    return addresses
+                rest = iter(addresses)
+                return [0 if tensor is None else next(rest) for tensor in tensors]
+    except (RuntimeError, TypeError):  # how kinds of tensors without memory answer
+        pass
+    of: Sequence[int | None] = counts or [None] * len(tensors)
+    each = zip(names, tensors, of, strict=False)
+    return [
+        0 if tensor is None else _address(cell, name, tensor, dtype, copies, count)
+        for name, tensor, count in each
+    ]
+
+
+# The same for one. Memory that a fake tensor, a wrapper, a tensor of zeros by definition or a freed
+# storage lacks shows as a small storage or as address 0.
+def _address(
+    cell: Cell,
+    name: str,
+    tensor: Tensor,
+    dtype: torch.dtype,
+    copies: list[Tensor],
+    count: int | None,
+) -> int:
+    try:
+        number = tensor.numel()
+        if tensor.dtype is dtype and tensor.is_cpu and (count is None or number == count):
+            if not number:
+                return 0
+            axes = zip(tensor.shape, tensor.stride(), strict=True)
+            last = tensor.storage_offset() + sum((size - 1) * stride for size, stride in axes)
+            if (last + 1) * dtype.itemsize <= tensor.untyped_storage().nbytes():
+                copies.append(_copy(tensor))
+                address = copies[-1].data_ptr()
+                if address:
+                    return address
+    except (RuntimeError, TypeError):
+        pass
+    shapes.refuse_memory(cell.onnx_op, name, tensor, dtype, count)

@@ -1,27 +1,39 @@
-"""A layer as operators of torch.library, for torch.compile, torch.export and torch.func.
+"""A layer as operators of torch.library, for all that looks at operators.
+
+That is torch.compile, torch.export and torch.func, dispatch modes such as make_fx, FakeTensorMode
+and FlopCounterMode, and tensors that are more than memory of their own, which say themselves what
+an operator makes of them.
 
     elman::layer            forward; `kept` is what the backward pass needs besides
     elman::layer_backward   its gradients
 
 Each is one opaque node of a graph, whatever the number of steps. `compiled` calls the first where a
-graph is being made. `transformed` does so under transforms of torch.func: vmap over sequences adds
-them to the batch, with the gradients of the weights still apart for each; vmap over weights is a
-loop. What differentiates more than once, or forwards, goes to the reference.
+graph is being made, and `gradients` the second. `transformed` does so under transforms of
+torch.func: vmap over sequences adds them to the batch, with the gradients of the weights still
+apart for each; vmap over weights is a loop. What differentiates more than once, or forwards, goes
+to the reference.
 
 The operators know only what the core computes. A cell without c has an empty c_n.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
+from torch._C import _has_storage
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    is_functorch_wrapped_tensor,
+)
+from torch.utils.flop_counter import register_flop_formula
 
 from elman import core, reference, shapes
 from elman.cells import CELLS, Cell
 
-__all__ = ["compiled", "transformed"]
+__all__ = ["compiled", "gradients", "mapped", "times", "transformed"]
 
 _READ = "Tensor input, Tensor? batch_sizes, Tensor? lengths, Tensor? h_0, Tensor? c_0"
 for _suffix in ("", "_reverse"):
@@ -49,8 +61,10 @@ def compiled(
         and not torch.compiler.is_exporting()  # most often for inference
         and any(tensor is not None and tensor.requires_grad for tensor in arguments)
     )
-    results: tuple[Tensor, ...] = torch.ops.elman.layer(*arguments, cell.name, keep)
-    return results[: 1 + len(cell.states)]
+    output, *results = torch.ops.elman.layer(*arguments, cell.name, keep)
+    if keep and not torch.compiler.is_compiling():
+        output = output.clone()  # which the caller may change in place before the backward pass
+    return output, *results[: len(cell.states)]
 
 
 def transformed(
@@ -63,18 +77,96 @@ def transformed(
 ) -> tuple[Tensor, ...]:
     """Run a layer under transforms; arguments and results as `elman.reference.layer`."""
     transforms = [level.key() for level in get_interpreter_stack() or ()]
-    if transforms.count(TransformType.Grad) > 1 or TransformType.Jvp in transforms:
+    if {*transforms} == {TransformType.Functionalize}:
+        return compiled(cell, input, batch_sizes, hx, weights, lengths)
+    others = {TransformType.Jvp, TransformType.Functionalize}
+    if transforms.count(TransformType.Grad) > 1 or not others.isdisjoint(transforms):
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
     arguments = _arguments(input, batch_sizes, lengths, hx, weights)
-    results: tuple[Tensor, ...] = _Transformed.apply(*arguments, cell.name, True)  # type: ignore[no-untyped-call]
-    return results[: 1 + len(cell.states)]
+    output, *results = _Transformed.apply(*arguments, cell.name, True)  # type: ignore[no-untyped-call]
+    if TransformType.Grad in transforms:
+        output = output.clone()  # which the caller may change in place before the backward pass
+    return output, *results[: len(cell.states)]
+
+
+def gradients(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    output: Tensor,
+    kept: Tensor,
+    upstream: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a layer or a step; arguments and results as `core.backward`."""
+    num_states = len(states)
+    is_step = batch_sizes is None and input.dim() == 2
+    if is_step:
+        # a sequence of length 1
+        input, output, kept = input.unsqueeze(0), output.unsqueeze(0), kept.unsqueeze(1)
+        states = [state if state is None else state.unsqueeze(0) for state in states]
+        first, *rest = (u if u is None else u.unsqueeze(0) for u in upstream)
+        upstream = first, None, *rest
+    read = _arguments(input, batch_sizes, lengths, states, weights)
+    of_states = [*wanted[1 : 1 + num_states], False][:2]
+    of_weights = [*wanted[1 + num_states :], *[False] * 5][:10]
+    asked = [wanted[0], *of_states, *of_weights]
+
+    def run(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        above = [*upstream, None][:3]
+        found = torch.ops.elman.layer_backward(*(*read, cell.name, output, kept, *above, asked, 1))
+        rest = iter(found)
+        return tuple(next(rest) if want else None for want in wanted)
+
+    results = mapped(run, upstream)
+    if is_step:
+        squeezed = (g if g is None else g.squeeze(0) for g in results[: 1 + num_states])
+        results = *squeezed, *results[1 + num_states :]
+    return results
+
+
+def mapped(
+    function: Callable[..., tuple[Tensor | None, ...]], upstream: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Call a function of upstream gradients, some of which may be mapped by is_grads_batched.
+
+    torch.autograd.grad(is_grads_batched=True) and jacobian(vectorize=True) map by a predecessor of
+    torch.func.vmap, which has no rules for operators; here its axis becomes one of torch.func.vmap.
+    """
+    old = [
+        u is not None and not (_has_storage(u) or is_functorch_wrapped_tensor(u)) for u in upstream
+    ]
+    if not any(old):
+        return function(*upstream)
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    # The size, 1, is of those that are not mapped at this level, and stay as they are.
+    opened = [
+        torch._remove_batch_dim(u, level, 1, 0) if u is not None and is_old else u
+        for u, is_old in zip(upstream, old, strict=True)
+    ]
+    there: list[bool] = []
+
+    def run(*upstream: Tensor | None) -> tuple[Tensor, ...]:
+        results = function(*upstream)
+        there[:] = [result is not None for result in results]
+        return tuple(result for result in results if result is not None)
+
+    in_dims = tuple(0 if is_old else None for is_old in old)
+    found = iter(torch.func.vmap(run, in_dims)(*opened))
+    return tuple(
+        torch._add_batch_dim(next(found), 0, level) if is_there else None for is_there in there
+    )
 
 
 def _arguments(
     input: Tensor,
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
-    hx: tuple[Tensor, ...] | None,
+    hx: Sequence[Tensor | None] | None,
     weights: Sequence[Tensor | None],
 ) -> list[Any]:
     states = [*(hx or ()), None, None][:2]
@@ -92,7 +184,7 @@ def _arguments(
 def layer(*arguments: Any) -> tuple[Tensor, ...]:
     """Run a layer: output, h_n, c_n and, if keep, what its backward pass needs besides."""
     *read, name, keep = arguments
-    _check(read)
+    _check("elman::layer", name, read)
     results = core.forward(*_call(name, read), keep)
     return _four(CELLS[name], results, keep)
 
@@ -129,7 +221,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 def layer_backward(*arguments: Any) -> list[Tensor]:
     """Return, in order, the wanted gradients of input, states and weights."""
     *read, name, output, kept, d_output, d_h_n, d_c_n, wanted, groups = arguments
-    _check(read)
+    _check_backward(arguments)
     call = cell, _, _, _, states, weights = _call(name, read)
     if kept.numel() == 0 and core.kept_width(cell, 1):  # nobody expected a backward pass
         kept = core.forward(*call, True)[-1]
@@ -150,14 +242,61 @@ def _(*arguments: Any) -> list[Tensor]:
     ]
 
 
-# Look at the values that nobody could look at while a graph was made.
-def _check(read: Sequence[Any]) -> None:
-    input, batch_sizes, lengths, h_0, *_ = read
-    if lengths is not None:
-        shapes.check_range("elman::layer", lengths, len(input))
-    elif batch_sizes is not None:
-        known = None if h_0 is None else h_0.shape[1]
-        shapes.check_sizes("elman::layer", batch_sizes, len(input), known)
+def _check_backward(arguments: Sequence[Any]) -> None:
+    *read, name, output, kept, d_output, d_h_n, d_c_n, wanted, groups = arguments
+    who, input = "elman::layer_backward", read[_INPUT]
+    expected = _check(who, name, read)
+    shapes.check_given(who, output=output, kept=kept)
+    directions, _, hidden_size = expected["c_n"]
+    width = core.kept_width(CELLS[name], hidden_size)
+    operands = [
+        ("input", input, tuple(input.shape)),
+        ("output", output, expected["output"]),
+        ("d_output", d_output, expected["output"]),
+        ("d_h_n", d_h_n, expected["h_n"]),
+        ("d_c_n", d_c_n, expected["c_n"] if len(CELLS[name].states) > 1 else (0,)),
+    ]
+    if kept.numel():
+        operands.append(("kept", kept, (directions, *input.shape[:-1], width)))
+    shapes.check_operands(who, operands)
+    present = [read[i] is not None for i in _DIFFERENTIABLE]
+    if len(wanted) != len(present) or any(
+        w and not p for w, p in zip(wanted, present, strict=True)
+    ):
+        raise shapes.ShapeError(
+            f"{who}: wanted must be {len(present)} flags, False for what is None, got {wanted}"
+        )
+    batch = expected["h_n"][1]
+    if groups < 1 or (groups > 1 and (batch % groups or read[_BATCH_SIZES] is not None)):
+        raise shapes.ShapeError(
+            f"{who}: groups must be 1, or divide the {batch} sequences of a padded batch, got "
+            f"{groups}"
+        )
+
+
+# For those who call an operator themselves.
+def _check(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    expected = shapes.check_operator(who, name, read)
+    input = read[_INPUT]
+    if not core.computes(CELLS[name], input):
+        raise shapes.ShapeError(
+            f"{who}: input must be float32 or float64 on the CPU, with the native core, got "
+            f"{input.dtype} on {input.device}: call the layer, which knows what else computes it"
+        )
+    return expected
+
+
+# How many steps the longest of a jagged batch has is a value of a tensor, and becomes a size here:
+# in a graph only an operator can make one of it.
+@torch.library.custom_op("elman::times", mutates_args=(), schema="(Tensor lengths) -> Tensor")
+def times(lengths: Tensor) -> Tensor:
+    """Return 0, 1, ... up to the last step of the longest sequence, but at least 0."""
+    return torch.arange(max(1, *lengths.tolist(), 0), device=lengths.device)
+
+
+@times.register_fake
+def _(lengths: Tensor) -> Tensor:
+    return lengths.new_empty(torch.library.get_ctx().new_dynamic_size(min=1))
 
 
 # The first arguments of `core.forward` and `core.backward`, from those of the operators.
@@ -182,6 +321,37 @@ def _four(cell: Cell, results: Sequence[Tensor], keep: bool) -> tuple[Tensor, ..
     return output, h_n, c_n, rest[-1] if keep else output.new_empty(0)
 
 
+# --- how many operations ------------------------------------------------------------------------
+# As torch.utils.flop_counter counts: the products of matrices, of padded steps too.
+
+
+def _products(read: Sequence[Any]) -> tuple[int, int, int]:
+    """Return the operations of the products with w_ih, w_hh and w_hr, in all directions."""
+    input, w_ih, w_hh, w_hr = read[_INPUT], read[5], read[6], read[9]
+    rows: int = 2 * math.prod(input[:-1]) * (1 if read[10] is None else 2)
+    return (
+        rows * math.prod(w_ih),
+        rows * math.prod(w_hh),
+        0 if w_hr is None else rows * math.prod(w_hr),
+    )
+
+
+@register_flop_formula(torch.ops.elman.layer)
+def _(*shapes: Any, **_: Any) -> int:
+    return sum(_products(shapes))
+
+
+@register_flop_formula(torch.ops.elman.layer_backward)
+def _(*shapes: Any, **_: Any) -> int:
+    wanted: list[bool] = shapes[-2]
+    of_input, of_state, of_projection = _products(shapes)
+    return (
+        of_input * (wanted[0] + wanted[3])
+        + of_state * (1 + wanted[4])
+        + of_projection * (1 + wanted[7])
+    )
+
+
 # --- autograd -----------------------------------------------------------------------------------
 
 
@@ -201,9 +371,13 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     *read, output, kept = ctx.saved_tensors
     wanted = [ctx.needs_input_grad[i] for i in _DIFFERENTIABLE]
-    results = iter(backward(*read, ctx.name, output, kept, *upstream[:3], wanted, 1))
-    gradients = [next(results) if want else None for want in wanted]
-    return gradients[0], None, None, *gradients[1:], None, None
+
+    def run(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        results = iter(backward(*read, ctx.name, output, kept, *upstream, wanted, 1))
+        return tuple(next(results) if want else None for want in wanted)
+
+    d_input, *others = mapped(run, upstream[:3])
+    return d_input, None, None, *others, None, None
 
 
 layer.register_autograd(_backward, setup_context=_setup_context)

@@ -8,6 +8,10 @@ stack layers with dropout between them, and bring the results back.
 Parameters are read by name at each call and nothing is derived from them and kept: a parameter that
 was written to, moved, tied, pruned, or replaced by a computed tensor takes effect at the next call.
 
+Programs ask what a module is. So cells are instances of torch.nn's cells, and layers are of its
+RNNBase; of its RNN, LSTM and GRU they are not, for torch.compile refuses whatever is. What these
+bases do in their constructors, and RNNBase to keep a list of the parameters, is left out.
+
 Tensors that are not on the CPU go to PyTorch's own recurrent kernels, except those of a GRU with
 reset_after=False, which PyTorch does not have. On the CPU, float32 and float64 are computed by the
 native core, other dtypes as `elman.ops` says. Under torch.autocast("cpu") the computation stays in
@@ -26,15 +30,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn import Module, Parameter, init
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
-from elman import ops, shapes
+from elman import library, ops, shapes
 from elman.cells import CELLS, Cell
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
+_PLAIN = (Tensor, Parameter)
 # `mode` of a layer, as torch.nn writes it -> its cell
 _MODES = {cell.name.upper(): cell for cell in CELLS.values()}
 # `reset_after` of a GRU -> its cell
@@ -49,14 +56,20 @@ class _Recurrent(Module):
     # Whether the state stays in its own dtype under autocast.
     _keeps_state_dtype = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    # `base` is torch.nn's class of which this is one, and whose constructor is left out.
+    def __init__(self, base: type[Module]) -> None:
+        super(base, self).__init__()
         # Name and shape of each tensor that ops wants, None where this module has none.
         self._layout: list[tuple[str | None, tuple[int, ...] | None]] = []
 
+    def __repr__(self) -> str:
+        # What its constructor refused is printed too, by debuggers and in tracebacks.
+        is_made = "_layout" in vars(self)
+        return super().__repr__() if is_made else f"{type(self).__name__}(not constructed)"
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew from U(-k, k) with k = 1 / sqrt(hidden_size)."""
-        bound = 1 / math.sqrt(self.hidden_size)
+        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
 
@@ -84,7 +97,7 @@ class _Recurrent(Module):
                 weights.append(weight)
             else:
                 return weights
-        except (KeyError, AttributeError):
+        except (KeyError, AttributeError, RuntimeError):
             pass
         # Wrong, elsewhere, or replaced by a property or by a tensor that is not a Parameter.
         weights = [None if name is None else getattr(self, name) for name, _ in self._layout]
@@ -115,12 +128,34 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
+# Whether weights override what PyTorch's functions do, so that it is these they must be given to;
+# unless they stand for others while a graph is made.
+def _override(weights: list[Any]) -> bool:
+    return (
+        type(weights[0]) not in _PLAIN
+        and has_torch_function(tuple(weights))
+        and not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack())
+    )
+
+
+# What stands for a tensor, by __torch_function__, decides what the call of a module is. To torch.fx
+# it is one node, as for modules of torch.nn.
+def _call_of_a_stand_in(module: Module, *args: Any) -> Any:
+    while args[-1] is None:
+        args = args[:-1]
+    for value in args:
+        if isinstance(value, Proxy):
+            path = value.tracer.path_of_module(module)  # type: ignore[attr-defined]
+            return value.tracer.create_proxy("call_module", path, args, {})
+    return handle_torch_function(type(module).__call__, args, module, *args)
+
+
 def _as_hx(states: Sequence[Tensor]) -> Any:
     # A state as users see it: one tensor, or for the LSTM a pair.
     return states[0] if len(states) == 1 else tuple(states)
 
 
-class _Layer(_Recurrent):
+class _Layer(_Recurrent, torch.nn.RNNBase):
     """What RNN, LSTM and GRU share, which is all but the arguments of their constructors."""
 
     def __init__(
@@ -137,19 +172,16 @@ class _Layer(_Recurrent):
         device: Any,
         dtype: torch.dtype | None,
     ) -> None:
-        shapes.check_arguments(
-            self,
-            input_size=input_size,
-            hidden_size=hidden_size,
-            bias=bias,
-            dtype=dtype,
-            num_layers=num_layers,
-            batch_first=batch_first,
-            bidirectional=bidirectional,
-            proj_size=proj_size,
-        )
+        input_size = shapes.size(self, "input_size", input_size, 1)
+        hidden_size = shapes.size(self, "hidden_size", hidden_size, 1)
+        num_layers = shapes.size(self, "num_layers", num_layers, 1)
+        proj_size = shapes.projection(self, cell, proj_size, hidden_size)
+        bias = shapes.flag(self, "bias", bias)
+        batch_first = shapes.flag(self, "batch_first", batch_first)
+        bidirectional = shapes.truth(self, "bidirectional", bidirectional)
+        shapes.check_dtype(self, dtype)
         shapes.check_dropout(self, dropout, num_layers)
-        super().__init__()
+        super().__init__(torch.nn.RNNBase)
         self.mode = "GRU" if cell.onnx_op == "GRU" else cell.name.upper()
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -182,16 +214,51 @@ class _Layer(_Recurrent):
         """The definition of the cell, as it is at this call."""
         return _MODES[self.mode]
 
+    # RNNBase keeps a list of the parameters beside them, and methods that keep it true. Here what
+    # programs read of it is made when it is asked for, and there is nothing to keep.
+
     @property
-    def all_weights(self) -> list[list[Tensor]]:
+    def _all_weights(self) -> tuple[tuple[str, ...], ...]:  # type: ignore[override]
+        """The names of the parameters of each layer and direction."""
+        names = [name for name, _ in self._layout]
+        return tuple(tuple(filter(None, names[i : i + 5])) for i in range(0, len(names), 5))
+
+    @property
+    def _flat_weights_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names of all parameters."""
+        return tuple(name for name, _ in self._layout if name is not None)
+
+    @property  # type: ignore[override]
+    def _flat_weights(self) -> tuple[Any, ...]:
+        """The parameters in the order of their names, or what is in their place."""
+        return tuple(getattr(self, name, None) for name in self._flat_weights_names)
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights: Any) -> None:
+        for name, weight in zip(self._flat_weights_names, weights, strict=True):
+            if getattr(self, name, None) is not weight:
+                setattr(self, name, weight)
+
+    @property
+    def all_weights(self) -> list[list[Any]]:
         """The parameters of each layer and direction, in the order of their names."""
-        return [
-            [getattr(self, name) for name, _ in self._layout[i : i + 5] if name is not None]
-            for i in range(0, len(self._layout), 5)
-        ]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
         """Do nothing: there is no flat copy of the parameters to bring up to date."""
+
+    _init_flat_weights = _update_flat_weights = flatten_parameters
+
+    def _weights_have_changed(self) -> bool:
+        return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self).copy()
+
+    __setstate__ = Module.__setstate__
+    __setattr__ = Module.__setattr__  # type: ignore[assignment]
+    _apply = Module._apply
+    _replicate_for_data_parallel = Module._replicate_for_data_parallel
 
     def extra_repr(self) -> str:
         """Return the arguments that are not at their defaults, as torch.nn prints them."""
@@ -247,7 +314,10 @@ class _Layer(_Recurrent):
         if isinstance(input, PackedSequence):
             shapes.check_no_lengths(self, lengths, "a PackedSequence")
             return self._forward_packed(input, hx, weights)
-        if isinstance(input, Tensor) and input.is_nested:
+        if not isinstance(input, Tensor):
+            if has_torch_function_unary(input):
+                return _call_of_a_stand_in(self, input, hx, lengths)  # type: ignore[no-any-return]
+        elif input.is_nested:
             shapes.check_no_lengths(self, lengths, "a nested tensor")
             return self._forward_nested(input, hx, weights)
 
@@ -277,23 +347,28 @@ class _Layer(_Recurrent):
         states = None if hx is None else self._states(hx, weights[0], (batch,))
         if states is not None and order is not None:
             states = tuple(state.index_select(1, order) for state in states)
-        output, *final = self._run(data, batch_sizes, states, weights)
+        # A copy, which the caller cannot change before the backward pass.
+        output, *final = self._run(data, batch_sizes.clone(), states, weights)
         if inverse is not None:
             final = [state.index_select(1, inverse) for state in final]
         return PackedSequence(output, batch_sizes, order, inverse), _as_hx(final)
 
     def _forward_nested(self, input: Any, hx: Any, weights: list[Any]) -> tuple[Tensor, Any]:
-        batch, seq_len = shapes.check_nested(self, input, weights[0])
+        shapes.check_nested(self, input, weights[0])
+        values, offsets = input.values(), input.offsets()
+        lengths = offsets.diff()
+        batch, seq_len = len(lengths), len(library.times(lengths))
         states = None if hx is None else self._states(hx, weights[0], (batch,))
-        padded = torch.nested.to_padded_tensor(
-            input, 0.0, (batch, max(seq_len, 1), self.input_size)
-        )
-        lengths = input.offsets().diff()
-        output, *final = self._run(padded.transpose(0, 1), None, states, weights, lengths)
-        running = torch.arange(len(output), device=lengths.device) < lengths[:, None]
-        values = output.transpose(0, 1)[running]
+        # Where each row of values stands among the rows of a padded batch, which is time-major.
+        sequence = torch.repeat_interleave(lengths, output_size=len(values))
+        step = torch.arange(len(values), device=offsets.device) - offsets[sequence]
+        place = step * batch + sequence
+        padded = values.new_zeros(seq_len, batch, self.input_size).flatten(0, 1)
+        padded = padded.index_copy(0, place, values).view(seq_len, batch, self.input_size)
+        output, *final = self._run(padded, None, states, weights, lengths)
+        values = output.flatten(0, 1).index_select(0, place)
         # It says how long it is, for without that PyTorch pads it to the number of its rows.
-        result = torch.nested.nested_tensor_from_jagged(values, input.offsets(), max_seqlen=seq_len)
+        result = torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=seq_len)
         return result, _as_hx(final)
 
     # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell
@@ -314,7 +389,10 @@ class _Layer(_Recurrent):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         cell = self._cell
-        if not (input.is_cpu or cell.reset):
+        if ops.is_tracing():  # for any length, as the kernels are recorded
+            shapes.check_traceable(self, cell)
+            return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
+        if not cell.reset and (not input.is_cpu or _override(weights)):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if self.num_layers == 1:
             return ops.layer(cell, input, batch_sizes, states, weights, lengths)
@@ -346,10 +424,12 @@ class _Layer(_Recurrent):
         lengths: Tensor | None,
     ) -> tuple[Tensor, ...]:
         if states is None:
-            batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
+            batch: Any = input.shape[1] if batch_sizes is None else batch_sizes[0]
+            if not ops.is_tracing():
+                batch = int(batch)
             rows = self.num_layers * self._num_directions
             states = tuple(input.new_zeros(rows, batch, width) for width in self._state_widths)
-        if lengths is not None:
+        if lengths is not None and not input.is_meta:  # they do not change what has only a shape
             return self._pack_elsewhere(cell, input, states, weights, lengths)
         options = (
             _as_hx(states),
@@ -383,7 +463,7 @@ class _Layer(_Recurrent):
         output, *final = self._run_elsewhere(
             cell, data, batch_sizes, states_in_order, weights, None
         )
-        output, _ = pad_packed_sequence(packed._replace(data=output), total_length=len(input))
+        output, _ = pad_packed_sequence(packed._replace(data=output), total_length=input.shape[0])
         lived = (lengths > 0).to(input.device)[:, None]
         return (
             torch.where(lived, output, 0),
@@ -413,9 +493,9 @@ class RNN(_Layer):
         dropout: The probability of zeroing an element between layers, in training.
         bidirectional: Whether a second set of parameters runs backwards in time; output has both
             side by side.
+        proj_size: For LSTM only, so 0.
         device: Where the parameters are made.
         dtype: The type of the parameters.
-        proj_size: For LSTM only, so 0.
 
     Raises:
         ShapeError: a size is not positive, dropout is not in [0, 1], nonlinearity is misspelt, or
@@ -442,12 +522,10 @@ class RNN(_Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
-        *,
-        proj_size: int = 0,
     ) -> None:
-        shapes.check_no_projection(self, proj_size)
         super().__init__(
             shapes.rnn_cell(self, nonlinearity),
             input_size,
@@ -457,7 +535,7 @@ class RNN(_Layer):
             batch_first,
             dropout,
             bidirectional,
-            0,
+            proj_size,
             device,
             dtype,
         )
@@ -526,6 +604,10 @@ class LSTM(_Layer):
             dtype,
         )
 
+    get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
+    check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
+
 
 class GRU(_Layer):
     """A gated recurrent unit of one or more layers, as torch.nn.GRU.
@@ -545,9 +627,9 @@ class GRU(_Layer):
         dropout: The probability of zeroing an element between layers, in training.
         bidirectional: Whether a second set of parameters runs backwards in time; output has both
             side by side.
+        proj_size: For LSTM only, so 0.
         device: Where the parameters are made.
         dtype: The type of the parameters.
-        proj_size: For LSTM only, so 0.
         reset_after: Whether the reset gate acts on W_hn h + b_hn, as in PyTorch, or, if False, on h
             before the product, as in the paper: `elman.cells.gru_reset_before`.
 
@@ -577,13 +659,12 @@ class GRU(_Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        proj_size: int = 0,
         reset_after: bool = True,
     ) -> None:
-        shapes.check_no_projection(self, proj_size)
         super().__init__(
             shapes.gru_cell(self, reset_after),
             input_size,
@@ -593,7 +674,7 @@ class GRU(_Layer):
             batch_first,
             dropout,
             bidirectional,
-            0,
+            proj_size,
             device,
             dtype,
         )
@@ -604,7 +685,7 @@ class GRU(_Layer):
         return _GRUS[self.reset_after]
 
 
-class _StepCell(_Recurrent):
+class _StepCell(_Recurrent, torch.nn.RNNCellBase):
     """What RNNCell, LSTMCell and GRUCell share, which is all but their constructors."""
 
     def __init__(
@@ -616,10 +697,12 @@ class _StepCell(_Recurrent):
         device: Any,
         dtype: torch.dtype | None,
     ) -> None:
-        shapes.check_arguments(
-            self, input_size=input_size, hidden_size=hidden_size, bias=bias, dtype=dtype
-        )
-        super().__init__()
+        # torch.nn has cells without inputs or units, if hardly on purpose.
+        input_size = shapes.size(self, "input_size", input_size, 0)
+        hidden_size = shapes.size(self, "hidden_size", hidden_size, 0)
+        bias = shapes.truth(self, "bias", bias)
+        shapes.check_dtype(self, dtype)
+        super().__init__(torch.nn.RNNCellBase)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
@@ -661,6 +744,8 @@ class _StepCell(_Recurrent):
         """
         if torch.is_autocast_enabled("cpu"):
             return self._autocast(input, hx)
+        if has_torch_function_unary(input) and not isinstance(input, Tensor):
+            return _call_of_a_stand_in(self, input, hx)
         weights = self._weights()
         shape = shapes.check_cell_input(self, input, weights[0])
         cell = self._cell
@@ -680,7 +765,7 @@ class _StepCell(_Recurrent):
     def _run(
         self, cell: Cell, input: Tensor, states: tuple[Tensor, ...] | None, weights: list[Any]
     ) -> Sequence[Tensor]:
-        if input.is_cpu or cell.reset:
+        if cell.reset or (input.is_cpu and not _override(weights)):
             return ops.step(cell, input, states, weights)
         if states is None:
             states = (input.new_zeros(len(input), self.hidden_size),) * len(cell.states)
@@ -688,7 +773,7 @@ class _StepCell(_Recurrent):
         return (result,) if isinstance(result, Tensor) else result
 
 
-class RNNCell(_StepCell):
+class RNNCell(_StepCell, torch.nn.RNNCell):
     """One step of an Elman network, with tanh or ReLU, as torch.nn.RNNCell.
 
     The equations are those of `elman.cells.rnn_tanh` and `elman.cells.rnn_relu`. Parameters:
@@ -726,8 +811,8 @@ class RNNCell(_StepCell):
         dtype: torch.dtype | None = None,
     ) -> None:
         cell = shapes.rnn_cell(self, nonlinearity)
+        self.nonlinearity = nonlinearity  # before what can fail, for it is printed
         super().__init__(cell, input_size, hidden_size, bias, device, dtype)
-        self.nonlinearity = nonlinearity
 
     @property
     def _cell(self) -> Cell:
@@ -739,7 +824,7 @@ class RNNCell(_StepCell):
         return text if self.nonlinearity == "tanh" else f"{text}, nonlinearity={self.nonlinearity}"
 
 
-class LSTMCell(_StepCell):
+class LSTMCell(_StepCell, torch.nn.LSTMCell):
     """One step of a long short-term memory, as torch.nn.LSTMCell.
 
     The equations are those of `elman.cells.lstm`. Parameters: weight_ih (4 * hidden_size, H_in),
@@ -783,7 +868,7 @@ class LSTMCell(_StepCell):
         return CELLS["lstm"]
 
 
-class GRUCell(_StepCell):
+class GRUCell(_StepCell, torch.nn.GRUCell):
     """One step of a gated recurrent unit, as torch.nn.GRUCell.
 
     The equations are those of `elman.cells.gru`. Parameters: weight_ih (3 * hidden_size, H_in),

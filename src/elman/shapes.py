@@ -8,9 +8,10 @@ Symbols: L time steps, N sequences in the batch, D directions, H_in = input_size
 or else hidden_size.
 """
 
+import operator
 import warnings
 from collections.abc import Sequence
-from numbers import Integral, Number
+from numbers import Number
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -21,22 +22,32 @@ from elman.cells import CELLS, Cell
 
 __all__ = [
     "KindError",
+    "LazyError",
     "ShapeError",
-    "check_arguments",
+    "UnreadableError",
     "check_cell_input",
     "check_dropout",
+    "check_dtype",
+    "check_given",
     "check_input",
     "check_lengths",
     "check_nested",
     "check_no_lengths",
-    "check_no_projection",
+    "check_operands",
+    "check_operator",
     "check_packed",
     "check_range",
     "check_sizes",
     "check_states",
+    "check_traceable",
     "check_weights",
+    "flag",
     "gru_cell",
+    "projection",
+    "refuse_memory",
     "rnn_cell",
+    "size",
+    "truth",
 ]
 
 
@@ -58,6 +69,14 @@ class KindError(ShapeError, TypeError, AttributeError, IndexError):
     """
 
 
+class UnreadableError(ShapeError):
+    """A tensor is not, or not any more, the plain memory that a computation is to read."""
+
+
+class LazyError(UnreadableError):
+    """A tensor has no memory of its own, but PyTorch may know what it stands for."""
+
+
 class Layer(Protocol):
     """What the checks read from a layer."""
 
@@ -74,45 +93,81 @@ class StepCell(Protocol):
 # --- constructors -----------------------------------------------------------------------------
 
 
-def check_arguments(
-    who: object,
-    *,
-    input_size: int,
-    hidden_size: int,
-    bias: bool,
-    dtype: torch.dtype | None,
-    num_layers: int = 1,
-    batch_first: bool = False,
-    bidirectional: bool = False,
-    proj_size: int = 0,
-) -> None:
-    """Check the constructor arguments of a layer or a cell.
+def size(who: object, name: str, value: Any, least: int) -> int:
+    """Return a size as an int; anything with __index__ goes, as a NumPy integer or a tensor does.
 
     Raises:
-        KindError: an argument has the wrong type.
-        ShapeError: a size is out of range, or dtype cannot carry gradients.
+        KindError: it is no integer.
+        ShapeError: it is less than `least`.
     """
-    for name, size in (
-        ("input_size", input_size),
-        ("hidden_size", hidden_size),
-        ("num_layers", num_layers),
-    ):
-        _check_int(who, name, size)
-        if size < 1:
-            _fail(who, f"{name} must be at least 1, got {size}")
-    _check_int(who, "proj_size", proj_size)
-    if not 0 <= proj_size < hidden_size:
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        _fail(who, f"{name} must be an int, got {value!r} ({_name(value)})", KindError)
+    if number < least:
+        _fail(who, f"{name} must be at least {least}, got {number}")
+    if isinstance(value, bool):
+        _warn(f"{_name(who)}: {name} must be a number, got {value}, which counts as {number}")
+    if name == "hidden_size" and number == 0:
+        _warn(f"{_name(who)}: hidden_size must be at least 1, got 0: the state has no features")
+    return number
+
+
+def projection(who: object, cell: Cell, value: Any, hidden_size: int) -> int:
+    """Return proj_size as an int, 0 for no projection.
+
+    Raises:
+        KindError: it is no integer.
+        ShapeError: it is not less than hidden_size, or the cell cannot project its state.
+    """
+    proj_size = size(who, "proj_size", value, 0)
+    if cell.name != "lstm" and proj_size != 0:
+        _fail(who, f"proj_size must be 0, got {proj_size}: only LSTM can project its state")
+    if proj_size >= hidden_size:
         _fail(
             who,
             f"proj_size must be from 1 to hidden_size - 1 = {hidden_size - 1}, or 0 for no "
             f"projection, got {proj_size}",
         )
-    for name, flag in (("bias", bias), ("batch_first", batch_first)):
-        if not isinstance(flag, bool):
-            _fail(who, f"{name} must be True or False, got {flag!r}", KindError)
-    # torch.nn takes anything here. 1 and 0 are in use; a string is a mistake.
-    if bidirectional not in (True, False):
-        _fail(who, f"bidirectional must be True or False, got {bidirectional!r}", KindError)
+    return proj_size
+
+
+def flag(who: object, name: str, value: Any) -> bool:
+    """Return an argument that must be True or False.
+
+    Raises:
+        KindError: it is neither.
+    """
+    if not isinstance(value, bool):
+        _fail(who, f"{name} must be True or False, got {value!r}", KindError)
+    return value
+
+
+def truth(who: object, name: str, value: Any) -> bool:
+    """Return the truth of an argument for which torch.nn takes whatever has one.
+
+    1, 0 and None are in use; what else is not equal to True or False is surely a mistake, such as a
+    word or a number of layers, and is warned of.
+
+    Raises:
+        KindError: it has no truth.
+    """
+    try:
+        result, is_meant = bool(value), value is None or value in (True, False)
+    except (TypeError, ValueError, RuntimeError):  # an array
+        _fail(who, f"{name} must be True or False, got {value!r}", KindError)
+    if not is_meant:
+        rule = f"{name} must be True or False, got {value!r}, which counts as {result}"
+        _warn(f"{_name(who)}: {rule}")
+    return result
+
+
+def check_dtype(who: object, dtype: torch.dtype | None) -> None:
+    """Check the type of the parameters.
+
+    Raises:
+        ShapeError: it cannot carry gradients.
+    """
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
         _fail(who, f"dtype must be a floating point type, got {dtype}: integers have no gradients")
 
@@ -132,21 +187,10 @@ def check_dropout(who: object, dropout: float, num_layers: int) -> None:
             f"dropout must be in [0, 1], got {dropout}: it is the probability of zeroing elements",
         )
     if dropout > 0 and num_layers == 1:
-        warnings.warn(
+        _warn(
             f"{_name(who)}: dropout acts between layers, so dropout={dropout} does nothing with "
-            "num_layers=1: add layers, or apply torch.nn.Dropout to the output",
-            stacklevel=4,  # shapes, the shared base, the class, and then its caller
+            "num_layers=1: add layers, or apply torch.nn.Dropout to the output"
         )
-
-
-def check_no_projection(who: object, proj_size: int) -> None:
-    """Check that a layer which has no projection is not asked for one.
-
-    Raises:
-        ShapeError: proj_size is not 0.
-    """
-    if proj_size != 0:
-        _fail(who, f"proj_size must be 0, got {proj_size}: only LSTM can project its state")
 
 
 def rnn_cell(who: object, nonlinearity: str) -> Cell:
@@ -172,9 +216,9 @@ def gru_cell(who: object, reset_after: bool) -> Cell:
     return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
-def _check_int(who: object, name: str, value: object) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        _fail(who, f"{name} must be an int, got {value!r} ({_name(value)})", KindError)
+def _warn(text: str) -> None:
+    # At the line of the caller: beyond here, the rule, the shared base and the class.
+    warnings.warn(text, stacklevel=5)
 
 
 # --- calls ------------------------------------------------------------------------------------
@@ -269,8 +313,9 @@ def check_lengths(who: object, lengths: Any, batch: tuple[int, ...], seq_len: in
             f"lengths must be (N,) = {tuple(batch)}, one for each sequence, got "
             f"{tuple(steps.shape)}: {_LENGTHS}",
         )
-    steps = steps.long()
-    if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+    # A copy, which the caller cannot change before the backward pass.
+    steps = steps.to(torch.int64, copy=True)
+    if not (_is_recorded() or torch._C._are_functorch_transforms_active()):
         check_range(who, steps, seq_len)
     return steps
 
@@ -299,11 +344,8 @@ def check_no_lengths(who: object, lengths: Any, what: str) -> None:
         _fail(who, f"lengths must be None with {what}, got {_name(lengths)}: it has its own")
 
 
-def check_nested(layer: Layer, input: Any, weight: Tensor) -> tuple[int, int]:
+def check_nested(layer: Layer, input: Any, weight: Tensor) -> None:
     """Check a nested input: jagged, (N, L, H_in), its rows one after another.
-
-    Returns:
-        N, and the length of the longest sequence.
 
     Raises:
         ShapeError: its layout, rank, features, dtype or device is wrong.
@@ -323,8 +365,6 @@ def check_nested(layer: Layer, input: Any, weight: Tensor) -> tuple[int, int]:
     if values.shape[-1] != layer.input_size:
         _wrong_features(layer, values.shape, layer.input_size, "input.values()")
     _check_kind(layer, "input", values, weight)
-    lengths = input.offsets().diff()
-    return len(lengths), int(lengths.max()) if len(lengths) else 0
 
 
 def check_packed(layer: Layer, input: PackedSequence, hx: Any, weight: Tensor) -> int:
@@ -350,7 +390,7 @@ def check_packed(layer: Layer, input: PackedSequence, hx: Any, weight: Tensor) -
             f"{batch_sizes.dtype} of shape {tuple(batch_sizes.shape)}: {_PACK}",
             KindError,
         )
-    if not torch.compiler.is_compiling():
+    if not _is_recorded():
         batch = check_sizes(layer, batch_sizes, len(data))
     elif order is not None:
         batch = len(order)
@@ -463,6 +503,145 @@ def check_states(
     return states
 
 
+def check_traceable(who: object, cell: Cell) -> None:
+    """Check that torch.jit.trace can record a layer for any number of steps.
+
+    Raises:
+        ShapeError: PyTorch has no kernel of the cell, and a trace would hold so many steps.
+    """
+    if cell.reset is not None:
+        _fail(
+            who,
+            "reset_after must be True in torch.jit.trace, got False: a trace would hold for one "
+            "number of steps; use torch.export, or elman.onnx.export",
+        )
+
+
+def refuse_memory(
+    who: object, what: str, tensor: Tensor, dtype: torch.dtype, count: int | None
+) -> NoReturn:
+    """Say why a tensor cannot be read as `count` values of this dtype in memory of the CPU.
+
+    `count` is None if any number will do.
+
+    Raises:
+        UnreadableError: always.
+    """
+    rule = f"{what} must be {'values' if count is None else f'{count} values'} of {dtype}"
+    rule += " in memory of the CPU"
+    changed = "leave the tensors of a call as they are until its backward pass"
+    if tensor.dtype is not dtype:
+        _fail(who, f"{rule}, got {tensor.dtype}: {changed}", UnreadableError)
+    if tensor.device.type != "cpu":
+        _fail(who, f"{rule}, got a tensor on {tensor.device}: {changed}", UnreadableError)
+    if count is not None and tensor.numel() != count:
+        _fail(who, f"{rule}, got {tuple(tensor.shape)}: {changed}", UnreadableError)
+    is_plain = type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor)
+    if is_plain and not tensor._is_zerotensor():
+        got = f"a storage of {tensor.untyped_storage().nbytes()} bytes"
+        remedy = "it was freed, as FSDP frees weights between their uses; call what it wraps"
+        _fail(who, f"{rule}, got {got}: {remedy}", UnreadableError)
+    _fail(who, f"{rule}, got {_name(tensor)} without any: use a plain tensor", LazyError)
+
+
+def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[int, ...]]:
+    """Check what an operator of `elman.library` reads, as the modules check it for themselves.
+
+    Also the values of lengths and batch_sizes, which nobody could look at while a graph was made.
+
+    Returns:
+        The shapes of output, h_n and c_n, whether the cell has a c or not.
+
+    Raises:
+        ShapeError: a size, dtype, device or value is wrong.
+    """
+    if name not in CELLS:
+        _fail(who, f"cell must be one of {', '.join(CELLS)}, got {name!r}")
+    cell = CELLS[name]
+    input, batch_sizes, lengths, h_0, c_0, *weights = read
+    w_ih, w_hh, _, _, w_hr = weights[:5]
+    check_given(who, input=input, w_ih=w_ih, w_hh=w_hh)
+    if input.dim() != (3 if batch_sizes is None else 2) or len(input) == 0:
+        rule = "(L, N, H_in)" if batch_sizes is None else "(rows, H_in), with batch_sizes,"
+        _fail(who, f"input must be {rule} of at least one step, got {tuple(input.shape)}")
+    if batch_sizes is None:
+        batch = input.shape[1]
+        if lengths is not None:
+            check_range(who, check_lengths(who, lengths, (batch,), len(input)), len(input))
+    elif lengths is not None:
+        _fail(who, "lengths must be None with batch_sizes, got both")
+    elif batch_sizes.dtype is not torch.int64 or batch_sizes.dim() != 1 or not len(batch_sizes):
+        got = f"{batch_sizes.dtype} of shape {tuple(batch_sizes.shape)}"
+        _fail(who, f"batch_sizes must be int64 of shape (L,) with L at least 1, got {got}")
+    else:
+        known = h_0.shape[1] if h_0 is not None and h_0.dim() == 3 else None
+        batch = check_sizes(who, batch_sizes, len(input), known)
+
+    directions = 1 if weights[5] is None else 2
+    gates, features = len(cell.gates), input.shape[-1]
+    rows = w_hh.shape[0] if w_hh.dim() else 0
+    hidden_size = rows // gates
+    projection = w_hr.shape[0] if w_hr is not None and w_hr.dim() else None
+    width = hidden_size if projection is None else projection
+    if rows % gates:
+        _fail(who, f"w_hh must have {gates} * hidden_size rows for {name}, got {rows}")
+    if (h_0 is None) != (c_0 is None) and len(cell.states) > 1:
+        _fail(who, "h_0 and c_0 must both be given, or neither, got one")
+    if (c_0 is not None and len(cell.states) == 1) or (w_hr is not None and name != "lstm"):
+        _fail(who, f"c_0 and w_hr must be None for {name}, got a tensor: only lstm has them")
+    each = {
+        "w_ih": (rows, features),
+        "w_hh": (rows, width),
+        "b_ih": (rows,),
+        "b_hh": (rows,),
+        "w_hr": (width, hidden_size),
+    }
+    ends = {"h": (directions, batch, width), "c": (directions, batch, hidden_size)}
+    operands = [("input", input, tuple(input.shape))]
+    operands += [("h_0", h_0, ends["h"]), ("c_0", c_0, ends["c"])]
+    for weight, other, (what, shape) in zip(weights[:5], weights[5:], each.items(), strict=True):
+        if (directions == 1 and other is not None) or (
+            directions == 2 and (weight is None) != (other is None)
+        ):
+            _fail(who, f"{what} and {what}_reverse must both be given, or neither, got one")
+        operands += [(what, weight, shape), (f"{what}_reverse", other, shape)]
+    check_operands(who, operands)
+    return {
+        "output": (*input.shape[:-1], directions * width),
+        "h_n": ends["h"],
+        "c_n": ends["c"],
+    }
+
+
+def check_given(who: str, **tensors: Tensor | None) -> None:
+    """Check that tensors are there.
+
+    Raises:
+        KindError: one of them is None.
+    """
+    for name, tensor in tensors.items():
+        if tensor is None:
+            _fail(who, f"{name} must be a tensor, got None", KindError)
+
+
+def check_operands(who: str, operands: Sequence[tuple[str, Any, tuple[int, ...]]]) -> None:
+    """Check the tensors of an operator, each with its name and shape, against the first.
+
+    None stands for a tensor that was left out.
+
+    Raises:
+        ShapeError: a shape, dtype or device is wrong.
+    """
+    _, first, _ = operands[0]
+    for name, tensor, shape in operands:
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            _fail(who, f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
+        if tensor.dtype is not first.dtype or tensor.device != first.device:
+            _check_kind(who, name, tensor, first, operands[0][0])
+
+
 # --- messages ---------------------------------------------------------------------------------
 
 _STATES = ("h_0", "c_0")
@@ -478,6 +657,11 @@ def _name(who: object) -> str:
 def _fail(who: object, text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
     # A module, or the name of a function.
     raise error(f"{who if isinstance(who, str) else _name(who)}: {text}")
+
+
+# Whether the values of this call are those of others too.
+def _is_recorded() -> bool:
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def _is_integer(tensor: Tensor) -> bool:

@@ -14,11 +14,16 @@ the meta device, where tensors have no memory; those of the old class are remove
 
 Exchanged are modules of exactly torch.nn's classes, parametrized ones among them. A subclass is
 left: its methods may reach for what only torch.nn's has. What is left is in the report, with the
-reason. Not dealt with are code that asks `isinstance(module, torch.nn.LSTM)` after the exchange,
-and recurrent modules that do not come from torch.nn.
+reason. Not dealt with are recurrent modules that do not come from torch.nn.
+
+Our layers are instances of torch.nn.RNNBase and not of torch.nn.RNN, LSTM or GRU, for torch.compile
+refuses whatever is an instance of these. Code that asks for them is out of reach but for that of
+the model's own classes, which is read for it.
 """
 
-from collections.abc import Callable, Mapping
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +33,7 @@ from torch.nn import Module, Parameter
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from elman import nn
+from elman.asks import asked_for
 from elman.shapes import KindError
 
 __all__ = ["Entry", "Report", "convert", "revert"]
@@ -96,6 +102,10 @@ def convert(model: Module) -> Report:
     attributes. Modules that are in several places, or in compiled or parallel wrappers, are
     replaced there too. `revert` is the way back.
 
+    A module that would not compute the same is left as it is, and the report says why. Where a
+    class of the model asks by isinstance or type for one of torch.nn's that was replaced, there is
+    a warning: the answer has become no.
+
     Args:
         model: Any module; it may itself be a recurrent layer or cell.
 
@@ -117,7 +127,10 @@ def convert(model: Module) -> Report:
         1 replaced, 0 left
         encoder  elman.LSTM -> torch.nn.LSTM
     """
-    return _exchange("convert", model, _OURS, _why_not_ours)
+    report, exchanged = _exchange("convert", model, _OURS, _why_not_ours)
+    for text in _questions(model, exchanged):
+        warnings.warn(text, stacklevel=2)
+    return report
 
 
 def revert(model: Module) -> Report:
@@ -143,7 +156,7 @@ def revert(model: Module) -> Report:
         >>> type(model)
         <class 'torch.nn.modules.rnn.GRU'>
     """
-    return _exchange("revert", model, _THEIRS, _why_not_theirs)
+    return _exchange("revert", model, _THEIRS, _why_not_theirs)[0]
 
 
 def _exchange(
@@ -151,7 +164,8 @@ def _exchange(
     model: Module,
     pairs: Mapping[type[Module], type[Module]],
     why_not: Callable[[Module], str | None],
-) -> Report:
+) -> tuple[Report, dict[Module, type[Module]]]:
+    """Return the report, and each module that was exchanged with its class before."""
     if not isinstance(model, Module):
         raise KindError(
             f"{who}: model must be a torch.nn.Module, got {type(model).__name__}: pass the module "
@@ -163,43 +177,106 @@ def _exchange(
         if reason is None:
             continue
         before = type_before_parametrizations(module)
-        if reason:
-            left.append(Entry(name, _title(before), _title(before), reason))
-            continue
-        after = pairs[before]
-        replaced.append(Entry(name, _title(before), _title(after)))
-        changes.append((module, after, _fresh(before, module), _fresh(after, module)))
-    # Nothing can fail from here on, so a model is exchanged as a whole or not at all.
-    for change in changes:
-        _become(*change)
-    return Report(tuple(replaced), tuple(left))
+        change = reason or _change(module, before, pairs[before])
+        if isinstance(change, str):
+            left.append(Entry(name, _title(before), _title(before), change))
+        else:
+            replaced.append(Entry(name, _title(before), _title(change.after)))
+            changes.append(change)
+    was = [(change.module, type(change.module), vars(change.module).copy()) for change in changes]
+    try:
+        for change in changes:
+            change.make()
+    except BaseException:  # a model is exchanged as a whole or not at all
+        for module, kind, attributes in was:
+            module.__class__ = kind
+            vars(module).clear()
+            vars(module).update(attributes)
+        raise
+    return Report(tuple(replaced), tuple(left)), {c.module: c.before for c in changes}
 
 
-# The attributes of a new instance that has parameters of the same names and shapes.
-def _fresh(kind: type[Module], module: Any) -> dict[str, Any]:
-    arguments = ["input_size", "hidden_size", "bias"]
-    if hasattr(module, "num_layers"):
-        arguments += ["num_layers", "bidirectional"]
-    if getattr(module, "proj_size", 0):  # torch.nn.RNN and GRU do not take it, even 0
-        arguments.append("proj_size")
-    return vars(kind(**{name: getattr(module, name) for name in arguments}, device="meta"))
+@dataclass(frozen=True)
+class _Change:
+    """A module and its new class, with what differs between instances of the two."""
+
+    module: Module
+    before: type[Module]
+    after: type[Module]
+    gone: frozenset[str]  # attributes
+    new: dict[str, Any]
+
+    def make(self) -> None:
+        module, cls = self.module, self.after
+        if is_parametrized(module):
+            # It has a class of its own, or shared with its deep copies, on which each computed
+            # tensor is a property.
+            members = {k: v for k, v in vars(type(module)).items() if k not in _OF_EVERY_CLASS}
+            cls = type(type(module).__name__, (self.after,), members)
+        own = vars(module)
+        for name in self.gone:
+            own.pop(name, None)
+        own |= self.new
+        module.__class__ = cls
+        if isinstance(module, torch.nn.RNNBase):  # from its parameters, as after a move
+            module._init_flat_weights()
 
 
-# `old` and `new` are attributes of fresh instances of the classes before and after.
-def _become(module: Module, after: type[Module], old: dict[str, Any], new: dict[str, Any]) -> None:
-    cls = after
-    if is_parametrized(module):
-        # It has a class of its own, or shared with its deep copies, on which each computed tensor
-        # is a property.
-        members = {k: v for k, v in vars(type(module)).items() if k not in _OF_EVERY_CLASS}
-        cls = type(type(module).__name__, (after,), members)
-    own = vars(module)
-    for name in old.keys() - new.keys():
-        own.pop(name, None)
-    own |= {name: new[name] for name in new.keys() - old.keys()}
-    module.__class__ = cls
-    if isinstance(module, torch.nn.RNNBase):
-        module._init_flat_weights()  # from its own parameters, as after a move to another device
+# How a module becomes one of the class after, or the reason why it does not.
+def _change(module: Any, before: type[Module], after: type[Module]) -> _Change | str:
+    try:
+        sizes = ["input_size", "hidden_size"]
+        flags = ["bias"]
+        if issubclass(after, torch.nn.RNNBase):
+            sizes += ["num_layers"]
+            flags += ["bidirectional"]
+        if getattr(module, "proj_size", 0):  # torch.nn.RNN and GRU do not take it, even 0
+            sizes += ["proj_size"]
+        # A cell of torch.nn keeps them as they were given.
+        arguments: dict[str, Any] = {name: operator.index(getattr(module, name)) for name in sizes}
+        arguments |= {name: bool(getattr(module, name)) for name in flags}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            old, new = (kind(**arguments, device="meta") for kind in (before, after))
+    except Exception as error:
+        return f"a {_title(after)} of its sizes cannot be made: {error}"
+    if issubclass(after, torch.nn.RNNCellBase) and not arguments["bias"]:
+        for name in ("bias_ih", "bias_hh"):
+            if getattr(module, name, None) is not None:
+                return f"it has a {name}, and is constructed without"
+    for name, expected in new.named_parameters():
+        if is_parametrized(module, name):
+            continue  # computed, perhaps from what changes as it is read
+        weight = getattr(module, name, None)
+        if not isinstance(weight, Tensor):
+            return f"it has no tensor {name}"
+        if weight.shape != expected.shape:
+            return f"its {name} is {tuple(weight.shape)} and not {tuple(expected.shape)}"
+    had, has = vars(old), vars(new)
+    added = {name: has[name] for name in has.keys() - had.keys()}
+    return _Change(module, before, after, frozenset(had.keys() - has.keys()), arguments | added)
+
+
+# A sentence for each class of the model that asks for what modules in it were before, and are no
+# more.
+def _questions(model: Module, before: Mapping[Module, type[Module]]) -> Iterator[str]:
+    within: dict[type, set[type[Module]]] = {}  # each class of the model -> classes before
+    for container in model.modules():
+        found = {before[module] for module in container.modules() if module in before}
+        within.setdefault(type_before_parametrizations(container), set()).update(found)
+    for kind, exchanged in within.items():
+        where: dict[type, dict[str, None]] = {}  # what is asked for -> the functions that ask
+        for function, theirs, is_exact in asked_for(kind) if exchanged else ():
+            if theirs in exchanged and (is_exact or not issubclass(_OURS[theirs], theirs)):
+                where.setdefault(theirs, {})[function] = None
+        for theirs, functions in where.items():
+            ours = _OURS[theirs]
+            base = theirs if issubclass(ours, theirs) else torch.nn.RNNBase
+            yield (
+                f"convert: {_title(kind)} asks in {', '.join(functions)} for {_title(theirs)}, and "
+                f"{_title(ours)} is none: let it ask for isinstance(module, "
+                f"torch.nn.{base.__name__}), or go back by elman.revert"
+            )
 
 
 _OF_EVERY_CLASS = ("__dict__", "__weakref__")
@@ -207,6 +284,8 @@ _OF_EVERY_CLASS = ("__dict__", "__weakref__")
 
 # Why a module cannot become ours: "" if it can, None if there is nothing to exchange.
 def _why_not_ours(module: Module) -> str | None:
+    if isinstance(module, tuple(_THEIRS)):
+        return None
     # A scripted module tells the class that it was made of.
     if getattr(module, "original_name", type(module).__name__) in nn.__all__:
         if isinstance(module, torch.jit.ScriptModule):

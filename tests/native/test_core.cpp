@@ -1,25 +1,76 @@
 // The core without Python, for the sanitizers: `make sanitize` builds and runs it with each.
 //
 // Every array has exactly its size, so that reading or writing past one is seen; calls come from
-// several threads at once and from forked children, with the pool's own helpers; and whatever the
-// number of threads, a result has the bits of one thread. Whether the numbers are right is not
-// asked here: the Python tests know.
+// several threads at once and from forked children, with the pool's own helpers; whatever the
+// number of threads, a result has the bits of one thread; and whichever allocation fails, the
+// caller is told, and its next call is right. Whether the numbers are right is not asked here: the
+// Python tests know.
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <numeric>
 #include <random>
 #include <string_view>
 #include <thread>
 #include <vector>
 
+#include "dense.hpp"
 #include "dispatch.hpp"
 #include "kernels.hpp"
 #include "threads.hpp"
+
+namespace {
+
+// How many allocations succeed from now on, in all threads together.
+std::atomic<long> allocations_left{LONG_MAX};
+
+void* allocate(std::size_t size, std::size_t alignment) noexcept {
+  if (allocations_left.fetch_sub(1) <= 0)
+    return nullptr;
+  return std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+}
+
+void* allocate_or_throw(std::size_t size, std::size_t alignment) {
+  if (void* p = allocate(size, alignment))
+    return p;
+  throw std::bad_alloc();
+}
+
+} // namespace
+
+// Every allocation of this program and of the core comes here. Inlined into one another, GCC would
+// take new and free for a mistake.
+#define ELMAN_APART __attribute__((noinline))
+ELMAN_APART void* operator new(std::size_t size) {
+  return allocate_or_throw(size, alignof(std::max_align_t));
+}
+ELMAN_APART void* operator new(std::size_t size, std::align_val_t alignment) {
+  return allocate_or_throw(size, static_cast<std::size_t>(alignment));
+}
+ELMAN_APART void* operator new(std::size_t size, std::align_val_t alignment,
+                               const std::nothrow_t&) noexcept {
+  return allocate(size, static_cast<std::size_t>(alignment));
+}
+ELMAN_APART void operator delete(void* p) noexcept {
+  std::free(p);
+}
+ELMAN_APART void operator delete(void* p, std::size_t) noexcept {
+  std::free(p);
+}
+ELMAN_APART void operator delete(void* p, std::align_val_t) noexcept {
+  std::free(p);
+}
+ELMAN_APART void operator delete(void* p, std::size_t, std::align_val_t) noexcept {
+  std::free(p);
+}
 
 namespace {
 
@@ -55,6 +106,15 @@ struct Table<double> {
   static auto backward() { return kernels().backward_double; }
 };
 
+// Lets so many allocations succeed while it lives, and then no more.
+class Scarce {
+public:
+  explicit Scarce(long allocations) { allocations_left = allocations; }
+  ~Scarce() { allocations_left = LONG_MAX; }
+  Scarce(const Scarce&) = delete;
+  Scarce& operator=(const Scarce&) = delete;
+};
+
 // A call forward and backward with random numbers, the same ones for the same sizes.
 template <class T>
 class Call {
@@ -73,13 +133,14 @@ public:
       batch_sizes_.push_back(s_.batch - (s_.batch - 1) * t / s_.seq_len);
     for (long n = 0; s_.form == Form::kPadded && n < s_.batch; n++)
       lengths_.push_back(s_.seq_len * n / s_.batch);
-    rows_ = s_.seq_len * s_.batch;
+    long rows = s_.seq_len * s_.batch;
     if (s_.form == Form::kPacked)
-      rows_ = std::accumulate(batch_sizes_.begin(), batch_sizes_.end(), 0L);
-    kept_ = s_.directions * rows_ * info.kept * s_.hidden_size;
-    x_ = draw(rows_ * s_.input_size), h_0_ = draw(s_.directions * s_.batch * out_);
-    c_0_ = draw(s_.directions * s_.batch * s_.hidden_size);
-    dy_ = draw(rows_ * s_.directions * out_), dh_n_ = draw(h_0_.size()), dc_n_ = draw(c_0_.size());
+      rows = std::accumulate(batch_sizes_.begin(), batch_sizes_.end(), 0L);
+    kept_ = static_cast<std::size_t>(s_.directions * rows * info.kept * s_.hidden_size);
+    const long sequences = s_.directions * s_.batch;
+    x_ = draw(rows * s_.input_size), dy_ = draw(rows * s_.directions * out_);
+    h_0_ = draw(sequences * out_), dh_n_ = draw(sequences * out_);
+    c_0_ = draw(sequences * s_.hidden_size), dc_n_ = draw(sequences * s_.hidden_size);
     for (long d = 0; d < s_.directions; d++) {
       weights_.push_back(draw(gates * s_.input_size)), weights_.push_back(draw(gates * out_));
       weights_.push_back(draw(gates)), weights_.push_back(draw(gates));
@@ -88,8 +149,9 @@ public:
   }
 
   // Everything that is computed, one after another; the weights' gradients are those of the whole
-  // batch or, with a group per sequence, of each.
-  Array run(int threads, bool grouped = false) const {
+  // batch or, with a group per sequence, of each. Throws std::bad_alloc if a kernel needs more than
+  // so many allocations.
+  Array run(int threads, bool grouped = false, long allocations = LONG_MAX) const {
     const long groups = grouped ? s_.batch : 1;
     Array y(dy_.size()), keep(kept_), h_n(h_0_.size()), c_n(c_0_.size());
     Array dx(x_.size()), dh_0(h_0_.size()), dc_0(c_0_.size());
@@ -112,10 +174,14 @@ public:
     p.x = at(x_), p.h_0 = at(h_0_), p.c_0 = has_c ? at(c_0_) : nullptr;
     p.weights = weights.data();
     p.y = at(y), p.h_n = at(h_n), p.c_n = has_c ? at(c_n) : nullptr;
-    Table<T>::forward()(cell_, p, threads);
+    auto forward = [&] {
+      const Scarce scarce(allocations);
+      Table<T>::forward()(cell_, p, threads);
+    };
+    forward();
     const Array inferred = y;
     p.keep = at(keep);
-    Table<T>::forward()(cell_, p, threads);
+    forward();
     expect(same(y, inferred), "training and inference differ");
 
     Gradients<T> g{};
@@ -123,7 +189,10 @@ public:
     g.dy = at(dy_), g.dh_n = at(dh_n_), g.dc_n = has_c ? at(dc_n_) : nullptr;
     g.dx = at(dx), g.dh_0 = at(dh_0), g.dc_0 = has_c ? at(dc_0) : nullptr;
     g.dweights = gradients.data();
-    Table<T>::backward()(cell_, p, g, threads);
+    {
+      const Scarce scarce(allocations);
+      Table<T>::backward()(cell_, p, g, threads);
+    }
 
     Array all;
     for (const Array* part : {&y, &h_n, &c_n, &dx, &dh_0, &dc_0})
@@ -138,8 +207,8 @@ public:
   }
 
 private:
-  Array draw(std::size_t n) {
-    Array values(n);
+  Array draw(long n) {
+    Array values(static_cast<std::size_t>(n));
     std::uniform_real_distribution<T> distribution(T(-0.5), T(0.5));
     for (T& value : values)
       value = distribution(random_);
@@ -153,8 +222,8 @@ private:
   int cell_;
   Sizes s_;
   std::minstd_rand random_;
-  long out_, rows_, kept_;
-  std::size_t states_;
+  long out_;
+  std::size_t states_, kept_;
   std::vector<int64_t> batch_sizes_, lengths_;
   Array x_, h_0_, c_0_, dy_, dh_n_, dc_n_;
   std::vector<Array> weights_;
@@ -200,12 +269,94 @@ void check_pool(int jobs) {
   }
 }
 
+// What a task throws reaches the caller, after all that have begun, and the pool goes on.
+void check_throwing() {
+  for (int job = 0; job < 200; job++) {
+    const int bad = job % 9;
+    std::atomic<int> begun{0}, ended{0};
+    bool caught = false;
+    try {
+      parallel_for(1 + job % 3, 9, [&](int i) {
+        begun++;
+        if (i >= bad) {
+          ended++;
+          throw std::bad_alloc();
+        }
+        std::this_thread::yield();
+        ended++;
+      });
+    } catch (const std::bad_alloc&) {
+      caught = true;
+    }
+    expect(caught && begun == ended, "a task's exception did not reach the caller");
+  }
+  check_pool(100);
+}
+
+// Each number of allocations that is too few, from threads and helpers that have no memory yet.
+template <class T>
+void check_memory(int cell, const Sizes& sizes, int threads) {
+  const Call<T> call(cell, sizes);
+  const auto right = call.run(1);
+  const pid_t child = fork();
+  expect(child >= 0, "fork failed");
+  if (child == 0) {
+    bool is_enough = false;
+    long allocations = 0;
+    while (!is_enough) {
+      expect(allocations < 100, "a call needs no end of memory");
+      std::thread([&] {
+        try {
+          is_enough = Call<T>::same(call.run(threads, false, allocations), right);
+          expect(is_enough, "a call that had little memory is wrong");
+        } catch (const std::bad_alloc&) {
+        }
+        expect(Call<T>::same(call.run(threads), right), "a call after one without memory is wrong");
+      }).join();
+      expect(allocations > 0 || !is_enough, "a call needed no memory, which is hard to believe");
+      allocations++;
+    }
+    std::_Exit(0);
+  }
+  int status = 0;
+  expect(waitpid(child, &status, 0) == child && status == 0, "running out of memory was not told");
+}
+
+// Three axes of an array in any order, parts of them, and one value for all.
+template <class T>
+void check_dense(int threads) {
+  const std::ptrdiff_t size[3] = {37, 53, 41}, stride[3] = {53 * 41, 41, 1};
+  std::vector<T> values(37 * 53 * 41);
+  std::iota(values.begin(), values.end(), T(0));
+  int order[3] = {0, 1, 2};
+  do {
+    for (std::ptrdiff_t part : {0, 1, 2, 1000}) {
+      std::vector<std::ptrdiff_t> sizes, strides;
+      for (int axis : order) {
+        sizes.push_back(std::min(size[axis], axis == 2 ? 40 - part : size[axis]));
+        sizes.back() = std::max<std::ptrdiff_t>(sizes.back(), 1);
+        strides.push_back(part == 2 ? 0 : stride[axis]);
+      }
+      std::vector<T> expected;
+      for (std::ptrdiff_t i = 0; i < sizes[0]; i++)
+        for (std::ptrdiff_t j = 0; j < sizes[1]; j++)
+          for (std::ptrdiff_t k = 0; k < sizes[2]; k++)
+            expected.push_back(
+                values[static_cast<std::size_t>(i * strides[0] + j * strides[1] + k * strides[2])]);
+      std::vector<T> copy(expected.size());
+      make_dense(values.data(), copy.data(), sizeof(T), sizes, strides, threads);
+      expect(copy == expected, "a dense copy is wrong");
+    }
+  } while (std::next_permutation(order, order + 3));
+}
+
 void check_callers(int callers) {
   const int num_cells = kernels().num_cells;
   std::vector<std::thread> threads;
   for (int caller = 0; caller < callers; caller++) {
     threads.emplace_back([caller, num_cells] {
-      const Call<float> call(caller % num_cells, kLarge[caller % std::size(kLarge)]);
+      const Call<float> call(caller % num_cells,
+                             kLarge[static_cast<std::size_t>(caller) % std::size(kLarge)]);
       const auto alone = call.run(1);
       for (int threads : {2, 1, 3, 2})
         expect(Call<float>::same(call.run(threads), alone), "callers disturb each other");
@@ -234,6 +385,38 @@ void check_children(int generations) {
   expect(waitpid(child, &status, 0) == child && status == 0, "a forked child failed");
 }
 
+// Whether the address sanitizer, which asks here, cannot tell memory that is lost from memory that
+// threads hold which it has failed to stop.
+bool has_running_threads = false;
+
+} // namespace
+
+extern "C" int __lsan_is_turned_off() {
+  return has_running_threads;
+}
+
+namespace {
+
+// Ends while calls run, which nobody waits for.
+void check_exit() {
+  std::fflush(stdout);
+  const pid_t child = fork();
+  expect(child >= 0, "fork failed");
+  if (child == 0) {
+    for (int caller = 0; caller < 2; caller++)
+      std::thread([] {
+        const Call<float> call(0, kLarge[3]);
+        for (;;)
+          call.run(2);
+      }).detach();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    has_running_threads = true;
+    std::exit(0);
+  }
+  int status = 0;
+  expect(waitpid(child, &status, 0) == child && status == 0, "exit was disturbed by a call");
+}
+
 } // namespace
 
 int main() {
@@ -249,5 +432,20 @@ int main() {
   check_callers(6);
   check_children(2);
   check_pool(1000); // the parent's helpers are as they were
+  check_throwing();
+  check_exit();
   std::printf("callers and children\n");
+
+  for (int threads : {1, 2, 3})
+    check_dense<float>(threads), check_dense<int64_t>(threads);
+  for (int cell = 0; cell < kernels().num_cells; cell++) {
+    for (int threads : {1, 3}) {
+      for (const Sizes& sizes : {kSmall[1], kLarge[0], kLarge[2]})
+        check_memory<float>(cell, sizes, threads);
+#if !defined(__SANITIZE_THREAD__) // under it a gang waits for ever for one that has no memory
+      check_memory<float>(cell, kLarge[3], threads);
+#endif
+    }
+  }
+  std::printf("copies and memory\n");
 }

@@ -24,15 +24,27 @@ from typer.exceptions import TyperException
 
 import elman
 from elman.cli.bench import bench
+from elman.cli.flags import Group, with_flags
+from elman.cli.process import EarlyStopError, end_streams, interruptible, prepare_streams
 from elman.cli.train import train, with_job
 from elman.cli.use import compare, evaluate, info, predict, report
+from elman.environment import SettingError
 from elman.tasks import DivergenceError, InputError
+from elman.tasks.terminal import printable, printable_pieces
 
 __all__ = ["main"]
 
 app = typer.Typer(
+    cls=Group,
+    epilog="""\b
+Examples:
+  elman demo                              see it all at work, in a minute
+  elman train text book.txt               train for three minutes
+  elman train text --resume --out runs/book --max-time 10m
+  elman sample runs/book --prime "The " --temperature 0.7""",
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train, name="train")
@@ -48,13 +60,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 if all went well, 1 if training diverged or a file cannot be written, 2 for
-        a mistake of the user's, 130 after Ctrl-C (a training was saved, and can go on).
+        a mistake of the user's, 130 after Ctrl-C and 128 + N after signal N (a training was
+        saved, and can go on).
 
     Example:
         >>> main(["sample", "no-such-run"])
         2
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    if argv is not None:
+        return _run(list(argv))
+    prepare_streams()
+    try:
+        return _run(sys.argv[1:])
+    finally:
+        end_streams()
+
+
+def _run(words: list[str]) -> int:
+    """Run the command that the words say; return its exit code."""
     try:
         words = with_job(words)
         return int(app(words, standalone_mode=False, prog_name="elman") or 0)
@@ -63,13 +86,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = context.command_path if context else "elman"
         return _fail(f"{error.format_message()} (see: {command} --help)")
     except InputError as error:
+        return _fail(with_flags(str(error), error.settings))
+    except SettingError as error:
         return _fail(str(error))
-    except (DivergenceError, OSError) as error:
+    except EarlyStopError as error:
+        return _fail("stopped before the training began; nothing is lost", 128 + error.number)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read has seen enough
+        return 1
+    except DivergenceError as error:
         return _fail(str(error), 1)
+    except OSError as error:
+        return _fail(error.strerror or str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        return _fail("there is not enough memory: take a smaller model, or smaller batches", 1)
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print("elman:", " ".join(message.split()), file=sys.stderr)
+    print("elman:", printable(" ".join(message.split())), file=sys.stderr)
     return code
 
 
@@ -102,15 +139,18 @@ def sample(
 ) -> None:
     """Write with the best weights of a run."""
     from elman.tasks import text
-    from elman.tasks.display import printable
 
     written = text.sample(
         run, prime=prime, length=length, temperature=temperature, top_k=top_k, seed=seed
     )
     # Into a file or a pipe goes what was learnt, byte for byte; to a terminal what it can show.
-    show = printable if sys.stdout.isatty() else str
-    for piece in itertools.chain([prime], written, ["\n"]):
-        sys.stdout.buffer.write(show(piece).encode("utf-8", "surrogateescape"))
+    pieces = itertools.chain([prime], written, ["\n"])
+    if sys.stdout.isatty():
+        for piece in printable_pieces(pieces):
+            print(piece, end="", flush=True)
+        return
+    for piece in pieces:
+        sys.stdout.buffer.write(piece.encode("utf-8", "surrogateescape"))
         sys.stdout.buffer.flush()
 
 
@@ -121,4 +161,5 @@ def show_demo(
     """See it all at work in about a minute, with no file needed."""
     from elman.tasks import demo
 
+    interruptible()
     demo.show(quick=quick)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from elman.cli.process import interruptible
 from elman.tasks import InputError
 
 __all__ = ["bench"]
@@ -39,6 +40,7 @@ def bench(
     from elman import core
     from elman.bench import GRID, MODES, QUICK, Machine, Report, measure
 
+    interruptible()
     if core._native is None:
         raise InputError(
             "the native core could not be loaded, and there is nothing to measure without it:"

@@ -3,12 +3,45 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-__all__ = ["flag", "seconds", "set_parameters"]
+__all__ = ["Command", "Group", "flag", "seconds", "set_parameters", "with_flags"]
+
+
+class Command(TyperCommand):
+    """A command whose help shows an argument by its name, and not by its type in Python."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters."""
+        found = super().get_params(ctx)
+        for parameter in found:
+            if isinstance(parameter, TyperArgument):
+                parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+        return found
+
+
+class Group(TyperGroup):
+    """The commands, training first."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the help."""
+        return sorted(super().list_commands(ctx), key=lambda name: name != "train")
+
+
+def with_flags(message: str, settings: Iterable[str]) -> str:
+    """Return a message with the names of settings as they are typed.
+
+    Example:
+        >>> with_flags("max_time must be above 0", ["max_time"])
+        '--max-time must be above 0'
+    """
+    for name in settings:
+        message = re.sub(rf"(?<![\w-]){name}(?!\w)", f"--{name.replace('_', '-')}", message)
+    return message
 
 
 def seconds(text: str) -> float:
@@ -35,17 +68,19 @@ def flag(field: Any) -> Any:
     default = said["chosen"] if field.default in (None, dataclasses.MISSING) else field.default
     kind = field.type.__args__[0] if hasattr(field.type, "__args__") else field.type
     options: dict[str, Any] = {"help": f"{said['help']} (default: {default})"}
-    if said["metavar"]:
-        options["metavar"] = said["metavar"]
+    options["metavar"] = said["metavar"] or "|".join(said["choices"]) or _METAVARS.get(kind)
     if said["metavar"] == "TIME":
         options["parser"] = seconds
     name = f"--{field.name.replace('_', '-')}"
     if field.type is bool:
-        options["help"] = said["help"]
+        options |= {"help": said["help"], "metavar": None}
         return Annotated[bool, typer.Option(name, **options)]
     if str(field.type).startswith("tuple"):
         kind = list[kind]  # type: ignore[valid-type]
     return Annotated[kind | None, typer.Option(name, **options)]
+
+
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def set_parameters(command: Callable[..., Any], kinds: Mapping[str, Any]) -> None:

@@ -6,20 +6,22 @@ see `elman.tasks.settings`. What every job has besides, such as --out and --resu
 
 import dataclasses
 import os
-import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from elman.cli.flags import flag, seconds, set_parameters
+from elman.cli.flags import Command, flag, seconds, set_parameters
+from elman.cli.process import stopped_by_signals
 from elman.tasks import JOBS, InputError
+from elman.tasks.files import check
+from elman.tasks.run import Run
+from elman.tasks.settings import check as check_settings
+from elman.tasks.terminal import printable, quoted
 
 __all__ = ["train", "with_job"]
 
@@ -66,9 +68,7 @@ def _command(job: str) -> Callable[..., int]:
     ]
     parameters = {
         "context": typer.Context,
-        "files": Annotated[
-            list[Path] | None, typer.Argument(metavar="FILE...", help=settings.FILES)
-        ],
+        "files": Annotated[list[Path] | None, typer.Argument(metavar="FILE", help=settings.FILES)],
         **{field.name: flag(field) for field in made},
         "out": Annotated[
             Path | None,
@@ -110,6 +110,12 @@ def _train(job: str, given: dict[str, Any]) -> int:
     elif not (resume and out):
         raise InputError("FILE is missing: name the data, or go on with --resume --out RUN")
     run = Path(out or Path("runs", Path(given["files"][0]).stem))
+    _refuse_mistakes(job, run, resume, given)
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        # A thread of PyTorch's that waits for another one keeps its core busy, for 14 ms if not
+        # told otherwise. Beside another busy process the other thread has no core of its own, and
+        # waits for this one in turn: training was 15 to 30 times slower than with one thread.
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
     from elman.tasks import find, learner
     from elman.tasks.display import Display
@@ -125,28 +131,45 @@ def _train(job: str, given: dict[str, Any]) -> int:
     ):
 
         def report(what: dict[str, Any]) -> None:
-            display(what)
+            stop.begin()
+            try:
+                display(what)
+            except OSError:  # the terminal was closed, or whoever read
+                stop.tell("the output was closed")
             record(what)
 
+        how: dict[str, Any] = {"report": report, "stop": stop, "clock": stop.clock}
         if resume:
-            result = learner.resume(run, job=find(job), report=report, stop=stop, **given)
+            result = learner.resume(run, job=find(job), **how, **given)
         else:
-            result = learner.train(find(job), run, report=report, stop=stop, **given)
+            result = learner.train(find(job), run, **how, **given)
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
-        return 0 if result.finished else 130
+        return 0 if result.finished else stop.code
     if result.finished:
         use = "sample" if job == "text" else "predict"
-        print(
-            f"Kept in {run}; see {run / 'loss.png'}. Use it with: elman {use}"
-            f" {shlex.quote(str(run))}"
-        )
+        plot = f"; see {run / 'loss.png'}" if (run / "loss.png").exists() else ""
+        print(printable(f"Kept in {run}{plot}. Use it with: elman {use} {quoted(run)}"))
         return 0
     print(
-        f"elman: stopped at update {result.step}; all is saved. Go on with: elman train {job}"
-        f" --resume --out {shlex.quote(str(run))}",
+        f"elman: stopped at update {result.step} ({stop.reason}); all is saved."
+        f" Go on with: elman train {job} --resume --out {quoted(run)}",
         file=sys.stderr,
     )
-    return 130
+    return stop.code
+
+
+def _refuse_mistakes(job: str, run: Path, resume: bool, given: dict[str, Any]) -> None:
+    """Refuse what can be seen to be wrong without PyTorch, which takes seconds to load."""
+    settings = import_module(f"elman.tasks.{job}.settings")
+    for kind in (settings.SOURCE, settings.SETTINGS):
+        check_settings(kind, given)
+    for name in given.get("files", ()):
+        if not Path(name).is_dir():
+            check(name)
+    if resume:
+        Run.open(run)
+    else:
+        Run.refuse_to_overwrite(run)
 
 
 def _with_config(job: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -213,28 +236,11 @@ def _recorder(run: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any]], No
             writer.close()
 
 
-@contextmanager
-def stopped_by_signals() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C, or a request to terminate, stop training between two updates.
-
-    Yields:
-        What to ask whether to stop. The first signal makes it say so; a second Ctrl-C stops the
-        program at once.
-    """
-    stopping = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
+_EXAMPLES = """\b
+Examples:
+  elman train {job} FILE                     three minutes, all else chosen
+  elman train {job} FILE --max-time 1h --out runs/long
+  elman train {job} --resume --out runs/long --max-time 2h"""
 
 for _job in JOBS:
-    train.command(_job)(_command(_job))
+    train.command(_job, cls=Command, epilog=_EXAMPLES.format(job=_job))(_command(_job))

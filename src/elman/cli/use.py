@@ -10,6 +10,7 @@ import typer
 
 from elman.cli.flags import flag, set_parameters
 from elman.tasks import JOBS, InputError
+from elman.tasks.terminal import printable
 
 __all__ = ["compare", "evaluate", "info", "predict", "report"]
 
@@ -44,6 +45,9 @@ def predict(context: typer.Context, **given: Any) -> None:
         write_atomically(out, "".join(f"{line}\n" for line in lines).encode("utf-8", _BYTES))
         return
     for line in lines:
+        if sys.stdout.isatty():
+            print(printable(line), flush=True)
+            continue
         sys.stdout.buffer.write(f"{line}\n".encode("utf-8", _BYTES))
         sys.stdout.buffer.flush()
 
@@ -54,7 +58,7 @@ def info(
     """Tell of a run: its job, data, settings, weights, time, and what it is worth."""
     from rich.console import Console
 
-    from elman.tasks.display import printable, table
+    from elman.tasks.display import table
     from elman.tasks.facts import read
 
     facts = read(run)
@@ -85,7 +89,7 @@ def compare(
     from rich.console import Console
 
     from elman.tasks import facts
-    from elman.tasks.display import printable, table
+    from elman.tasks.display import table
 
     if len(runs) < 2:
         raise InputError("compare needs two runs or more: elman compare RUN RUN")
@@ -107,12 +111,10 @@ def report(
     """Write one HTML page that tells of a run; it opens offline, on a phone too."""
     from elman.tasks.report import write
 
-    print(write(run, out))
+    print(printable(str(write(run, out))))
 
 
 def _shown(value: Any) -> str:
-    from elman.tasks.display import printable
-
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, (list, tuple)):

@@ -18,7 +18,16 @@ JOBS = tuple(sorted(module.name for module in iter_modules(__path__) if module.i
 
 
 class InputError(ValueError):
-    """What the user gave cannot be worked with; the message says what, why and what to do."""
+    """What the user gave cannot be worked with; the message says what, why and what to do.
+
+    Args:
+        message: one or more sentences.
+        settings: the settings that it names, which are flags on the command line.
+    """
+
+    def __init__(self, message: str, *settings: str) -> None:
+        super().__init__(message)
+        self.settings = settings
 
 
 class DivergenceError(ArithmeticError):
@@ -33,7 +42,7 @@ def find(name: str) -> "Job":
 
     Example:
         >>> find("text").unit
-        'characters'
+        'symbols'
     """
     if name not in JOBS:
         raise InputError(f"there is no job {name!r}: use {', '.join(JOBS)}")

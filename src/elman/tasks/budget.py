@@ -6,9 +6,12 @@ time. For a fixed amount of arithmetic the best size is one that sees a fixed nu
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,12 +19,30 @@ import torch
 import elman
 from elman.tasks.settings import Settings
 
-__all__ = ["GATES", "fit_dropout", "fit_hidden", "measure_speed", "schedule"]
+__all__ = [
+    "GATES",
+    "OPERATIONS_PER_WEIGHT",
+    "fit_dropout",
+    "fit_hidden",
+    "machine_memory",
+    "measure_speed",
+    "schedule",
+]
 
 _S = TypeVar("_S", bound=Settings)
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-_OPERATIONS_PER_WEIGHT = 6  # and unit: one product forward, two backward, of two each
+OPERATIONS_PER_WEIGHT = 6  # and unit: one product forward, two backward, of two each
+
+
+def machine_memory() -> float:
+    """Return the bytes of memory of the machine, or of the container; infinite if not known."""
+    found = [math.inf]
+    with suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):
+        found.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found)
 
 
 def measure_speed(seconds: float = 0.6) -> float:
@@ -40,7 +61,7 @@ def measure_speed(seconds: float = 0.6) -> float:
         while (start := time.perf_counter()) < end or best == math.inf:
             lstm(input)[0].sum().backward()
             best = min(best, time.perf_counter() - start)
-    return _OPERATIONS_PER_WEIGHT * weights * seq_len * batch / best
+    return OPERATIONS_PER_WEIGHT * weights * seq_len * batch / best
 
 
 def fit_hidden(
@@ -71,7 +92,7 @@ def fit_hidden(
     if settings.max_time is not None:
         # operations = 6 * weights * seen, and seen is to be units_per_weight * weights
         operations = speed * settings.max_time
-        most = min(most, math.sqrt(operations / _OPERATIONS_PER_WEIGHT / units_per_weight))
+        most = min(most, math.sqrt(operations / OPERATIONS_PER_WEIGHT / units_per_weight))
     smallest, *larger = sorted(sizes)
     fitting = (size for size in larger if count(replace(settings, hidden=size)) <= most)
     return max(fitting, default=smallest)
@@ -88,7 +109,7 @@ def fit_dropout(settings: Any, units: int, speed: float, weights: int) -> float:
     """
     passes = math.inf
     if settings.max_time is not None:
-        passes = speed * settings.max_time / _OPERATIONS_PER_WEIGHT / weights / units
+        passes = speed * settings.max_time / OPERATIONS_PER_WEIGHT / weights / units
     if settings.epochs is not None:
         passes = min(passes, settings.epochs)
     return round(min(0.5, max(0.0, 0.025 * (passes - 2))), 2)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -13,10 +14,19 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from elman.tasks.job import Conclusion
+from elman.tasks.terminal import printable
 
-__all__ = ["Display", "conclusion", "printable", "table"]
+__all__ = ["Display", "conclusion", "table"]
 
 _LINE_EVERY_S = 10.0  # where there is no bar
+
+
+class _Console(Console):
+    """A console that leaves it to the caller what to do when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error be seen; Rich would end the process."""
+        raise
 
 
 class Display:
@@ -27,13 +37,13 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        """Choose between bar and lines by whether the console is a terminal."""
-        self.console = console or Console(highlight=False, markup=False)
+        """Choose between bar and lines by whether the console is a terminal that can move back."""
+        self.console = console or _Console(highlight=False, markup=False)
         self._bar = Progress(
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
             TextColumn("{task.description}", markup=False),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self.console.is_terminal or self.console.is_dumb_terminal,
             transient=True,
             expand=True,
         )
@@ -51,8 +61,9 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take the bar away."""
-        self._bar.stop()
+        """Take the bar away, if there still is a terminal."""
+        with suppress(OSError):
+            self._bar.stop()
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Show one record."""
@@ -69,7 +80,7 @@ class Display:
                 mark = " (best)" if record["best"] else ""
                 self._print(f"{_where(record)}  held out: {_measures(record['metrics'])}{mark}")
                 if record["preview"]:
-                    self._print(printable(record["preview"]).strip("\n"), style="dim", indent=4)
+                    self._print(record["preview"].strip("\r\n"), style="dim", indent=4)
             case "result":
                 found = Conclusion(record["metrics"], record["baselines"], record["lines"])
                 self._print(
@@ -78,7 +89,7 @@ class Display:
 
     def _print(self, text: str, style: str = "", indent: int = 0) -> None:
         # On a terminal lines are folded at its width; into a file they go as they are.
-        for line in text.split("\n"):
+        for line in printable(text).split("\n"):
             if self.console.is_terminal:
                 self.console.print(Padding(Text(line, style), (0, 0, 0, indent), expand=False))
             else:
@@ -113,16 +124,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for row in rows:
         made.add_row(*map(Text, row))
     return made
-
-
-def printable(text: str) -> str:
-    """Replace what would disturb a terminal or cannot be shown: control codes and bare bytes.
-
-    Example:
-        >>> printable("a\\x1b[31m\\n\\udcff")
-        'a\\ufffd[31m\\n\\ufffd'
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def _start(record: dict[str, Any]) -> str:

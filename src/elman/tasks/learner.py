@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 import elman
 from elman.tasks import DivergenceError, InputError, find
-from elman.tasks.budget import measure_speed, schedule
+from elman.tasks.budget import OPERATIONS_PER_WEIGHT, machine_memory, measure_speed, schedule
 from elman.tasks.job import Conclusion, Data, Job, State, Trained
 from elman.tasks.processes import Processes, together
-from elman.tasks.run import Run
+from elman.tasks.run import FREE, Run
 from elman.tasks.settings import build
 
 __all__ = ["Result", "configure", "evaluate", "load", "plan", "predict", "resume", "train"]
@@ -64,8 +64,9 @@ class Result:
 def configure(job: Job, data: Data, given: Mapping[str, Any]) -> Any:
     """Complete the settings that the user gave.
 
-    If the budget is a time and the size or the dropout is left open, this takes most of a second
-    to measure the machine.
+    If the budget is a time and the size or the dropout is left open, this takes a second or two:
+    what suits the peak speed of the machine is tried, and chosen again by the speed that its first
+    updates have, on this data and beside whatever else the machine does.
 
     Args:
         job: the job.
@@ -77,7 +78,37 @@ def configure(job: Job, data: Data, given: Mapping[str, Any]) -> Any:
     """
     timed = given.get("max_time") is not None or given.get("epochs") is None
     known = not timed or given.keys() >= {"hidden", "dropout"}
-    return job.choose(data, math.inf if known else measure_speed(), given)
+    if known:
+        return job.choose(data, math.inf, given)
+    settings = job.choose(data, measure_speed(), given)
+    for _ in range(2):
+        tried = settings
+        settings = job.choose(data, _speed_of_updates(job, data, tried), given)
+        if settings.hidden == tried.hidden:
+            break
+    return settings
+
+
+def _speed_of_updates(job: Job, data: Data, settings: Any, seconds: float = 0.3) -> float:
+    """Measure additions and multiplications per second in a few updates; nothing is kept."""
+    learner = Learner(job, None, settings, data, Run(Path(), {}), Processes(), {})
+    with torch.random.fork_rng(devices=[]), _threads(settings.threads):
+        learner.begin()
+        learner.update()  # the first one takes longer
+        learner._units_per_second = 0.0
+        end = time.perf_counter() + seconds
+        while learner.at.step < 3 or (
+            time.perf_counter() < end and learner.at.step < _LOG_EVERY - 1
+        ):
+            learner.update()
+    weights = sum(
+        weight.numel()
+        for layer in learner.model.modules()
+        if not isinstance(layer, nn.Embedding)  # which is looked up
+        for weight in layer.parameters(recurse=False)
+        if weight.dim() > 1
+    )
+    return OPERATIONS_PER_WEIGHT * weights * learner._units_per_second
 
 
 def train(
@@ -113,6 +144,7 @@ def train(
     with together() as processes:
         data, settings, source, tensors = prepare(job, init_from, given)
         settings = processes.from_first(settings)  # the clocks of processes differ
+        refuse_what_fits_no_memory(job, settings, data)
         config = {
             "job": job.name,
             "loss": job.loss_name,
@@ -203,8 +235,9 @@ def resume(
         report: as in `train`.
         stop: as in `train`.
         clock: as in `train`.
-        given: as in `train`. A new budget (epochs, max_time, patience) replaces the old one,
-            `files` says where the data is now; any other must be what the run has.
+        given: as in `train`. A new budget (epochs, max_time, patience) replaces the old one, in
+            which what was trained before counts; `threads` may be others, and `files` says where
+            the data is now; any other must be what the run has.
 
     Returns:
         How it ended. A training whose budget is used up is only judged again.
@@ -220,17 +253,16 @@ def resume(
             if job is not None and job.name != found.name:
                 raise InputError(f"{out} is a run of {found.name}, not of {job.name}")
             for name, value in given.items():
-                if name in ("epochs", "max_time", "patience", "files"):
+                if name in FREE:
                     continue
                 had = getattr(source if hasattr(source, name) else settings, name, None)
                 if value != had:
                     raise InputError(
                         f"{out} was trained with {name} {had}, got {value}:"
-                        f" leave it out to go on, or start another run"
+                        f" leave it out to go on, or start another run",
+                        name,
                     )
-            changed = {
-                name: given[name] for name in given.keys() & {"epochs", "max_time", "patience"}
-            }
+            changed = {name: given[name] for name in given if name in FREE and name != "files"}
             if changed.keys() & {"epochs", "max_time"}:
                 changed = {"epochs": None, "max_time": None} | changed
             settings = build(type(settings), asdict(settings) | changed)
@@ -298,6 +330,24 @@ def predict(run: Path, given: str | None, **options: Any) -> Iterator[str]:
         yield from trained.job.predict(trained, given, how)
 
 
+def refuse_what_fits_no_memory(job: Job, settings: Any, data: Data) -> None:
+    """Refuse a model whose weights alone are more than the machine can hold.
+
+    Raises:
+        InputError: they are.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        weights = sum(w.numel() for w in job.build(settings, data.knowledge).parameters())
+    needed, there = 16 * weights, machine_memory()  # bytes: weight, gradient and two moments
+    if needed > there:
+        raise InputError(
+            f"a model of {weights:,} weights needs {needed / 1e9:,.0f} GB to be trained, and this"
+            f" machine has {there / 1e9:,.0f}: lower hidden or layers",
+            "hidden",
+            "layers",
+        )
+
+
 def described(run: Run) -> tuple[Job, Any, Any]:
     """Return the job, the source and the settings that a run's config.json describes.
 
@@ -341,10 +391,21 @@ def load(path: Path) -> Trained:
     return Trained(job, model.eval(), source, settings, knowledge)
 
 
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let PyTorch, and with it the layers, compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _train(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Result:
     """Train from the run's last checkpoint, or from the start if it has none, to the end."""
     speak = report if learner.processes.is_first else lambda record: None
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _threads(learner.settings.threads):
         learner.begin()
         learner.restore()
         speak(learner.describe())
@@ -373,6 +434,44 @@ def _train(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Resu
         concluded.get("baselines", {}),
         tuple(concluded.get("lines", ())),
     )
+
+
+def remarks(records: Iterable[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[str]:
+    """Return what a user should know of a result, in plain words.
+
+    Args:
+        records: those of metrics.jsonl.
+        metrics: of the best weights on all that is held out.
+
+    Example:
+        >>> losses = enumerate([2.0, 1.5, 1.9], start=1)
+        >>> told = [{"kind": "evaluation", "step": 10 * k, "loss": x, "best": k < 3,
+        ...          "metrics": {"loss": x}} for k, x in losses]
+        >>> for line in remarks(told, {"loss": 1.51}):
+        ...     print(line)
+        Evaluations judge a part of what is held out, with the weights of that moment; this is all \
+of it, with the weights that were best, of update 20.
+        This is overfitting: from update 20 on the loss on what is held out rose from 1.5 to 1.9, \
+for what was learnt by heart. More data, more dropout, a smaller model or a shorter training helps.
+    """
+    judged = [r for r in records if r["kind"] == "evaluation" and isinstance(r.get("loss"), float)]
+    best = [record for record in judged if record.get("best") is True]
+    if not best:
+        return []
+    told, last = best[-1], judged[-1]
+    lines = []
+    if last is not told or dict(told.get("metrics", metrics)) != dict(metrics):
+        lines.append(
+            "Evaluations judge a part of what is held out, with the weights of that moment; this is"
+            f" all of it, with the weights that were best, of update {told['step']:,}."
+        )
+    if last["loss"] > 1.02 * told["loss"] > 0:
+        lines.append(
+            f"This is overfitting: from update {told['step']:,} on the loss on what is held out"
+            f" rose from {told['loss']:.4g} to {last['loss']:.4g}, for what was learnt by heart."
+            " More data, more dropout, a smaller model or a shorter training helps."
+        )
+    return lines
 
 
 @dataclass
@@ -435,6 +534,7 @@ class Learner:
     def begin(self) -> None:
         """Make the model, with the first weights, and stand at the start of the first epoch."""
         settings = self.settings
+        refuse_what_fits_no_memory(self.job, settings, self.data)
         torch.manual_seed(settings.seed)
         self.model = self.job.build(settings, self.data.knowledge)
         if self._first_weights:
@@ -589,7 +689,7 @@ class Learner:
                 "result",
                 metrics=found.metrics,
                 baselines=found.baselines,
-                lines=found.lines,
+                lines=(*found.lines, *remarks(self.run.records(), found.metrics)),
             )
             self._log(record)
             self.run.conclude(
@@ -670,6 +770,11 @@ class Learner:
         self._open_epoch()
         self._saved = self._clock()
         self._started = self._saved - self.at.seconds
+        if self.at.step and self.progress >= 1:
+            self.notes.append(
+                f"the budget is used up: it counts from the start, and {self.at.epoch} epochs and"
+                f" {self.at.seconds:.0f} seconds were trained; give a larger one to train on"
+            )
 
     def _read_checkpoint(self) -> None:
         tensors, extra = self.run.load(self.run.last)

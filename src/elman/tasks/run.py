@@ -20,20 +20,21 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from elman import checkpoint
 from elman.checkpoint import unfinished, write_atomically, writing
 from elman.tasks import InputError
 from elman.tasks.plot import new_figure, save_figure
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["FREE", "Run"]
 
-FREE = ("files", "epochs", "max_time", "patience")  # may be others when a run goes on
+FREE = ("files", "epochs", "max_time", "patience", "threads")  # may be others when a run goes on
 _BIT = math.log(2)  # nats
 
 
@@ -71,9 +72,9 @@ class Run:
         run = Run(path, {"id": secrets.token_hex(8), **config})
         try:
             path.mkdir(parents=True, exist_ok=True)
-            run._refuse_to_overwrite()
+            Run.refuse_to_overwrite(path)
             with run.lock():
-                run._refuse_to_overwrite()  # for another process may have been as fast
+                Run.refuse_to_overwrite(path)  # for another process may have been as fast
                 run.configure(run.config)
         except OSError as error:
             raise InputError(f"cannot make the run {path}: {error.strerror or error}") from error
@@ -99,11 +100,23 @@ class Run:
             raise InputError(f"{path} is not a run: its config.json is damaged")
         return Run(path, config)
 
-    def _refuse_to_overwrite(self) -> None:
-        ours = {".lock"} | {file.name for file in unfinished(self.path)}
-        if any(file.name not in ours for file in self.path.iterdir()):
+    @staticmethod
+    def refuse_to_overwrite(path: Path) -> None:
+        """Refuse a directory for a new run in which there is anything.
+
+        Raises:
+            InputError: there is something in it, or it is no directory.
+        """
+        try:
+            ours = {".lock"} | {file.name for file in unfinished(path)}
+            found = [file.name for file in path.iterdir()]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"cannot make the run {path}: {error.strerror}") from error
+        if not ours.issuperset(found):
             raise InputError(
-                f"{self.path} exists: add --resume to go on with that run, or choose another"
+                f"{path} exists: add --resume to go on with that run, or choose another"
                 f" directory with --out"
             )
 
@@ -150,7 +163,7 @@ class Run:
         text = json.dumps(self.config, indent=2) + "\n"
         write_atomically(self._config, text.encode())
 
-    def save(self, file: Path, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+    def save(self, file: Path, tensors: Mapping[str, "Tensor"], extra: Mapping[str, Any]) -> None:
         """Write a checkpoint of this run.
 
         Args:
@@ -163,7 +176,7 @@ class Run:
         """
         checkpoint.save(file, tensors, {**extra, "run": self.config})
 
-    def load(self, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def load(self, file: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
         """Read a checkpoint of this run.
 
         Args:
@@ -264,18 +277,20 @@ class Run:
             axes.plot([step], [loss], "*", color="black", markersize=10, label="best")
             axes.set_title(f"Best on what is held out: {loss:.4f}, after {step:,} updates")
         if "nats" in loss_name:
-            bits = axes.secondary_yaxis(
-                "right",
-                functions=(
-                    lambda nats: np.divide(nats, _BIT),
-                    lambda bits: np.multiply(bits, _BIT),
-                ),
-            )
+            bits = axes.secondary_yaxis("right", functions=(_as_bits, _as_nats))
             bits.set_ylabel(loss_name.replace("nats", "bits"))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
         save_figure(figure, self.plot)
+
+
+def _as_bits(nats: Any) -> Any:
+    return nats / _BIT
+
+
+def _as_nats(bits: Any) -> Any:
+    return bits * _BIT
 
 
 def _finite(value: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from elman.tasks import InputError
 
-__all__ = ["Prediction", "Settings", "Source", "build", "setting"]
+__all__ = ["Prediction", "Settings", "Source", "build", "check", "setting"]
 
 _S = TypeVar("_S", bound="_Checked")
 
@@ -81,10 +81,28 @@ class _Checked:
 
     def __post_init__(self) -> None:
         """Check each field that is given."""
-        for made in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, made.name)
-            if value is not None:
-                _check(made, value)
+        check(type(self), vars(self))
+
+
+def check(kind: type[Any], values: Mapping[str, Any]) -> None:
+    """Refuse what is out of range, before all the settings are known.
+
+    Args:
+        kind: `Source`, `Settings` or what a job makes of them.
+        values: some of the fields by name; what is none of them is passed over.
+
+    Raises:
+        InputError: a value is of another type or out of range.
+
+    Example:
+        >>> check(Settings, {"hidden": 0})
+        Traceback (most recent call last):
+        ...
+        elman.tasks.InputError: hidden must be at least 1 and at most 16384, got 0
+    """
+    for made in dataclasses.fields(kind):
+        if values.get(made.name) is not None:
+            _check(made, values[made.name])
 
 
 def _check(made: Any, value: Any) -> None:
@@ -94,17 +112,22 @@ def _check(made: Any, value: Any) -> None:
         not isinstance(value, kinds[kind])  # type: ignore[arg-type]
         or (isinstance(value, bool) and kind != "bool")
     ):
-        raise InputError(f"{made.name} must be of type {kind}, got {value!r}")
+        raise InputError(f"{made.name} must be of type {kind}, got {value!r}", made.name)
     choices, rules = made.metadata["choices"], made.metadata["rules"]
     if choices and value not in choices:
-        raise InputError(f"{made.name} must be {_or(choices)}, got {value!r}")
+        raise InputError(f"{made.name} must be {_or(choices)}, got {value!r}", made.name)
     if not rules:
         return
     expected = " and ".join(f"{_RULES[name][0]} {bound}" for name, bound in rules.items())
     is_number = isinstance(value, int) or math.isfinite(value)
     if not is_number or not all(_RULES[name][1](value, bound) for name, bound in rules.items()):
-        got = value if is_number and abs(value) < 1e30 else f"{float(value):g}" if value else value
-        raise InputError(f"{made.name} must be {expected}, got {got}")
+        raise InputError(f"{made.name} must be {expected}, got {_short(value)}", made.name)
+
+
+def _short(value: float) -> str:
+    """Write a number, but for the middle of one with very many digits."""
+    digits = str(value) if abs(value) < 1e300 or not isinstance(value, int) else hex(value)
+    return digits if len(digits) < 40 else f"{digits[:16]}... ({len(digits)} digits)"
 
 
 def _or(words: Iterable[str]) -> str:
@@ -152,6 +175,7 @@ class Settings(_Checked):
         weight_decay: the share of each weight, times the learning rate, taken off at each update.
         warmup: the share of the budget in which the learning rate rises.
         seed: where all that is random in training starts.
+        threads: how many threads compute, or None for PyTorch's own number.
 
     Raises:
         InputError: a setting is out of its range, or there is no budget.
@@ -184,12 +208,15 @@ class Settings(_Checked):
     weight_decay: float = setting("Pull of the weights towards zero.", 0.01, least=0)
     warmup: float = setting("Share of the budget in which the rate rises.", 0.05, least=0, below=1)
     seed: int = setting("Where chance starts.", 0, least=0, below=2**63)
+    threads: int | None = setting(
+        "Threads that compute.", None, least=1, most=1024, chosen="as many as cores"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, and a training without a budget."""
         super().__post_init__()
         if self.epochs is None and self.max_time is None:
-            raise InputError("the budget is missing: give epochs or max_time")
+            raise InputError("the budget is missing: give epochs or max_time", "epochs", "max_time")
 
 
 @dataclass(frozen=True, kw_only=True)

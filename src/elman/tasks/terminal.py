@@ -2,10 +2,11 @@
 
 import os
 import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from unicodedata import category
 
-__all__ = ["printable", "quoted"]
+__all__ = ["printable", "printable_pieces", "quoted"]
 
 _JOINERS = "\u200c\u200d\u00ad"  # of letters and of emoji, and the soft hyphen: they move nothing
 _UNKNOWN = "\ufffd"
@@ -31,6 +32,21 @@ def printable(text: str, breaks: str = "\n\t") -> str:
         c if c.isprintable() or c in breaks or c in _JOINERS or category(c) == "Zs" else _UNKNOWN
         for c in text.replace("\r\n", "\n")
     )
+
+
+def printable_pieces(pieces: Iterable[str]) -> Iterator[str]:
+    """Make each piece of a text printable as it comes; CR LF may come in two.
+
+    Example:
+        >>> "".join(printable_pieces(["a\\r", "\\n", "b", "\\r", "c"]))
+        'a\\nb�c'
+    """
+    held = ""
+    for piece in pieces:
+        text = held + piece
+        held = "\r" if text.endswith("\r") else ""
+        yield printable(text.removesuffix("\r"))
+    yield printable(held)
 
 
 def quoted(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Learn to write like a text, one character at a time.
+"""Learn to write like a text.
 
 Example:
     >>> import tempfile
@@ -12,17 +12,19 @@ Example:
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elman.tasks import InputError
+from elman.tasks.settings import check, setting
 
 if TYPE_CHECKING:
+    from elman.tasks.job import Conclusion
     from elman.tasks.learner import Result
 
-__all__ = ["sample", "train"]
+__all__ = ["evaluate", "sample", "train"]
 
 
 def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "Result":
@@ -47,6 +49,34 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
     return learner.train(JOB, Path(out), files=tuple(map(str, files)), **options)
 
 
+def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
+    """Measure a model on another text, all of it but the first symbols.
+
+    Args:
+        run: the directory of a training.
+        files: the text, read as one in the order given.
+
+    Returns:
+        Its measures: nats_per_character, bits_per_character, and the perplexity of a symbol.
+
+    Raises:
+        InputError: there is no trained model, or it does not know a character of the text.
+    """
+    from elman.tasks import learner
+
+    return learner.evaluate(Path(run), files)
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """What may be said of how a text is written."""
+
+    length: int = setting("Characters to write.", 500, least=0, most=10**12)
+    temperature: float = setting("Boldness.", 1.0, least=0)
+    top_k: int | None = setting("Choose among the likeliest.", None, least=1)
+    seed: int | None = setting("Where chance starts.", None, least=0, below=2**63)
+
+
 def sample(
     run: str | Path,
     *,
@@ -56,44 +86,41 @@ def sample(
     top_k: int | None = None,
     seed: int | None = None,
 ) -> Iterator[str]:
-    """Write on from a text, one character at a time.
+    """Write on from a text, one symbol at a time.
 
     Args:
         run: the directory of a training; its best weights are used, or the last if it was stopped
             before it was first evaluated.
         prime: the text to go on from; it is not repeated.
-        length: characters to write.
+        length: symbols to write: characters, unless the model is of another level.
         temperature: below 1 the likely becomes likelier, above 1 less so; 0 takes the likeliest.
-        top_k: choose among so many of the likeliest characters only.
+        top_k: choose among so many of the likeliest symbols only.
         seed: the same seed writes the same text; None writes another each time.
 
     Returns:
-        The characters, as they are made.
+        The text, piece by piece as it is made.
 
     Raises:
         InputError: there is no trained model, it has never seen a character of `prime`, or an
             argument is out of range.
     """
-    for name, value, least in (("length", length, 0), ("temperature", temperature, 0)):
-        if not least <= value < math.inf:
-            raise InputError(f"{name} must be at least {least}, got {value}")
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top_k must be at least 1, got {top_k}")
+    check(_Writing, {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed})
     import torch
 
     from elman.tasks.learner import load
-    from elman.tasks.text.corpus import encode
-    from elman.tasks.text.model import write
+    from elman.tasks.text.levels import recall
+    from elman.tasks.text.model import TextModel, write
 
     trained = load(Path(run))
-    if trained.job.name != "text":
+    if not isinstance(trained.model, TextModel):
         raise InputError(f"{run} is a run of {trained.job.name}, not of text: use elman predict")
-    symbols = trained.knowledge["symbols"]
+    vocabulary = recall(trained.knowledge)
     generator = torch.Generator()
     if seed is None:
         generator.seed()
     else:
         generator.manual_seed(seed)
-    start = encode(prime, symbols)
-    written = write(trained.model, symbols, start, temperature, top_k, generator)  # type: ignore[arg-type]
-    return itertools.islice(written, length)
+    start = vocabulary.encode(prime) if prime else vocabulary.new_line
+    ids = torch.from_numpy(start).long()
+    written = write(trained.model, ids, temperature, top_k, generator)
+    return vocabulary.decode(itertools.islice(written, length))

@@ -1,178 +1,183 @@
-"""Text as numbers: what characters there are, and how a text is cut for training and judging."""
+"""Text as numbers, and how it is cut for training and judging."""
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from elman.tasks import InputError
+from elman.tasks.files import check, read_text
+from elman.tasks.text.blocks import Blocks
+from elman.tasks.text.levels import Vocabulary, learn
 
-__all__ = ["Corpus", "decode", "encode"]
+__all__ = ["Corpus", "HeldOut", "training_rows"]
 
-_HELD_OUT = 10  # the last tenth of the text is held out ...
-_HELD_OUT_MOST = 2**18  # ... and no more characters than this: judging must not outweigh learning
-_CODE_POINTS = 0x110000
+_LEAST = 10  # characters, of which one can be held out
+_CONTEXT = 128  # symbols read, and not judged, before what is judged
+_ROWS = 32  # of a text that is judged as a whole, at most ...
+_ROW = 128  # ... and no shorter than this
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a model is judged on.
+
+    Args:
+        rows: (context + L, N) N parts of a text side by side, each after the text that comes before
+            it, so that the state is that of a reader of the whole text.
+        context: how many symbols at the start of each row are read and not judged.
+        characters: for each symbol, on average.
+    """
+
+    rows: Tensor
+    context: int
+    characters: float
+
+    @property
+    def judged(self) -> int:
+        """How many symbols are judged."""
+        return self.rows[self.context :].numel()
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as numbers, its last tenth held out.
-
-    A symbol is a character of the text. A byte that is not UTF-8 is a symbol too, in Python's own
-    way of keeping such bytes (the error handler "surrogateescape"), so any file can be read, and
-    what is sampled turns into the very bytes that were learnt.
+    """A text as numbers.
 
     Args:
         files: where the text came from.
-        symbols: every symbol of the text once, in the order of their code points.
-        ids: (characters,) the text: positions in `symbols`.
+        vocabulary: what the numbers stand for.
+        ids: (symbols,) the text.
+        characters: the length of the text in characters.
         digest: SHA-256 of the bytes of all the files, in hexadecimal.
+        notes: what is to be said of the files, a sentence each.
     """
 
     files: tuple[str, ...]
-    symbols: str
+    vocabulary: Vocabulary
     ids: Tensor
+    characters: int
     digest: str
+    notes: tuple[str, ...] = ()
 
     @staticmethod
-    def read(files: Iterable[str | Path]) -> "Corpus":
+    def read(
+        files: Iterable[str | Path], level: str = "chars", vocabulary: Vocabulary | None = None
+    ) -> "Corpus":
         """Read the files as one text, in the order given.
 
         Args:
-            files: paths of files in UTF-8; bytes that are not UTF-8 are kept as bytes.
+            files: paths of files of text, see `elman.tasks.files.read_text`; at the level of bytes
+                of any files.
+            level: what the text is made of: "chars", "bytes", "words" or "bpe".
+            vocabulary: that of a model; None to make one from the text.
 
         Returns:
             The text as numbers.
 
         Raises:
-            InputError: a file cannot be read or is empty, or the text has fewer than ten characters
-                or only one symbol.
+            InputError: a file cannot be read, is empty or no text, or the text has fewer than ten
+                characters, only one symbol, or one that the vocabulary does not have.
 
         Example:
             >>> import tempfile
             >>> path = Path(tempfile.mkdtemp()) / "song.txt"
             >>> _ = path.write_bytes(b"la la la l\\xff")
             >>> corpus = Corpus.read([path])
-            >>> corpus.symbols, corpus.ids.tolist()
+            >>> corpus.vocabulary.symbols, corpus.ids.tolist()
             (' al\\udcff', [2, 1, 0, 2, 1, 0, 2, 1, 0, 2, 3])
         """
         names = tuple(str(file) for file in files)
-        contents = []
+        texts: list[str] = []
+        notes: list[str] = []
+        digest = hashlib.sha256()
+        level = level if vocabulary is None else vocabulary.level
         for name in names:
-            try:
-                contents.append(Path(name).read_bytes())
-            except OSError as error:
-                raise InputError(f"cannot read {name}: {error.strerror}") from error
-            if not contents[-1]:
-                raise InputError(f"cannot learn from {name}: it is empty")
-        content = b"".join(contents)
-        text = content.decode("utf-8", "surrogateescape")
-        if len(text) < _HELD_OUT:
+            if level == "bytes":
+                check(name)
+                content = Path(name).read_bytes()
+                text = content.decode("utf-8", "surrogateescape")
+            else:
+                file = read_text(name)
+                content, text = file.content, file.text
+                notes.extend(file.notes)
+            texts.append(text)
+            digest.update(content)
+        text = "".join(texts)
+        if len(text) < _LEAST:
             raise InputError(
                 f"cannot learn from {' '.join(names)}: the text is too short, {len(text)}"
-                f" characters; give {_HELD_OUT} at the very least, and thousands to learn something"
+                f" characters; give {_LEAST} at the very least, and thousands to learn something"
             )
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        present = np.zeros(_CODE_POINTS, bool)
-        present[codes] = True
-        points = np.flatnonzero(present)
-        if len(points) < 2:
-            raise InputError(
-                f"cannot learn from {' '.join(names)}: the text has only one symbol,"
-                f" {chr(points[0])!r}"
-            )
-        ids = np.empty(_CODE_POINTS, np.uint8 if len(points) <= 256 else np.int32)
-        ids[points] = np.arange(len(points))
+        try:
+            vocabulary = vocabulary or learn(level, text)
+            ids = vocabulary.encode(text)
+        except InputError as error:
+            raise InputError(f"cannot learn from {' '.join(names)}: {error}") from error
         return Corpus(
             files=names,
-            symbols="".join(map(chr, points)),
-            ids=torch.from_numpy(ids[codes]),
-            digest=hashlib.sha256(content).hexdigest(),
+            vocabulary=vocabulary,
+            ids=torch.from_numpy(ids),
+            characters=len(text),
+            digest=digest.hexdigest(),
+            notes=tuple(notes),
         )
 
     @property
-    def held_out(self) -> int:
-        """How many characters at the end are held out: a tenth of the text, at most 2**18."""
-        return min(len(self.ids) // _HELD_OUT, _HELD_OUT_MOST)
+    def blocks(self) -> Blocks:
+        """Which parts are held out, if a part of this text is."""
+        return Blocks(len(self.ids))
 
     @property
     def training(self) -> Tensor:
-        """The text to learn from: all but the tail that is held out."""
-        return self.ids[: len(self.ids) - self.held_out]
+        """The text without the blocks that are held out."""
+        return self.blocks.training(self.ids)
 
-    def training_rows(self, batch: int, shift: int) -> Tensor:
-        """Cut the training text into rows that are read side by side.
+    @property
+    def held_out(self) -> HeldOut:
+        """The blocks that are held out."""
+        rows = self.blocks.rows(self.ids, _CONTEXT)
+        return HeldOut(rows, len(rows) - self.blocks.length, self._characters)
 
-        The text is taken as a ring that starts at `shift`, so that each epoch can cut it at other
-        places; fewer than `batch` characters are left over.
+    @property
+    def whole(self) -> HeldOut:
+        """All of the text, to be judged, but for the first symbols, which are only read."""
+        context = min(_CONTEXT, len(self.ids) // 4)
+        count = max(1, min(_ROWS, (len(self.ids) - context) // _ROW))
+        length = (len(self.ids) - context) // count
+        starts = [i * length for i in range(count)]
+        rows = torch.stack([self.ids[s : s + context + length] for s in starts], dim=1)
+        return HeldOut(rows, context, self._characters)
 
-        Args:
-            batch: the number of rows, N.
-            shift: where the first row starts.
-
-        Returns:
-            (L + 1, N) with L = training characters // N: row n starts where row n - 1 ends, and
-            its last character, the first of row n + 1, is only there to be predicted.
-        """
-        text = self.training
-        length = len(text) // batch
-        ring = torch.cat([text[shift:], text[: shift + 1]])
-        return ring.as_strided((length + 1, batch), (1, length)).contiguous()
-
-    def held_out_rows(self, batch: int, context: int) -> Tensor:
-        """Cut the held-out tail into rows, each after the text that comes before it.
-
-        Args:
-            batch: the number of rows, N.
-            context: how many characters before its own each row starts with: read to have the
-                state that reading the whole text would have, not to be judged.
-
-        Returns:
-            (context + L, N) with L = held-out characters // N; fewer than N characters at the
-            start of the tail are left over.
-        """
-        length = self.held_out // batch
-        tail = self.ids[len(self.ids) - length * batch - context :]
-        return tail.as_strided(
-            (context + length, batch), (1, length), tail.storage_offset()
-        ).contiguous()
+    @property
+    def _characters(self) -> float:
+        return self.characters / len(self.ids)
 
 
-def encode(text: str, symbols: str) -> Tensor:
-    """Turn text into numbers.
+def training_rows(text: Tensor, batch: int, shift: int) -> Tensor:
+    """Cut a text into rows that are read side by side.
+
+    The text is taken as a ring that starts at `shift`, so that each epoch can cut it at other
+    places; fewer than `batch` symbols are left over.
 
     Args:
-        text: characters that are all among the symbols.
-        symbols: the symbols that a model knows.
+        text: (symbols,) the text.
+        batch: the number of rows, N.
+        shift: where the first row starts.
 
     Returns:
-        (characters,) positions in `symbols`.
-
-    Raises:
-        InputError: there are characters that the model does not know.
+        (L + 1, N) with L = symbols // N: row n starts where row n - 1 ends, and its last symbol,
+        the first of row n + 1, is only there to be predicted.
 
     Example:
-        >>> encode("cab", "abc")
-        tensor([2, 0, 1])
+        >>> training_rows(torch.arange(6), batch=2, shift=1)
+        tensor([[1, 4],
+                [2, 5],
+                [3, 0],
+                [4, 1]])
     """
-    ids = {symbol: index for index, symbol in enumerate(symbols)}
-    if unknown := sorted(set(text) - ids.keys()):
-        raise InputError(
-            f"the model has never seen {', '.join(map(repr, unknown))}: give text made of the"
-            f" characters it was trained on"
-        )
-    return torch.tensor([ids[symbol] for symbol in text], dtype=torch.int64)
-
-
-def decode(ids: Iterable[int], symbols: str) -> str:
-    """Turn numbers back into text.
-
-    Example:
-        >>> decode([2, 0, 1], "abc")
-        'cab'
-    """
-    return "".join(symbols[index] for index in ids)
+    length = len(text) // batch
+    ring = torch.cat([text[shift:], text[: shift + 1]])
+    return ring.as_strided((length + 1, batch), (1, length)).contiguous()

@@ -4,7 +4,6 @@ Training is truncated backpropagation through time: the text is cut into rows th
 side, a chunk at a time; the state is carried from chunk to chunk, and zero where an epoch starts.
 """
 
-import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,18 +17,23 @@ from torch import Tensor, nn
 import elman
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_dropout, fit_hidden
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Trained
+from elman.tasks.job import Coloured, Conclusion, Data, Job, Loss, State, Trained
 from elman.tasks.processes import Processes
 from elman.tasks.settings import Prediction
-from elman.tasks.text.corpus import Corpus
+from elman.tasks.text.blocks import Blocks
+from elman.tasks.text.corpus import Corpus, HeldOut, training_rows
+from elman.tasks.text.levels import recall
 from elman.tasks.text.model import TextModel, write
 from elman.tasks.text.settings import SUMMARY, TextSettings, TextSource
+from elman.tasks.text.units import respond
 
 __all__ = ["JOB", "TextJob", "judge"]
 
-_JUDGED = 2**14  # characters in an evaluation; the last one judges all that was held out
-_CONTEXT = 128  # characters read, and not judged, before each row that is judged
+_JUDGED = 2**14  # symbols in an evaluation; the last one judges all that was held out
+_JUDGED_CHUNK = 128  # symbols read at once
 _SAMPLE = 160  # characters
+_READ = 20_000  # characters in which units are watched
+_UNITS = {"chars": "characters", "bytes": "bytes", "words": "words", "bpe": "pieces of words"}
 
 
 class TextJob(Job):
@@ -37,55 +41,67 @@ class TextJob(Job):
 
     name = "text"
     summary = SUMMARY
-    unit = "characters"
-    loss_name = "loss (nats per character)"
+    unit = "symbols"
+    loss_name = "loss (nats per symbol)"
     Source = TextSource
     Settings = TextSettings
     shapes = frozenset({"embed"})
 
     def read(self, source: TextSource, knowledge: Mapping[str, Any] | None = None) -> Data:
-        """Read the files as one text, its last tenth held out."""
-        corpus = Corpus.read(source.files)
+        """Read the files as one text, a tenth of it held out, or `valid` instead."""
+        known = None if knowledge is None else recall(knowledge)
+        corpus = Corpus.read(source.files, source.level, known)
+        digest, notes = corpus.digest, corpus.notes
+        if source.valid is None:
+            training, held_out = corpus.training, corpus.held_out
+            where = f"{held_out.judged:,}, {_where(corpus.blocks)}"
+        else:
+            other = Corpus.read([source.valid], vocabulary=corpus.vocabulary)
+            training, held_out = corpus.ids, other.whole
+            digest, notes = digest + other.digest, (*notes, *other.notes)
+            where = f"{source.valid}, {held_out.judged:,}"
+        unit = _UNITS[corpus.vocabulary.level]
         return Data(
-            training=corpus,
-            held_out=corpus,
-            units=len(corpus.training),
-            knowledge={"symbols": corpus.symbols},
+            training=training,
+            held_out=held_out,
+            units=len(training),
+            knowledge=corpus.vocabulary.knowledge,
             about={
-                "characters": len(corpus.ids),
-                "held_out": corpus.held_out,
-                "symbols": len(corpus.symbols),
+                "characters": corpus.characters,
+                "held_out": held_out.judged,
+                "symbols": len(corpus.vocabulary),
             },
             notes=(
-                f"{len(corpus.ids):,} characters, {len(corpus.symbols)} different, the last"
-                f" {corpus.held_out:,} held out",
+                *notes,
+                f"{len(corpus.ids):,} {unit}, {len(corpus.vocabulary):,} different;"
+                f" held out: {where}",
             ),
-            digest=corpus.digest,
+            digest=digest,
         )
 
-    def read_held_out(self, trained: Trained, files: Sequence[str]) -> Corpus:
-        """Read a text to judge a model on."""
-        raise InputError("not yet")
+    def read_held_out(self, trained: Trained, files: Sequence[str]) -> HeldOut:
+        """Read a text to judge a model on, all of it but the first symbols."""
+        return Corpus.read(files, vocabulary=recall(trained.knowledge)).whole
 
     def choose(self, data: Data, speed: float, given: Mapping[str, Any]) -> TextSettings:
         """Complete the settings with what suits the text, the time and the machine."""
-        return choose(data.units, len(data.knowledge["symbols"]), speed, given)
+        return choose(data.units, data.about["symbols"], speed, given)
 
     def describe_batch(self, settings: TextSettings) -> str:
         """Say what an update reads."""
-        return f"{settings.batch} rows x {settings.chunk} characters an update"
+        return f"{settings.batch} rows x {settings.chunk} symbols an update"
 
     def build(self, settings: TextSettings, knowledge: Mapping[str, Any]) -> TextModel:
         """Make the model."""
-        return TextModel(len(knowledge["symbols"]), settings)
+        return TextModel(len(recall(knowledge)), settings)
 
     def batches(
         self, data: Data, settings: TextSettings, epoch: int, processes: Processes
     ) -> "Chunks":
         """Cut the text into rows, at other places in each epoch, and the rows into chunks."""
-        text = data.training
         chance = random.Random(f"{settings.seed}/{epoch}")
-        rows = text.training_rows(settings.batch, chance.randrange(len(text.training)))
+        shift = chance.randrange(len(data.training))
+        rows = training_rows(data.training, settings.batch, shift)
         # So that the last chunk is about as long as the others.
         chunks = math.ceil((len(rows) - 1) / settings.chunk)
         return Chunks(
@@ -93,7 +109,7 @@ class TextJob(Job):
         )
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor], state: State) -> Loss:
-        """Return the sum of nats over the characters of a chunk."""
+        """Return the sum of nats over the symbols of a chunk."""
         ids, following = batch
         logits, state = model(ids, state)
         total = F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="sum")
@@ -101,28 +117,39 @@ class TextJob(Job):
 
     def blind(self, data: Data) -> float:
         """Guessing evenly costs log V."""
-        return math.log(len(data.knowledge["symbols"]))
+        return math.log(data.about["symbols"])
 
-    def evaluate(self, trained: Trained, held_out: Corpus, *, quick: bool) -> dict[str, float]:
+    def evaluate(self, trained: Trained, held_out: HeldOut, *, quick: bool) -> dict[str, float]:
         """Return the loss on the held-out text."""
         loss = judge(trained.model, held_out, _JUDGED if quick else None)
         return {
             "loss": loss,
-            "nats_per_character": loss,
-            "bits_per_character": loss / math.log(2),
+            "nats_per_character": loss / held_out.characters,
+            "bits_per_character": loss / held_out.characters / math.log(2),
+            "perplexity": math.exp(min(loss, 700.0)),
         }
 
     def preview(self, trained: Trained, data: Data, step: int) -> str:
         """Return a sample."""
+        vocabulary = recall(trained.knowledge)
         generator = torch.Generator().manual_seed(trained.settings.seed + step)
-        start = torch.empty(0, dtype=torch.int64)
-        symbols = trained.knowledge["symbols"]
-        written = write(trained.model, symbols, start, 0.8, None, generator)  # type: ignore[arg-type]
-        return "".join(itertools.islice(written, _SAMPLE))
+        start = torch.from_numpy(vocabulary.new_line).long()
+        assert isinstance(trained.model, TextModel)
+        written = write(trained.model, start, 0.8, None, generator)
+        shown, text = vocabulary.decode(written), ""
+        while len(text) < _SAMPLE:
+            text += next(shown)
+        return text
 
-    def conclude(self, trained: Trained, held_out: Corpus) -> Conclusion:
-        """Judge the model on all of the held-out text."""
-        return Conclusion(self.evaluate(trained, held_out, quick=False))
+    def conclude(self, trained: Trained, held_out: HeldOut) -> Conclusion:
+        """Judge the model on all of the held-out text, and find what its units follow."""
+        assert isinstance(trained.model, TextModel)
+        vocabulary = recall(trained.knowledge)
+        details: tuple[Coloured, ...] = ()
+        if vocabulary.level == "chars":
+            ids = held_out.rows[held_out.context :].T.flatten()[:_READ].long()
+            details = respond(trained.model, ids, "".join(vocabulary.decode(ids.tolist())))
+        return Conclusion(self.evaluate(trained, held_out, quick=False), details=details)
 
     def predict(self, trained: Trained, given: str | None, options: Prediction) -> Iterator[str]:
         """Text is sampled and not predicted."""
@@ -149,7 +176,7 @@ class Chunks(Sequence[tuple[Tensor, Tensor]]):
         return math.ceil((len(self.rows) - 1) / self.length)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return the characters of a chunk, and the one after each, both (L, N)."""
+        """Return the symbols of a chunk, and the one after each, both (L, N)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = index * self.length
@@ -158,30 +185,32 @@ class Chunks(Sequence[tuple[Tensor, Tensor]]):
 
 
 @torch.no_grad()
-def judge(model: nn.Module, corpus: Corpus, most: int | None = None) -> float:
-    """Return the loss on the held-out text, in nats per character.
-
-    The text is read in rows side by side, the state carried; each row first reads the characters
-    before it, unjudged, so that its state is as if all had been read in one go.
+def judge(model: nn.Module, held_out: HeldOut, most: int | None = None) -> float:
+    """Return the loss on the held-out text, in nats per symbol.
 
     Args:
         model: in evaluation mode.
-        corpus: the text.
-        most: judge no more than about so many characters, the first of each row.
+        held_out: the text.
+        most: judge no more than about so many symbols, the first of each row.
     """
-    batch = max(1, min(32, corpus.held_out // _CONTEXT))
-    context = min(_CONTEXT, len(corpus.training))
-    rows = corpus.held_out_rows(batch, context).long()
+    rows, context = held_out.rows.long(), held_out.context
     if most is not None:
-        rows = rows[: context + max(1, most // batch)]
+        rows = rows[: context + max(1, most // rows.shape[1])]
     carry, total = elman.Carry(model), 0.0
     if context > 1:
         carry(rows[: context - 1])
     rows = rows[context - 1 :]
-    for ids, following in Chunks(rows, _CONTEXT):
+    for ids, following in Chunks(rows, _JUDGED_CHUNK):
         logits, _ = carry(ids)
         total += F.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="sum").item()
-    return total / ((len(rows) - 1) * batch)
+    return total / rows[1:].numel()
+
+
+def _where(blocks: Blocks) -> str:
+    """Say where the held-out blocks lie."""
+    if blocks.count == 1:
+        return "the end of the text"
+    return f"in {blocks.count} blocks of {blocks.length:,} from all parts of the text"
 
 
 def choose(characters: int, symbols: int, speed: float, given: Mapping[str, Any]) -> TextSettings:
@@ -216,7 +245,7 @@ def choose(characters: int, symbols: int, speed: float, given: Mapping[str, Any]
     needed = settings.batch * settings.chunk
     if characters < needed:
         raise InputError(
-            f"the text is too short: {characters} characters to train on, at least batch * chunk ="
+            f"the text is too short: {characters} symbols to train on, at least batch * chunk ="
             f" {settings.batch} * {settings.chunk} = {needed} are needed; lower them, or give more"
             " text"
         )

@@ -52,7 +52,15 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> Iterator[str]:
-        """Turn numbers into text, piece by piece as they come."""
+        """Turn numbers into text, a piece for each number as it comes; some pieces are empty."""
+
+    @property
+    def new_line(self) -> NDArray[np.int32]:
+        """What writing starts from where nothing is given: a new line, if the text has any."""
+        try:
+            return self.encode("\n")[:1]
+        except InputError:
+            return np.zeros(1, np.int32)
 
 
 class Characters(Vocabulary):
@@ -60,10 +68,10 @@ class Characters(Vocabulary):
 
     A byte of a file that is not UTF-8 is a character too, in Python's own way of keeping such bytes
     (the error handler "surrogateescape"), so that what is sampled turns into the very bytes that
-    were learnt. At the level of bytes a character is the one of that number.
+    were learnt. At the level of bytes a symbol is the character with the number of the byte.
 
     Args:
-        symbols: every character once, in the order of their code points.
+        symbols: every symbol once, in the order of their code points.
         level: "chars" or "bytes".
     """
 
@@ -84,6 +92,7 @@ class Characters(Vocabulary):
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Turn text into numbers."""
+        text = _as_bytes(text) if self.level == "bytes" else text
         ids: NDArray[np.int32] = self._ids[_codes(text)]
         if (ids < 0).any():
             unknown = sorted({c for c, i in zip(text, ids, strict=True) if i < 0})
@@ -94,8 +103,11 @@ class Characters(Vocabulary):
         return ids
 
     def decode(self, ids: Iterable[int]) -> Iterator[str]:
-        """Turn numbers into text."""
-        return (self.symbols[i] for i in ids)
+        """Turn numbers into text; a character of several bytes comes whole."""
+        if self.level == "chars":
+            return (self.symbols[i] for i in ids)
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        return (decoder.decode(bytes([ord(self.symbols[i])])) for i in ids)
 
 
 class Words(Vocabulary):
@@ -177,7 +189,7 @@ def learn(level: str, text: str) -> Vocabulary:
 
     Args:
         level: "chars", "bytes", "words" or "bpe".
-        text: the text; for bytes, each a character of that number.
+        text: the text.
 
     Raises:
         InputError: the text has only one symbol, or the package tokenizers is missing for "bpe".
@@ -189,6 +201,7 @@ def learn(level: str, text: str) -> Vocabulary:
         'not to be �'
     """
     if level in ("chars", "bytes"):
+        text = _as_bytes(text) if level == "bytes" else text
         present = np.zeros(_CODE_POINTS, bool)
         present[_codes(text)] = True
         points = np.flatnonzero(present)
@@ -228,6 +241,11 @@ def recall(knowledge: Mapping[str, Any]) -> Vocabulary:
     if knowledge["level"] == "words":
         return Words(list(knowledge["symbols"]))
     return Characters(knowledge["symbols"], knowledge["level"])
+
+
+# Each byte of the text as the character of that number.
+def _as_bytes(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _codes(text: str) -> NDArray[np.uint32]:

@@ -1,6 +1,6 @@
 """The model of a text, and how it writes.
 
-embedding -> recurrent layers -> linear -> how likely each character comes next
+embedding -> recurrent layers -> linear -> how likely each symbol comes next
 """
 
 import math
@@ -20,7 +20,7 @@ class TextModel(nn.Module):
     """Embedding, recurrent layers, linear; dropout before, between and after the layers.
 
     Args:
-        symbols: V, the number of different characters.
+        symbols: V, the number of different symbols.
         settings: cell, hidden, layers, embed and dropout.
 
     Example:
@@ -49,11 +49,11 @@ class TextModel(nn.Module):
         """Read on.
 
         Args:
-            ids: (L, N) characters, as numbers.
-            hx: the state after the characters before, or None for none.
+            ids: (L, N) symbols, as numbers.
+            hx: the state after the symbols before, or None for none.
 
         Returns:
-            (L, N, V) logits of the character that follows each, and the state after the last.
+            (L, N, V) logits of the symbol that follows each, and the state after the last.
         """
         output, hx = self.recurrent(self.dropout(self.embedding(ids)), hx)
         return self.output(self.dropout(output)), hx
@@ -62,24 +62,20 @@ class TextModel(nn.Module):
 @torch.no_grad()
 def write(
     model: TextModel,
-    symbols: str,
     ids: Tensor,
     temperature: float,
     top_k: int | None,
     generator: torch.Generator,
-) -> Iterator[str]:
-    """Write on without end, one character at a time.
+) -> Iterator[int]:
+    """Write on without end, one symbol at a time.
 
     Args:
         model: in evaluation mode.
-        symbols: what its numbers stand for.
-        ids: (characters,) what it goes on from; none stands for a new line.
+        ids: (symbols,) what it goes on from, at least one.
         temperature: below 1 the likely becomes likelier, above 1 less so; 0 takes the likeliest.
-        top_k: choose among so many of the likeliest characters only.
+        top_k: choose among so many of the likeliest symbols only.
         generator: where chance comes from.
     """
-    if len(ids) == 0:
-        ids = torch.tensor([max(0, symbols.find("\n"))])
     hx = None
     while True:
         logits, hx = model(ids[:, None], hx)
@@ -87,9 +83,9 @@ def write(
         if temperature == 0:
             ids = logits.argmax(keepdim=True)
         else:
-            if top_k is not None and top_k < len(symbols):
+            if top_k is not None and top_k < logits.numel():
                 logits = logits.where(logits >= logits.topk(top_k).values[-1], -math.inf)
             # Less the largest: divided by a tiny temperature all others are then -inf, not NaN.
-            likely = ((logits - logits.max()) / temperature).softmax(0)
+            likely = ((logits - logits.max()).double() / temperature).softmax(0)
             ids = torch.multinomial(likely, 1, generator=generator)
-        yield symbols[int(ids)]
+        yield int(ids)

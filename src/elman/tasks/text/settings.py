@@ -19,7 +19,7 @@ __all__ = [
     "recognises",
 ]
 
-SUMMARY = "Learn to write like a text, one character at a time."
+SUMMARY = "Learn to write like a text."
 FILES = "The text, in UTF-8; several files are read as one."
 
 
@@ -27,10 +27,19 @@ FILES = "The text, in UTF-8; several files are read as one."
 class TextSource(Source):
     """A text: one or more files, read as one in the order given.
 
+    Args:
+        level: what the text is made of: "chars", "bytes", "words" or "bpe", pieces of words.
+
     Example:
-        >>> TextSource(files=("book.txt",)).valid is None
-        True
+        >>> TextSource(files=("book.txt",)).level
+        'chars'
     """
+
+    level: str = setting(
+        "What the text is made of: chars, bytes, words or bpe.",
+        "chars",
+        choices=("chars", "bytes", "words", "bpe"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +50,16 @@ class TextSettings(Settings):
     `elman.tasks.settings.Settings`, and:
 
     Args:
-        chunk: characters of a row between two updates of the weights.
-        embed: numbers that stand for one character.
+        chunk: symbols of a row between two updates of the weights.
+        embed: numbers that stand for one symbol.
 
     Example:
         >>> TextSettings(hidden=128, batch=16, chunk=64, lr=3e-3, dropout=0.1, epochs=5).embed
         64
     """
 
-    chunk: int = setting("Characters of a row between two updates.", least=1, most=2**20)
-    embed: int = setting("Numbers that stand for a character.", 64, least=1, most=16384)
+    chunk: int = setting("Symbols of a row between two updates.", least=1, most=2**20)
+    embed: int = setting("Numbers that stand for a symbol.", 64, least=1, most=16384)
 
 
 SOURCE, SETTINGS, PREDICTION = TextSource, TextSettings, Prediction

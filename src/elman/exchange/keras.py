@@ -179,6 +179,12 @@ def _settings(layer: Any) -> dict[str, Any]:
         (_name(run), {key: config[key] for key in ("activation", "reset_after") if key in config})
         for run, config in zip(runs, configs, strict=True)
     ]
+    biases = [bool(config.get("use_bias", True)) for config in configs]
+    if biases[0] != biases[-1]:
+        _fail(
+            f"Bidirectional: use_bias must be the same in both directions, got {biases[0]} forward "
+            f"and {biases[-1]} backward: make a layer of each, or give the other a bias of zeros"
+        )
     if tell[0] != tell[-1]:
         _fail(
             f"Bidirectional: both directions must be of one kind, got {tell[0]} and {tell[-1]}: "

@@ -1,0 +1,273 @@
+"""Random wrong use: of layers, files and the command line. Only what is documented may come of it.
+
+`make fuzz` runs this for as long as one likes, with a new seed each time; `tests/test_fuzz.py` runs
+the first cases of a fixed seed. A case is made of a number alone, so that its number is enough to
+see it again: `python tests/fuzz.py --case NUMBER`.
+"""
+
+import argparse
+import contextlib
+import io
+import itertools
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+
+import elman
+from elman import checkpoint, cli
+
+KINDS = (elman.RNN, elman.LSTM, elman.GRU)
+CELLS = (elman.RNNCell, elman.LSTMCell, elman.GRUCell)
+STRANGE = (0, -1, 1, 2, 2**31, 2**63, 1.5, float("nan"), "x", "", None, True, b"\xff", [], (), [1])
+
+
+class Place:
+    """A directory with one good file of each kind, from which damaged ones are made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        torch.manual_seed(0)
+        self.files = []
+        for i, kind in enumerate(KINDS):
+            file = path / f"{i}.onnx"
+            elman.onnx.export(kind(3, 4, num_layers=2, bidirectional=i == 1), file)
+            self.files.append(file.read_bytes())
+        self.models = [onnx.ModelProto.FromString(content) for content in self.files]
+        checkpoint.save(path / "good", {"w": torch.randn(3, 4), "b": torch.ones(2)}, {"step": [3]})
+        self.checkpoint = (path / "good").read_bytes()
+        self.text = path / "text.txt"
+        self.text.write_text("the cat sat on the mat. " * 60, encoding="utf-8")
+        self.run = path / "run"
+        code, said = quietly(["train", "text", str(self.text), *SMALL, "--out", str(self.run)])
+        assert code == 0, said
+
+
+SMALL = ["--hidden", "4", "--batch", "2", "--chunk", "8", "--epochs", "1", "--seed", "1"]
+
+
+def quietly(words: list[str]) -> tuple[int, str]:
+    """Run the command line here, and return its exit code and what it wrote to standard error."""
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return cli.main(words), err.getvalue()
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Change bytes here and there, or cut, repeat or insert some."""
+    data = bytearray(content)
+    for _ in range(chance.choice((1, 1, 2, 5, 20))):
+        at = chance.randrange(len(data) + 1)
+        what = chance.randrange(5)
+        if what == 0:
+            del data[at:]
+        elif what == 1:
+            data[at : at + chance.randrange(9)] = b""
+        elif what == 2:
+            data[at:at] = chance.randbytes(chance.randrange(1, 9))
+        elif what == 3:
+            data[at:at] = data[at : at + chance.randrange(1, 99)]
+        elif at < len(data):
+            data[at] ^= 1 << chance.randrange(8)
+    return bytes(data)
+
+
+def deranged(model: Any, chance: random.Random) -> Any:
+    """Change fields of a model: names, operators, attributes, shapes, edges."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    names = ["", *(t.name for t in graph.initializer), *(n for m in graph.node for n in m.output)]
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        node, tensor = chance.choice(graph.node), chance.choice(graph.initializer)
+        what = chance.randrange(10)
+        if what == 0 and node.input:
+            node.input[chance.randrange(len(node.input))] = chance.choice(names)
+        elif what == 1 and node.output:
+            node.output[chance.randrange(len(node.output))] = chance.choice(names)
+        elif what == 2:
+            node.op_type = chance.choice(
+                ("RNN", "LSTM", "GRU", "Scan", "Expand", "Tile", "Shape", "RandomNormal", "Nothing")
+            )
+        elif what == 3 and node.attribute:
+            attribute = chance.choice(node.attribute)
+            key = chance.choice((attribute.name, "direction", "layout", "activations", "clip"))
+            value = chance.choice(
+                (0, -1, 7, 2**62, 0.5, "sideways", "reverse", b"\xff", ["Tanh"] * 5, [1, 2])
+            )
+            attribute.CopyFrom(helper.make_attribute(key, value))
+        elif what == 4:
+            tensor.dims[:] = [chance.choice((0, 1, 2, 3, -1, 2**40)) for _ in range(3)]
+        elif what == 5:
+            tensor.data_type = chance.randrange(30)
+        elif what == 6:
+            shape = chance.choice(((), (1,), (1, 12, 3), (2, 16, 4), (3,)))
+            tensor.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), tensor.name))
+        elif what == 7:
+            graph.node.insert(chance.randrange(len(graph.node) + 1), node)
+        elif what == 8:
+            changed.opset_import[0].version = chance.choice((0, 1, 6, 7, 11, 14, 999, 2**62))
+        else:
+            node = helper.make_node(
+                chance.choice(("ConstantOfShape", "Expand", "Tile", "Concat", "Identity")),
+                [chance.choice(names) for _ in range(2)],
+                [f"{tensor.name}_made"],
+            )
+            graph.node.insert(0, node)
+            chance.choice(graph.node).input.append(f"{tensor.name}_made")
+    return changed
+
+
+def read_onnx(place: Place, chance: random.Random) -> None:
+    """A damaged ONNX file is read, or refused with the one error."""
+    i, file = chance.randrange(len(place.files)), place.path / "case.onnx"
+    if chance.random() < 0.5:
+        file.write_bytes(damaged(place.files[i], chance))
+    else:
+        file.write_bytes(deranged(place.models[i], chance).SerializeToString())
+    with contextlib.suppress(elman.onnx.OnnxError, OSError):
+        for layer in elman.onnx.load(file).values():
+            layer(torch.zeros(2, 1, layer.input_size))
+
+
+def read_checkpoint(place: Place, chance: random.Random) -> None:
+    """A damaged checkpoint is read, or refused with the one error."""
+    file = place.path / "case"
+    file.write_bytes(damaged(place.checkpoint, chance))
+    with contextlib.suppress(checkpoint.CheckpointError, OSError):
+        checkpoint.load(file)
+
+
+def use_layer(place: Place, chance: random.Random) -> None:
+    """A layer or cell made or called in a wrong way computes, or says why not."""
+    kind = chance.choice((*KINDS, *CELLS))
+    torch.manual_seed(chance.randrange(2**31))
+    strange = [value for value in STRANGE if not isinstance(value, int) or value < 2**31]
+
+    def size() -> Any:
+        return chance.choice(strange) if chance.random() < 0.1 else chance.randrange(1, 5)
+
+    def tensor() -> Any:
+        if chance.random() < 0.15:
+            return chance.choice(strange)
+        shape = [chance.randrange(5) for _ in range(chance.randrange(5))]
+        kinds = (torch.float32,) * 6 + (torch.float64, torch.int64, torch.bool, torch.float16)
+        made = torch.zeros(shape, dtype=chance.choice(kinds))
+        return made.transpose(0, -1) if shape and chance.random() < 0.3 else made
+
+    names = ("bias", "num_layers", "bidirectional", "batch_first", "dropout", "proj_size")
+    options = {n: chance.choice((1, 2, 0, True, *strange)) for n in names if chance.random() < 0.2}
+    if kind in CELLS:
+        options = {name: value for name, value in options.items() if name == "bias"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # One of the two is a ValueError and a RuntimeError, the other a TypeError besides.
+        with contextlib.suppress(elman.shapes.ShapeError, TypeError):
+            layer = kind(size(), size(), **options)
+            x = tensor()
+            if chance.random() < 0.5:
+                x = torch.zeros(*[chance.randrange(1, 4) for _ in range(2)], layer.input_size)
+                x = x[0] if kind in CELLS else x
+            hx = chance.choice((None, tensor(), (tensor(), tensor())))
+            more = {"lengths": tensor()} if kind in KINDS and chance.random() < 0.3 else {}
+            layer(x, hx, **more)
+
+
+def run_command(place: Place, chance: random.Random) -> None:
+    """Random words end with a documented exit code, and no traceback."""
+    words = chance.choice(
+        (["sample"], ["sample", str(place.run)], ["train", "text"], ["bench"], [])
+    )
+    options = ("--length", "--temperature", "--top-k", "--seed", "--prime", "--out", "--nothing")
+    values = ("0", "-1", "1.5", "nan", "x", "", "--", "é\x1b[0m", "1e5", str(place.text))
+    for _ in range(chance.randrange(1, 4)):
+        words = [*words, chance.choice(options), chance.choice(values)]
+    if words[:1] == ["bench"]:
+        words.append("--no-such-option")  # or it would measure for minutes
+    if "--length" not in words and words[:1] == ["sample"]:
+        words += ["--length", "3"]
+    code, said = quietly(words)
+    assert code in (0, 1, 2, 130), f"exit code {code}"
+    assert "Traceback" not in said
+
+
+def open_run(place: Place, chance: random.Random) -> None:
+    """A run with a damaged file is used, or refused with a documented exit code."""
+    run = place.path / "damaged"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(place.run, run)
+    file = chance.choice([f for f in sorted(run.iterdir()) if f.suffix != ".png"])
+    file.write_bytes(damaged(file.read_bytes(), chance))
+    code, said = quietly(["sample", str(run), "--length", "2"])
+    assert code in (0, 1, 2, 130), f"exit code {code}"
+    assert "Traceback" not in said
+
+
+# Those that cost least come most often.
+KINDS_OF_CASE: dict[str, tuple[Callable[[Place, random.Random], None], int]] = {
+    "onnx": (read_onnx, 8),
+    "checkpoint": (read_checkpoint, 6),
+    "layer": (use_layer, 8),
+    "command": (run_command, 1),
+    "run": (open_run, 1),
+}
+LIMIT_S = 20.0
+
+
+def case(place: Place, name: str, seed: int) -> None:
+    """One case; an error that is not documented, or a time beyond the limit, is raised."""
+    before = time.process_time()
+    KINDS_OF_CASE[name][0](place, random.Random(f"{name} {seed}"))
+    took = time.process_time() - before
+    assert took < LIMIT_S, f"took {took:.1f} s"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="until Ctrl-C if left")
+    parser.add_argument("--seed", type=int, default=None, help="another each time if left out")
+    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="for inputs that fail")
+    parser.add_argument("--case", nargs=2, metavar=("KIND", "NUMBER"), help="one case again")
+    given = parser.parse_args()
+    seed = int.from_bytes(os.urandom(4), "big") if given.seed is None else given.seed
+    names = [name for name, (_, weight) in KINDS_OF_CASE.items() for _ in range(weight)]
+    failed = done = 0
+    with tempfile.TemporaryDirectory() as directory:
+        place = Place(Path(directory))
+        if given.case:
+            case(place, given.case[0], int(given.case[1]))
+            return 0
+        print(f"seed {seed}", flush=True)
+        until = time.monotonic() + given.seconds
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in itertools.count(seed * 10**6):
+                if time.monotonic() > until:
+                    break
+                name = names[number % len(names)]
+                try:
+                    case(place, name, number)
+                except Exception:
+                    failed += 1
+                    kept = given.keep / f"{name}-{number}"
+                    shutil.copytree(place.path, kept, dirs_exist_ok=True)
+                    print(f"--case {name} {number}, kept in {kept}", flush=True)
+                    traceback.print_exc()
+                done += 1
+    print(f"{done} cases, {failed} failed, seed {seed}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
