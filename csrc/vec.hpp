@@ -184,6 +184,28 @@ ELMAN_INLINE void transpose(Vec<T> (&r)[kLanes<T>]) {
     round(std::integral_constant<int, 8>{});
 }
 
+// A range of the values of a row: of hidden units, mostly.
+struct Units {
+  long from, to;
+};
+
+// Calls f(unit, load, store) for each vector of units; the last one may be partial.
+template <class T, class F>
+ELMAN_INLINE void for_each_vector(Units units, F&& f) {
+  constexpr int V = kLanes<T>;
+  long u = units.from;
+  for (; u + V <= units.to; u += V) {
+    f(
+        u, [](const T* p) __attribute__((always_inline)) { return load(p); },
+        [](T* p, Vec<T> v) __attribute__((always_inline)) { store(p, v); });
+  }
+  if (const int n = static_cast<int>(units.to - u)) {
+    f(
+        u, [n](const T* p) __attribute__((always_inline)) { return load_first(p, n); },
+        [n](T* p, Vec<T> v) __attribute__((always_inline)) { store_first(p, v, n); });
+  }
+}
+
 // Flushes denormals on this thread for as long as it lives; the thread's mode returns with it.
 class FlushDenormals {
 public:

@@ -22,7 +22,7 @@ from elman.shapes import KindError, ShapeError
 
 __all__ = ["load", "save"]
 
-_WEIGHTS = ("float32", "bf16", "int8")
+_WEIGHTS = ("float32", "bf16")
 
 
 def save(
@@ -39,8 +39,9 @@ def save(
             Embedding, Linear, LayerNorm, Dropout, activations and softmax. It is written as in
             evaluation mode, so dropout is left out.
         path: the file; it is replaced wholly or not at all.
-        weights: how matrices are stored: "float32" as they are, "bf16" in half the space, "int8" in
-            a quarter, each row with a scale of its own. Biases stay as they are.
+        weights: how matrices are stored: "float32" as they are, or "bf16" in half the space,
+            rounded to 8 bits of precision. They are float32 again when they are loaded. Biases stay
+            as they are.
         job: what a program needs to know of the model besides, a value for JSON.
 
     Raises:
@@ -69,8 +70,7 @@ def save(
         entries.append({"name": name or "0", **entry})
         width = entry["width"] if entry["kind"] != "recurrent" else _output_width(entry)
         for parameter, tensor in part.state_dict().items():
-            for suffix, stored in _stored(tensor, weights).items():
-                tensors[f"{name or '0'}.{parameter}{suffix}"] = stored
+            tensors[f"{name or '0'}.{parameter}"] = _stored(tensor, weights)
     if not entries:
         raise KindError("save: the module has nothing that computes: give it a recurrent layer")
     first, last = entries[0], width
@@ -112,11 +112,9 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         prefix = f"{entry['name']}."
         part.load_state_dict(
             {
-                name.removeprefix(prefix): torch.from_numpy(
-                    np.array(widen(stored, tensors.get(f"{name}.scale")))
-                )
+                name.removeprefix(prefix): torch.from_numpy(np.array(widen(stored)))
                 for name, stored in tensors.items()
-                if name.startswith(prefix) and not name.endswith(".scale")
+                if name.startswith(prefix)
             }
         )
         parts.append(part)
@@ -273,20 +271,14 @@ def _made(entry: Mapping[str, Any]) -> nn.Module:
 # --- how a tensor is stored ---------------------------------------------------------------------
 
 
-def _stored(tensor: Tensor, weights: str) -> dict[str, Stored]:
-    """Return what a tensor becomes in the file, by what is added to its name."""
+def _stored(tensor: Tensor, weights: str) -> Stored:
     tensor = tensor.detach().cpu()
     if tensor.dtype is torch.float64 and weights == "float32":
-        return {"": Stored("F64", tensor.numpy())}
+        return Stored("F64", tensor.numpy())
     if not tensor.is_floating_point():
         raise ShapeError(f"save: weights must be floating point, got {tensor.dtype}")
     tensor = tensor.float()
     if tensor.dim() < 2 or weights == "float32":
-        return {"": Stored("F32", tensor.numpy())}
-    if weights == "bf16":
-        bits = tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-        return {"": Stored("BF16", bits)}
-    scale = tensor.abs().amax(1) / 127
-    rows = torch.where(scale > 0, scale, 1)[:, None]
-    levels = (tensor / rows).round().clamp(-127, 127).to(torch.int8)
-    return {"": Stored("I8", levels.numpy()), ".scale": Stored("F32", scale.numpy())}
+        return Stored("F32", tensor.numpy())
+    bits = tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    return Stored("BF16", bits)

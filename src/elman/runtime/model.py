@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.runtime import native
 from elman.runtime.file import FileError, Stored, read
 from elman.runtime.modules import Embedding, Floats, Module, Recurrent, make
 
@@ -21,27 +22,31 @@ __all__ = ["InputError", "Model", "Session", "State", "Streams", "load"]
 
 _FORMAT = 1
 _MARK = b"elman-state\n"
+_MOST_THREADS = 1024
 
 
 class InputError(ValueError):
     """What a model or session was given does not fit it; the message says what it takes."""
 
 
-def load(path: str | os.PathLike[str]) -> "Model":
+def load(path: str | os.PathLike[str], threads: int = 1) -> "Model":
     """Load a model file.
 
     Args:
-        path: the file that `elman.save` or `elman export` wrote.
+        path: the file that `elman.save` wrote.
+        threads: how many threads a call over many steps may use, from 1 to 1024. A step of a
+            session uses the caller's alone; results do not depend on it.
 
     Returns:
         The model.
 
     Raises:
         FileError: it is no model file, or damaged, or of a newer format.
+        InputError: threads is out of range.
         OSError: it cannot be opened.
     """
     description, tensors, digest = read(Path(path))
-    return Model(description, tensors, digest)
+    return Model(description, tensors, digest, threads)
 
 
 class Model:
@@ -51,15 +56,24 @@ class Model:
         description: what the file says of it.
         tensors: its weights.
         digest: the checksum of both, to which the states of its sessions belong.
+        threads: as `load` takes it.
 
     Raises:
         FileError: the description is not complete, or does not fit the weights.
+        InputError: threads is out of range.
     """
 
     def __init__(
-        self, description: Mapping[str, Any], tensors: Mapping[str, Stored], digest: str
+        self,
+        description: Mapping[str, Any],
+        tensors: Mapping[str, Stored],
+        digest: str,
+        threads: int = 1,
     ) -> None:
         """Make the modules."""
+        if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
+            raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads!r:.40}")
+        self._threads = threads
         form = description.get("format")
         if form != _FORMAT:
             raise FileError(
@@ -82,6 +96,7 @@ class Model:
         self.dtype = np.dtype(
             np.float64 if any(s.dtype == "F64" for s in tensors.values()) else np.float32
         )
+        self._chain = native.chain(self.modules, self.dtype)
 
     def run(self, x: Any, lengths: Any = None) -> Floats:
         """Run over whole sequences from zeros; no state is kept.
@@ -99,6 +114,9 @@ class Model:
         """
         x = self._checked(x, ("L", "N"))
         steps = self._lengths(lengths, x.shape[0], x.shape[1])
+        if self._chain is not None:
+            out = np.empty((*x.shape[:2], self.width), self.dtype)
+            return _done(self._chain.run(x, steps, out, self._threads), out)
         for module in self.modules:
             if isinstance(module, Recurrent):
                 x, _ = module.run(x, module.zeros(x.shape[1], x.dtype), steps)
@@ -133,10 +151,10 @@ class Model:
                 raise InputError(
                     f"x must be from 0 to {symbols - 1}, got {array.min()} to {array.max()}"
                 )
-            return array
+            return np.require(array, np.int64, "CA")
         if array.dtype.kind not in "fiu":
             raise InputError(f"x must be numbers, got {array.dtype}")
-        return array.astype(self.dtype, copy=False)
+        return np.require(array, self.dtype, "CA")
 
     def _lengths(self, lengths: Any, seq_len: int, batch: int) -> NDArray[np.int64] | None:
         if lengths is None:
@@ -150,7 +168,14 @@ class Model:
             raise InputError(
                 f"lengths must be from 0 to L = {seq_len}, got {steps.min()} to {steps.max()}"
             )
-        return steps.astype(np.int64)
+        return np.require(steps, np.int64, "CA")
+
+
+def _done(has_run: bool, out: Floats) -> Floats:
+    """Return what the core wrote; what was checked can only have been changed meanwhile."""
+    if not has_run:
+        raise InputError("x must stay as it is during the call, but another thread changed it")
+    return out
 
 
 class Session:
@@ -178,6 +203,16 @@ class Session:
                 )
         self.model, self.batch = model, batch
         self._states = [module.zeros(batch, model.dtype) for _, module in model._recurrent]
+        self._native = None
+        if model._chain is not None:
+            layers = [
+                part[layer : layer + 1]
+                for (_, module), state in zip(model._recurrent, self._states, strict=True)
+                for layer in range(module.num_layers)
+                for part in state
+            ]
+            self._native = native.session(model._chain, batch, layers)
+        self._shape, self._dtype = (batch, model.width), model.dtype
 
     def step(self, x: Any, out: Floats | None = None) -> Floats:
         """Advance by one step.
@@ -192,8 +227,18 @@ class Session:
         Raises:
             InputError: x or out does not fit; the state is as before.
         """
+        if self._native is not None:  # the core looks at the arrays; all but the usual goes on
+            y = np.empty(self._shape, self._dtype) if out is None else out
+            if self._native.step(x, y):
+                return y
         x = self.model._checked(x, ("N",), self.batch)
-        return self._run(x[None], None if out is None else self._out(out, (self.batch,))[None])[0]
+        self._check_out(out, self._shape)
+        if self._native is None:
+            y = self._run(x[None])[0]
+        else:
+            y = np.empty(self._shape, self._dtype)
+            _done(self._native.step(x, y), y)
+        return _into(out, y)
 
     def run(self, x: Any, out: Floats | None = None) -> Floats:
         """Advance by several steps, with the same bits as one step at a time.
@@ -209,15 +254,38 @@ class Session:
             InputError: x or out does not fit; the state is as before.
         """
         x = self.model._checked(x, ("L", "N"), self.batch)
-        return self._run(x, None if out is None else self._out(out, (len(x), self.batch)))
+        shape = (len(x), *self._shape)
+        self._check_out(out, shape)
+        if self._native is None:
+            return _into(out, self._run(x))
+        if out is not None and self._native.run(x, out, self.model._threads):
+            return out
+        y = np.empty(shape, self._dtype)
+        return _into(out, _done(self._native.run(x, y, self.model._threads), y))
 
-    def _out(self, out: Floats, outer: tuple[int, ...]) -> Floats:
-        shape = (*outer, self.model.width)
-        if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != self.model.dtype:
-            raise InputError(f"out must be {shape} of {self.model.dtype}, got {out!r:.80}")
-        return out
+    def _check_out(self, out: Floats | None, shape: tuple[int, ...]) -> None:
+        if out is None:
+            return
+        if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != self._dtype:
+            raise InputError(f"out must be {shape} of {self._dtype}, got {out!r:.80}")
+        if not out.flags.writeable:
+            raise InputError("out must be writeable, got an array that is not")
 
-    def _run(self, x: NDArray[Any], out: Floats | None) -> Floats:
+    def _step_rows(self, rows: NDArray[np.int64], x: NDArray[Any]) -> Floats:
+        """Advance some of the sequences by one step."""
+        if self._native is not None:
+            y = np.empty((len(rows), self.model.width), self._dtype)
+            return _done(self._native.step_rows(rows, x, y), y)
+        part = Session(self.model, len(rows))
+        for (_, of_part), (_, of_all) in zip(part._named(), self._named(), strict=True):
+            of_part[...] = of_all[:, rows]
+        y = part.step(x)
+        for (_, of_part), (_, of_all) in zip(part._named(), self._named(), strict=True):
+            of_all[:, rows] = of_part
+        return y
+
+    def _run(self, x: NDArray[Any]) -> Floats:
+        """Advance by NumPy alone."""
         states = iter(self._states)
         after = []
         for module in self.model.modules:
@@ -226,11 +294,10 @@ class Session:
                 after.append(state)
             else:
                 x = module(x)
-        self._states = after
-        if out is None:
-            return np.asarray(x)
-        out[...] = x
-        return out
+        for state, new in zip(self._states, after, strict=True):
+            for part, value in zip(state, new, strict=True):
+                part[...] = value
+        return np.asarray(x)
 
     def reset(self, rows: Any = None) -> None:
         """Set the state to zeros.
@@ -293,6 +360,13 @@ class Session:
         for (name, module), state in zip(self.model._recurrent, self._states, strict=True):
             for letter, part in zip(module.cell.states, state, strict=True):
                 yield f"{name}.{letter}", part
+
+
+def _into(out: Floats | None, y: Floats) -> Floats:
+    if out is None:
+        return y
+    out[...] = y
+    return out
 
 
 class State(Mapping[str, Floats]):
@@ -408,14 +482,10 @@ class Streams:
                 are as before.
         """
         with self._lock:
-            model, names = self._session.model, list(inputs)
+            names = list(inputs)
             if not names:
                 return {}
-            try:
-                gathered = np.stack([np.asarray(inputs[name]) for name in names])
-            except ValueError as error:
-                raise InputError(f"each stream must have the same shape of x: {error}") from error
-            x = model._checked(gathered, ("N",), len(names))
+            x = self._session.model._checked(self._gathered(inputs), ("N",), len(names))
             new = [name for name in names if name not in self._rows]
             if len(new) > len(self._free):
                 raise InputError(
@@ -425,18 +495,19 @@ class Streams:
             for name in new:
                 self._rows[name] = self._free.pop()
                 self._clear(self._rows[name])
-            rows = [self._rows[name] for name in names]
-            part = Session(model, len(names))
-            for (_, of_part), (_, of_all) in zip(
-                part._named(), self._session._named(), strict=True
-            ):
-                of_part[...] = of_all[:, rows]
-            output = part.step(x)
-            for (_, of_part), (_, of_all) in zip(
-                part._named(), self._session._named(), strict=True
-            ):
-                of_all[:, rows] = of_part
-            return dict(zip(names, output, strict=True))
+            rows = np.array([self._rows[name] for name in names], np.int64)
+            return dict(zip(names, self._session._step_rows(rows, x), strict=True))
+
+    def _gathered(self, inputs: Mapping[str, Any]) -> NDArray[Any]:
+        arrays = [np.asarray(x) for x in inputs.values()]
+        model = self._session.model
+        shape = () if model.takes_integers else (model.inputs,)
+        for name, array in zip(inputs, arrays, strict=True):
+            if array.shape != shape:
+                raise InputError(f"x of each stream must be {shape}, got {array.shape} of {name!r}")
+        return np.array(arrays) if model.takes_integers else np.concatenate(arrays).reshape(
+            len(arrays), -1
+        )
 
     def drop(self, name: str) -> None:
         """End a stream and forget its state.

@@ -40,6 +40,14 @@ class Module(ABC):
     def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
         """Compute (..., inputs) -> (..., width), each step for itself."""
 
+    @abstractmethod
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add the module to a chain of the native core that computes with this dtype."""
+
+
+def _dense(array: NDArray[Any] | None, dtype: Any) -> NDArray[Any] | None:
+    return None if array is None else np.require(array, dtype, "CA")
+
 
 class _Reader:
     """The entry of a module in a description, and the tensors of a file."""
@@ -79,31 +87,17 @@ class _Reader:
             raise FileError(f"{self}: the tensor {full!r:.80} is missing")
         if stored.array.shape != shape:
             raise FileError(f"{self}: {full!r:.80} must be {shape}, got {stored.array.shape}")
-        return widen(stored, self.tensors.get(f"{full}.scale"))
+        return widen(stored)
 
     def __str__(self) -> str:
         return f"module {self.entry.get('name')!r:.80} ({self.entry.get('kind')!r:.40})"
 
 
-def widen(stored: Stored, scale: Stored | None) -> Floats:
-    """Return a stored tensor as floats; int8 by the scale of each of its rows.
-
-    Args:
-        stored: the tensor.
-        scale: (rows,) of an int8 tensor.
-
-    Raises:
-        FileError: an int8 tensor has no scale, or one of another shape.
-    """
+def widen(stored: Stored) -> Floats:
+    """Return a stored tensor as floats: bfloat16 is the upper half of a float32."""
     if stored.dtype == "BF16":
         bits: Floats = (stored.array.astype(np.uint32) << 16).view(np.float32)
         return bits
-    if stored.dtype == "I8":
-        if scale is None or scale.dtype != "F32" or scale.array.shape != stored.array.shape[:1]:
-            raise FileError("an int8 tensor must have a scale in float32 for each of its rows")
-        return stored.array.astype(np.float32) * scale.array.reshape(
-            -1, *[1] * (stored.array.ndim - 1)
-        )
     return stored.array
 
 
@@ -121,6 +115,10 @@ class Embedding(Module):
         """Look rows up: (...,) integers -> (..., width)."""
         return np.asarray(self.weight[x])
 
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add the table."""
+        chain.add_embedding(_dense(self.weight, dtype), self.symbols, self.width)
+
 
 class Linear(Module):
     """y = x W^T + b."""
@@ -137,6 +135,11 @@ class Linear(Module):
         """Multiply."""
         y: Floats = x @ self.weight.T
         return y if self.bias is None else np.asarray(y + self.bias)
+
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add weight and bias."""
+        weight, bias = _dense(self.weight, dtype), _dense(self.bias, dtype)
+        chain.add_linear(weight, bias, self.inputs, self.width)
 
 
 class LayerNorm(Module):
@@ -157,6 +160,11 @@ class LayerNorm(Module):
         y: Floats = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.eps)
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
+
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add scale and shift."""
+        weight, bias = _dense(self.weight, dtype), _dense(self.bias, dtype)
+        chain.add_layer_norm(weight, bias, self.eps, self.width)
 
 
 def _softmax(x: Floats) -> Floats:
@@ -213,6 +221,10 @@ class Function(Module):
         """Apply it."""
         return _FUNCTIONS[self.function](x)
 
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add the function."""
+        chain.add_function(self.function, self.width)
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -266,6 +278,17 @@ class Recurrent(Module):
     def __call__(self, x: NDArray[Any]) -> Floats:
         """Run over whole sequences, (L, N, inputs) -> (L, N, width), from zeros."""
         return self.run(x, self.zeros(x.shape[1], x.dtype), None)[0]
+
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add each layer."""
+        for layer in range(self.num_layers):
+            first = layer * self.directions
+            directions = [
+                tuple(_dense(w, dtype) for w in (d.w_ih, d.w_hh, d.b_ih, d.b_hh, d.w_hr))
+                for d in self.weights[first : first + self.directions]
+            ]
+            inputs = self.width if layer else self.inputs
+            chain.add_layer(self.cell.name, inputs, self.hidden_size, self.proj_size, directions)
 
     def zeros(self, batch: int, dtype: Any) -> list[Floats]:
         """Return the state before the first step: (layers * directions, batch, .) each."""
