@@ -1,24 +1,29 @@
 """Measures the runtime beside ONNX Runtime and NumPy, in one process where calls take turns.
 
-Each measure gives times of one step of one stream, in microseconds, the best of several rounds.
+Times are microseconds of one step of one stream, the best of several rounds.
 """
 
 import io
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
-from promises import Promise
 from torch import nn
 
 import elman
 from elman import runtime
+from elman.bench import markdown_table
 
 STREAMS = 1000
+CLOCK = time.thread_time  # what others do on the machine is not counted
 
 
 class Steps(nn.Module):
@@ -39,8 +44,6 @@ class Steps(nn.Module):
 
 def onnx_step(chain: nn.Sequential, x: Any, hidden_size: int) -> Callable[[], Any]:
     """One step of one stream by ONNX Runtime with one thread."""
-    import onnxruntime
-
     h = torch.zeros(1, 1, hidden_size)
     content = io.BytesIO()
     torch.onnx.export(
@@ -69,7 +72,7 @@ def numpy_step(layer: nn.LSTM, x: Any) -> Callable[[], Any]:
     h, c, gates = joined[layer.input_size :], np.zeros(size, np.float32), np.empty_like(bias)
     i, f, g, o = np.split(gates, 4)
     scaled = bias.copy()
-    # sigmoid(a) = (1 + tanh(a / 2)) / 2, so that one call of tanh serves all gates
+    # sigmoid(a) = tanh(a / 2) / 2 + 1 / 2, so that one call of tanh serves all gates
     half = np.full(4 * size, 0.5, np.float32)
     half[2 * size : 3 * size] = 1
     weights *= half
@@ -93,30 +96,30 @@ def numpy_step(layer: nn.LSTM, x: Any) -> Callable[[], Any]:
     return step
 
 
-def microseconds(contenders: dict[str, Callable[[], Any]], seconds: float = 0.05) -> dict[str, Any]:
+def microseconds(
+    contenders: dict[str, Callable[[], Any]], calls: int = 500, rounds: int = 40
+) -> dict[str, float]:
     """The best time of a call of each, over rounds in which they take turns."""
     best = dict.fromkeys(contenders, float("inf"))
-    for _ in range(15):
+    for _ in range(rounds):
         for name, call in contenders.items():
-            start, calls = time.perf_counter(), 0
-            while time.perf_counter() - start < seconds / 5:
-                for _ in range(20):
-                    call()
-                calls += 20
-            best[name] = min(best[name], (time.perf_counter() - start) / calls * 1e6)
+            start = CLOCK()
+            for _ in range(calls):
+                call()
+            best[name] = min(best[name], (CLOCK() - start) / calls * 1e6)
     return best
 
 
-def saved(chain: nn.Module) -> runtime.Model:
-    path = Path(tempfile.mkdtemp()) / "model.elman"
-    elman.save(chain, path)
-    return runtime.load(path)
+def saved(chain: nn.Module, weights: str = "float32") -> runtime.Model:
+    with tempfile.TemporaryDirectory() as folder:
+        elman.save(chain, Path(folder) / "model.elman", weights)
+        return runtime.load(Path(folder) / "model.elman")
 
 
-def one_stream(size: int) -> dict[str, float]:
+def one_stream(size: int, weights: str = "float32") -> dict[str, float]:
     torch.manual_seed(0)
     layer = nn.LSTM(size, size)
-    session, x = saved(layer).session(), np.random.rand(1, size).astype(np.float32)
+    session, x = saved(layer, weights).session(), np.random.rand(1, size).astype(np.float32)
     out = np.empty((1, size), np.float32)
     return microseconds(
         {
@@ -154,19 +157,68 @@ def many_streams() -> dict[str, float]:
             "a session each": lambda: [session.step(value) for session, value in sessions],
             "ONNX Runtime": lambda: [one() for _ in range(STREAMS)],
         },
-        0.2,
+        calls=1,
     )
     return {name: time / STREAMS for name, time in times.items()}
 
 
-def measure() -> list[Promise]:
+IMPORT = """
+import resource, time, numpy
+memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+start, before = time.perf_counter(), memory()
+import elman.runtime
+print((time.perf_counter() - start) * 1e3, memory() - before)
+"""
+
+
+def imported() -> tuple[float, float]:
+    """Milliseconds and MiB that the import costs beyond NumPy's own, the best of five."""
+    runs = [subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, check=True)
+            for _ in range(5)]  # fmt: skip
+    figures = [[float(word) for word in run.stdout.split()] for run in runs]
+    return min(ms for ms, _ in figures), min(mib for _, mib in figures)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure and the most that it may be."""
+
+    name: str
+    value: float
+    unit: str
+    limit: float
+
+    @property
+    def kept(self) -> bool:
+        return self.value <= self.limit
+
+
+def measure() -> list[Figure]:
     """What is promised of the runtime, and what was measured."""
-    small, large = one_stream(32), one_stream(256)
-    text, many = characters(), many_streams()
-    for name, times in (("LSTM 32", small), ("LSTM 256", large), ("text", text), ("streams", many)):
-        print(name, {k: f"{v:.2f} us" for k, v in times.items()}, flush=True)
-    return []
+    small, large, text, many = one_stream(32), one_stream(256), characters(), many_streams()
+    halves = one_stream(256, "bf16")
+    milliseconds, mebibytes = imported()
+    return [
+        Figure("a step of LSTM 32", small["elman"], "us", 2),
+        Figure("of the leanest NumPy's", small["elman"] / small["NumPy"], "x", 1 / 2.5),
+        Figure("of ONNX Runtime's", small["elman"] / small["ONNX Runtime"], "x", 1 / 4),
+        Figure("a step of LSTM 256", large["elman"] / large["ONNX Runtime"], "x", 0.6),
+        Figure("the same in bfloat16", halves["elman"] / halves["ONNX Runtime"], "x", 0.6),
+        Figure("embedding, LSTM 128, linear", text["elman"] / text["ONNX Runtime"], "x", 0.35),
+        Figure("1,000 streams of LSTM 128", many["elman"] / many["ONNX Runtime"], "x", 1 / 15),
+        Figure("a session for each of them", many["a session each"] / many["ONNX Runtime"], "x", 1),
+        Figure("import", milliseconds, "ms", 30),
+        Figure("memory of the import", mebibytes, "MiB", 10),
+    ]
+
+
+def table(figures: list[Figure]) -> tuple[list[str], list[list[str]]]:
+    """The titles and the cells, a line per figure; ratios are of ONNX Runtime's step."""
+    return ["what", "elman", "at most", "kept"], [
+        [f.name, f"{f.value:.3g} {f.unit}", f"{f.limit:.3g}", "yes" if f.kept else "**no**"]
+        for f in figures
+    ]
 
 
 if __name__ == "__main__":
-    measure()
+    print(markdown_table(*table(measure())))

@@ -37,6 +37,27 @@ Values<T> copy_of(const T* from, long n) { // null of null
   return values;
 }
 
+// Takes what was packed.
+template <class T>
+Packed<T> in_halves_if_exact(Values<T> values, long n) {
+  if constexpr (std::is_same_v<T, float>) {
+    auto bits = [&](long i) {
+      uint32_t word;
+      std::memcpy(&word, values.data() + i, sizeof(word));
+      return word;
+    };
+    Values<uint16_t> halves(n);
+    for (long i = 0; i < n; i++) {
+      if (bits(i) & 0xffff)
+        return {std::move(values), {}};
+      halves.data()[i] = static_cast<uint16_t>(bits(i) >> 16);
+    }
+    return {{}, std::move(halves)};
+  } else {
+    return {std::move(values), {}};
+  }
+}
+
 template <class T>
 Problem<T> layer_problem(long seq_len, long batch, long inputs, long hidden_size, long projection,
                          const std::vector<Weights<T>>& weights) {
@@ -70,10 +91,11 @@ void Chain<T>::add_embedding(const T* table, long symbols, long width) {
 template <class T>
 void Chain<T>::add_linear(const T* w, const T* bias, long inputs, long width) {
   const auto pack = of_chains<T>(kernels_).pack_linear;
-  Values<T> packed(pack(nullptr, inputs, width, nullptr));
+  const long size = pack(nullptr, inputs, width, nullptr);
+  Values<T> packed(size);
   pack(w, inputs, width, packed.data());
   add(inputs, width, static_cast<double>(inputs * width),
-      Linear{inputs, std::move(packed), copy_of(bias, width)});
+      Linear{inputs, in_halves_if_exact(std::move(packed), size), copy_of(bias, width)});
 }
 
 template <class T>
@@ -99,12 +121,17 @@ void Chain<T>::add_layer(int cell, long inputs, long hidden_size, long projectio
   for (const Weights<T>& w : directions) {
     const std::vector<Weights<T>> one{w};
     const Problem<T> p = layer_problem(1, 1, inputs, hidden_size, projection, one);
-    Values<T>& packed = layer.packed.emplace_back(pack(cell, p, nullptr));
-    pack(cell, p, packed.data());
+    const long size = pack(cell, p, nullptr);
+    Values<T> values(size);
+    pack(cell, p, values.data());
+    const Packed<T>& packed =
+        layer.packed.emplace_back(in_halves_if_exact(std::move(values), size));
     const T* const b_ih = layer.biases.emplace_back(copy_of(w.b_ih, rows)).data();
     const T* const b_hh = layer.biases.emplace_back(copy_of(w.b_hh, rows)).data();
-    T* const all = packed.data(); // in place of each matrix that there is
-    layer.weights.push_back({all, all, b_ih, b_hh, projection ? all : nullptr, all});
+    // What a matrix was is not read any more, but whether it is there.
+    const T* const w_hr = projection ? w.w_hr : nullptr;
+    layer.weights.push_back(
+        {w.w_ih, w.w_hh, b_ih, b_hh, w_hr, packed.values.data(), packed.halves.data()});
   }
   const long count = static_cast<long>(directions.size());
   states_.push_back({count, out});
@@ -130,8 +157,9 @@ void Chain<T>::run_module(const Module& module, long seq_len, long batch, const 
   } else if (const auto* linear = std::get_if<Linear>(&module.kind)) {
     parallel_for(threads, threads, [&](int part) {
       const long from = rows * part / threads, to = rows * (part + 1) / threads;
-      kernels.linear(to - from, x + from * linear->inputs, linear->packed.data(),
-                     linear->bias.data(), linear->inputs, width, y + from * width);
+      kernels.linear(to - from, x + from * linear->inputs, linear->packed.values.data(),
+                     linear->packed.halves.data(), linear->bias.data(), linear->inputs, width,
+                     y + from * width);
     });
   } else if (const auto* norm = std::get_if<LayerNorm>(&module.kind)) {
     kernels.layer_norm(rows, x, norm->scale.data(), norm->shift.data(), norm->eps, width, y);
@@ -171,26 +199,42 @@ bool Chain<T>::run(long seq_len, long batch, const void* x, const int64_t* lengt
 }
 
 template <class T>
-bool Chain<T>::step_rows(const int64_t* rows, long count, long capacity, const void* x,
-                         T* const* states, T* y) const {
-  Scratch::Frame scratch;
-  T** const gathered = scratch.take<T*>(static_cast<long>(states_.size()));
-  // Calls f(a row of the states, the same of the gathered ones, their width).
-  auto each_row = [&](auto&& f) {
-    for (std::size_t s = 0; s < states_.size(); s++) {
-      const auto [directions, width] = states_[s];
-      for (long d = 0; d < directions; d++)
-        for (long n = 0; n < count; n++)
-          f(states[s] + (d * capacity + rows[n]) * width, gathered[s] + (d * count + n) * width,
-            width);
-    }
-  };
-  for (std::size_t s = 0; s < states_.size(); s++)
-    gathered[s] = scratch.take<T>(states_[s].directions * count * states_[s].width);
-  each_row([](const T* from, T* to, long width) { std::copy_n(from, width, to); });
-  if (!run(1, count, x, nullptr, gathered, y, 1))
+bool Chain<T>::knows(const int64_t* symbols, long count) const {
+  return std::all_of(symbols, symbols + count,
+                     [&](int64_t symbol) { return symbol >= 0 && symbol < symbols_; });
+}
+
+// Rows of a step that are computed together: what belongs to more would not stay in the
+// second-level cache. A multiple of the rows of a tile.
+constexpr long kRowsTogether = 96;
+
+template <class T>
+bool Chain<T>::step(const int64_t* rows, long count, const void* x, T* const* states, T* y) const {
+  if (symbols_ && !knows(static_cast<const int64_t*>(x), count))
     return false;
-  each_row([](T* to, const T* from, long width) { std::copy_n(from, width, to); });
+  Scratch::Frame scratch;
+  T** const at = scratch.take<T*>(static_cast<long>(states_.size()));
+  const long most = std::min(count, kRowsTogether);
+  for (std::size_t s = 0; rows && s < states_.size(); s++)
+    at[s] = scratch.take<T>(most * states_[s].width);
+  for (long from = 0; from < count; from += most) {
+    const long n = std::min(most, count - from);
+    // Calls f(a row of a state, its place among those together, its width).
+    auto each_row = [&](auto&& f) {
+      for (std::size_t s = 0; rows && s < states_.size(); s++)
+        for (long i = 0, width = states_[s].width; i < n; i++)
+          f(states[s] + rows[from + i] * width, at[s] + i * width, width);
+    };
+    for (std::size_t s = 0; !rows && s < states_.size(); s++)
+      at[s] = states[s] + from * states_[s].width;
+    each_row([](const T* row, T* place, long width) { std::copy_n(row, width, place); });
+    const void* const in = symbols_
+                               ? static_cast<const void*>(static_cast<const int64_t*>(x) + from)
+                               : static_cast<const T*>(x) + from * inputs_;
+    if (!run(1, n, in, nullptr, at, y + from * width_, 1))
+      return false; // another thread changed x
+    each_row([](T* row, const T* place, long width) { std::copy_n(place, width, row); });
+  }
   return true;
 }
 

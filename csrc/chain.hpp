@@ -33,6 +33,13 @@ private:
   std::unique_ptr<T, Free> data_;
 };
 
+// A packed matrix, in bfloat16 where that holds all of its values.
+template <class T>
+struct Packed {
+  Values<T> values;
+  Values<uint16_t> halves; // in place of values
+};
+
 template <class T>
 class Chain {
 public:
@@ -66,22 +73,23 @@ public:
   // is none.
   bool run(long seq_len, long batch, const void* x, const int64_t* lengths, T* const* states, T* y,
            int threads) const;
-  // One step of some rows of the states, which have `capacity` rows, each row at most once; their x
-  // and y lie together.
-  bool step_rows(const int64_t* rows, long count, long capacity, const void* x, T* const* states,
-                 T* y) const;
+  // One step, of `count` rows that are all rows of the states or, if not null, of `rows`, each at
+  // most once. Their x and y lie together. No layer of the chain has two directions.
+  bool step(const int64_t* rows, long count, const void* x, T* const* states, T* y) const;
 
 private:
   struct Layer {
     int cell;
     long inputs, hidden_size, projection;
     bool has_c;
-    std::vector<Values<T>> packed, biases; // of each direction
-    std::vector<Weights<T>> weights;       // which point there
+    std::vector<Packed<T>> packed; // of each direction
+    std::vector<Values<T>> biases;
+    std::vector<Weights<T>> weights; // which point there
   };
   struct Linear {
     long inputs;
-    Values<T> packed, bias;
+    Packed<T> packed;
+    Values<T> bias;
   };
   struct LayerNorm {
     double eps;
@@ -93,6 +101,7 @@ private:
     Kind kind;
   };
   void add(long inputs, long width, double multiply_adds, Kind kind);
+  bool knows(const int64_t* symbols, long count) const;
   // Runs a module; `states` are its own.
   void run_module(const Module&, long seq_len, long batch, const T* x, const int64_t* lengths,
                   T* const* states, T* y, int threads) const;

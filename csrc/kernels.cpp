@@ -329,12 +329,13 @@ struct Weight {
   long rows, cols; // of w, as torch stores it
   bool transposed; // the operand is w^T (outputs are w's rows) or w (outputs are its columns)
   T* packed;       // null: read w as it lies
+  const uint16_t* halves = nullptr; // in place of packed
 
   long out() const { return transposed ? rows : cols; }
   long depth() const { return transposed ? cols : rows; }
   Operand<T> operand() const {
-    if (packed)
-      return {packed, depth(), out(), Layout::kPacked};
+    if (packed || halves)
+      return {packed, depth(), out(), Layout::kPacked, halves};
     return {w, depth(), out(), transposed ? Layout::kColumns : Layout::kRows};
   }
 
@@ -363,14 +364,14 @@ constexpr long kMatrices = 4;
 // Up to this many rows, a product that happens once reads its weights as they lie.
 constexpr long kRowsNotWorthPacking = 3;
 
-// Asks room(n) for a place for n packed values.
+// Calls room(weight, n) for each matrix, which finds a place for its n packed values.
 template <class T, class F>
 Operands<T> place_operands(const Weights<T>& w, const Shape<T>& at, bool transposed,
                            bool with_input, F&& room) {
   auto make = [&](const T* weight, long rows, long cols) {
     Weight<T> m{weight, rows, cols, transposed, nullptr};
     if (weight)
-      m.packed = room(packed_size<T>(m.out(), m.depth()));
+      room(m, packed_size<T>(m.out(), m.depth()));
     return m;
   };
   const long late = at.GH - at.EH;
@@ -384,17 +385,19 @@ template <class T>
 Operands<T> make_operands(const Weights<T>& w, const Shape<T>& at, bool transposed, bool with_input,
                           Scratch::Frame& scratch) {
   const bool once = at.L == 1 && at.N <= kRowsNotWorthPacking;
-  return place_operands(w, at, transposed, with_input,
-                        [&](long n) { return once ? nullptr : scratch.take<T>(n); });
+  return place_operands(w, at, transposed, with_input, [&](Weight<T>& m, long n) {
+    m.packed = once ? nullptr : scratch.take<T>(n);
+  });
 }
 
 // The same of weights that are packed: what is there stands one after another.
 template <class T>
 Operands<T> find_operands(const Weights<T>& w, const Shape<T>& at) {
-  return place_operands(w, at, true, true, [next = w.packed](long n) mutable {
-    T* const here = next;
-    next += n;
-    return here;
+  long begin = 0;
+  return place_operands(w, at, true, true, [&](Weight<T>& m, long n) {
+    m.packed = w.packed ? w.packed + begin : nullptr;
+    m.halves = w.halves ? w.halves + begin : nullptr;
+    begin += n;
   });
 }
 
@@ -630,10 +633,11 @@ void forward(int index, const Problem<T>& p, int threads) {
   for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
     clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
   Operands<T> operands[2];
+  const bool is_packed = p.weights[0].packed || p.weights[0].halves;
   for (long d = 0; d < at.D; d++)
-    operands[d] = p.weights[d].packed ? find_operands(p.weights[d], at)
-                                      : make_operands(p.weights[d], at, true, true, scratch);
-  if (!p.weights[0].packed)
+    operands[d] = is_packed ? find_operands(p.weights[d], at)
+                            : make_operands(p.weights[d], at, true, true, scratch);
+  if (!is_packed)
     pack_all(operands, at.D, threads);
 
   threads = worthwhile(threads, work);
@@ -653,11 +657,11 @@ long pack(int index, const Problem<T>& p, T* packed) {
   Scratch::Frame scratch;
   const Shape<T> at(p, Tables<Cells>::kernels<T>[index], scratch);
   long size = 0;
-  const Operands<T> operands = place_operands(p.weights[0], at, true, true, [&](long n) {
-    T* const here = packed ? packed + size : nullptr;
-    size += n;
-    return here;
-  });
+  const Operands<T> operands =
+      place_operands(p.weights[0], at, true, true, [&](Weight<T>& m, long n) {
+        m.packed = packed ? packed + size : nullptr;
+        size += n;
+      });
   pack_all(&operands, 1, 1);
   return size;
 }

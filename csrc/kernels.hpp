@@ -14,11 +14,13 @@ namespace elman {
 
 // The parameters of one direction as torch stores them, and their gradients; biases may be null
 // together, w_hr is null without a projection. A gradient is null where it is not wanted. Where
-// `packed` is given, `forward` reads that in place of the matrices.
+// `packed` or `halves` are given, `forward` reads that in place of the matrices, and of those only
+// asks which there are.
 template <class T>
 struct Weights {
   const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr; // [G*H, I], [G*H, R], [G*H], [G*H], [R, H]
   T* packed = nullptr;                       // what `pack` made of the matrices
+  const uint16_t* halves = nullptr;          // the same in bfloat16, in place of `packed`
 };
 template <class T>
 struct WeightGradients {
@@ -63,8 +65,8 @@ template <class T>
 struct ChainKernels {
   long (*pack)(int cell, const Problem<T>&, T* packed); // of the only direction
   long (*pack_linear)(const T* w, long inputs, long width, T* packed);
-  void (*linear)(long rows, const T* x, const T* packed, const T* bias, long inputs, long width,
-                 T* y);
+  void (*linear)(long rows, const T* x, const T* packed, const uint16_t* halves, const T* bias,
+                 long inputs, long width, T* y);
   void (*layer_norm)(long rows, const T* x, const T* scale, const T* shift, double eps, long width,
                      T* y);
   void (*apply)(Function, long rows, const T* x, long width, T* y);

@@ -36,14 +36,16 @@ long pack_linear(const T* w, long inputs, long width, T* packed) {
 }
 
 template <class T>
-void linear(long rows, const T* x, const T* packed, const T* bias, long inputs, long width, T* y) {
+void linear(long rows, const T* x, const T* packed, const uint16_t* halves, const T* bias,
+            long inputs, long width, T* y) {
   const FlushDenormals mode;
   Scratch::Frame scratch;
   const T **in = scratch.take<const T*>(rows), **initial = scratch.take<const T*>(rows);
   T** out = scratch.take<T*>(rows);
   for (long n = 0; n < rows; n++)
     in[n] = x + n * inputs, initial[n] = bias, out[n] = y + n * width;
-  multiply<T>(rows, in, {packed, inputs, width, Layout::kPacked}, bias ? initial : nullptr, out);
+  multiply<T>(rows, in, {packed, inputs, width, Layout::kPacked, halves}, bias ? initial : nullptr,
+              out);
 }
 
 template <class T>

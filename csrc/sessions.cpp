@@ -3,8 +3,10 @@
 #include <nanobind/stl/string.h>
 
 #include <array>
+#include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -204,8 +206,8 @@ public:
     for (std::size_t i = 0; i < states.size(); i++) {
       const auto [directions, width] = chain.states()[i];
       const Memory& memory = *held_.emplace_back(std::make_unique<Memory>(states[i], true));
-      if (!memory.is<T>({directions, batch, width}))
-        throw std::invalid_argument("a state must be a dense array (directions, N, width)");
+      if (directions != 1 || !memory.is<T>({1, batch, width}))
+        throw std::invalid_argument("a state must be a dense array (1, N, width)");
       states_.push_back(memory.data<T>());
     }
   }
@@ -216,7 +218,7 @@ public:
   bool step(nb::handle x_array, nb::handle out) {
     const Memory x(x_array), y(out, true);
     return is_input(chain_, x, {batch_}) && y.is<T>({batch_, chain_.width()}) && !x.overlaps(y) &&
-           run(1, x, y, 1);
+           advance(nullptr, batch_, x, y);
   }
 
   bool run(nb::handle x_array, nb::handle out, int threads) {
@@ -225,7 +227,11 @@ public:
       return false;
     const long seq_len = y.size(0);
     return is_input(chain_, x, {seq_len, batch_}) && y.is<T>({seq_len, batch_, chain_.width()}) &&
-           !x.overlaps(y) && run(seq_len, x, y, threads);
+           !x.overlaps(y) &&
+           with_or_without_gil(chain_.multiply_adds() * static_cast<double>(seq_len * batch_), [&] {
+             return chain_.run(seq_len, batch_, x.data<const void>(), nullptr, states_.data(),
+                               y.data<T>(), threads);
+           });
   }
 
   // A step of some rows of the state, each at most once.
@@ -241,17 +247,13 @@ public:
     for (long n = 0; n < count; n++)
       if (row[n] < 0 || row[n] >= batch_)
         return false;
-    return with_or_without_gil(chain_.multiply_adds() * static_cast<double>(count), [&] {
-      return chain_.step_rows(row, count, batch_, x.data<const void>(), states_.data(),
-                              y.data<T>());
-    });
+    return advance(row, count, x, y);
   }
 
 private:
-  bool run(long seq_len, const Memory& x, const Memory& y, int threads) {
-    return with_or_without_gil(chain_.multiply_adds() * static_cast<double>(seq_len * batch_), [&] {
-      return chain_.run(seq_len, batch_, x.data<const void>(), nullptr, states_.data(), y.data<T>(),
-                        threads);
+  bool advance(const int64_t* rows, long count, const Memory& x, const Memory& y) {
+    return with_or_without_gil(chain_.multiply_adds() * static_cast<double>(count), [&] {
+      return chain_.step(rows, count, x.data<const void>(), states_.data(), y.data<T>());
     });
   }
 
@@ -305,7 +307,7 @@ void bind(nb::module_& m, const char* chain, const char* session) {
       .def(nb::init<const Chain<T>&, long, const nb::list&>(), "chain"_a, "batch"_a, "states"_a,
            nb::keep_alive<1, 2>())
       .def("step", &Session<T>::step)
-      .def("run", static_cast<bool (Session<T>::*)(nb::handle, nb::handle, int)>(&Session<T>::run))
+      .def("run", &Session<T>::run)
       .def("step_rows", &Session<T>::step_rows);
 }
 

@@ -61,6 +61,13 @@ template <class T>
 ELMAN_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecTypes<T>::unaligned*>(p) = v;
 }
+// The same of values in bfloat16, the upper halves of float32: the lower ones are zeros.
+ELMAN_INLINE Vec<float> load_widened(const uint16_t* p) {
+  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+  Halves halves;
+  __builtin_memcpy(&halves, p, sizeof(halves));
+  return (Vec<float>)(__builtin_convertvector(halves, Bits<float>) << 16);
+}
 // Asks for what is at p, to be near when it is used; p may be any address.
 template <class T>
 ELMAN_INLINE void fetch(const T* p) {

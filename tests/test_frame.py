@@ -143,7 +143,10 @@ def test_the_readme_names_targets_that_exist() -> None:
 
 
 @pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S))
-def test_the_python_of_the_readme_runs(code: str) -> None:
+def test_the_python_of_the_readme_runs(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
 
 

@@ -1,6 +1,7 @@
 import itertools
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ from torch import nn
 
 import elman
 from elman import runtime
-from elman.runtime import native
-from elman.runtime import FileError, InputError
+from elman.runtime import FileError, InputError, native
 from elman.shapes import KindError, ShapeError
 
 LAYERS: list[tuple[str, dict[str, Any]]] = [
@@ -93,24 +93,138 @@ def test_a_session_goes_on_where_it_was(
         agree(part, state)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("hidden_size", [17, 70, 130])
+@pytest.fixture(params=native._native.isas() if native._cells else ["none"])
+def isa(request: pytest.FixtureRequest) -> Any:
+    """Every instruction set in turn."""
+    if native._cells:
+        before = native._native.isa()
+        native._native.set_isa(request.param)
+        yield
+        native._native.set_isa(before)
+    else:
+        yield
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights"),
+    [(torch.float32, "float32"), (torch.float64, "float32"), (torch.float32, "bf16")],
+    ids=str,
+)
+@pytest.mark.parametrize("hidden_size", [5, 17, 70, 130])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.usefixtures("isa")
 def test_sizes_around_those_of_vectors_keep_the_bits(
-    hidden_size: int, dtype: torch.dtype, tmp_path: Path
+    kind: str, hidden_size: int, dtype: torch.dtype, weights: str, tmp_path: Path
 ) -> None:
-    module = elman.LSTM(33, hidden_size, 2, dtype=dtype)
-    elman.save(module, tmp_path / "m")
+    elman.save(getattr(elman, kind)(33, hidden_size, 2, dtype=dtype), tmp_path / "m", weights)
+    module = elman.load(tmp_path / "m")
     model = runtime.load(tmp_path / "m", threads=2)
-    x = torch.randn(40, 3, 33, dtype=dtype)
-    with torch.no_grad():
-        expected = module(x)[0]
-    session = model.session(3)
-    for found in (
-        model.run(x.numpy()),
-        model.session(3).run(x.numpy()),
-        np.stack([session.step(step) for step in x.numpy()]),
+    for batch in (1, 2, 9):
+        x = torch.randn(11, batch, 33, dtype=dtype)
+        with torch.no_grad():
+            expected = module(x)[0]
+        session = model.session(batch)
+        for found in (
+            model.run(x.numpy()),
+            model.session(batch).run(x.numpy()),
+            np.stack([session.step(step) for step in x.numpy()]),
+        ):
+            (same if native._cells else close)(found, expected)
+
+
+def test_a_session_of_many_rows_keeps_the_bits(tmp_path: Path) -> None:
+    elman.save(nn.Sequential(elman.GRU(3, 8, 2), nn.Linear(8, 2)), tmp_path / "m")
+    model = runtime.load(tmp_path / "m")
+    x = np.random.default_rng(1).random((3, 300, 3), np.float32)
+    session = model.session(300)
+    same(np.stack([session.step(step) for step in x]), model.run(x))
+    streams = runtime.Streams(model, 300)
+    order = np.random.default_rng(2).permutation(300)
+    for step, expected in zip(x, model.run(x), strict=True):
+        found = streams.step({f"{n}": step[n] for n in order})
+        same(np.stack([found[f"{n}"] for n in range(300)]), expected)
+
+
+ODD: dict[str, Any] = {
+    "a list": lambda x: x.tolist(),
+    "float64": lambda x: x.astype(np.float64),
+    "strided": lambda x: np.repeat(x, 2, -1)[..., ::2],
+    "other bytes": lambda x: x.astype(">f4"),
+    "unaligned": lambda x: np.frombuffer(b"?" + x.tobytes(), np.float32, offset=1).reshape(x.shape),
+    "read-only": lambda x: np.frombuffer(x.tobytes(), np.float32).reshape(x.shape),
+}
+
+
+@pytest.mark.usefixtures("agree")
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_whatever_can_be_read_as_numbers_is_taken(odd: Any, tmp_path: Path) -> None:
+    elman.save(nn.Sequential(elman.GRU(4, 6), nn.Linear(6, 4)), tmp_path / "m")
+    model = runtime.load(tmp_path / "m")
+    x = np.random.default_rng(1).random((5, 2, 4), np.float32)
+    expected = model.session(2).run(x)
+    session = model.session(2)
+    same(np.stack([session.step(odd(step)) for step in x]), expected)
+    same(model.session(2).run(odd(x)), expected)
+    same(model.run(odd(x)), expected)
+
+
+@pytest.mark.usefixtures("agree")
+def test_results_go_where_they_are_wanted(tmp_path: Path) -> None:
+    elman.save(nn.Sequential(elman.GRU(4, 6), nn.Linear(6, 4)), tmp_path / "m")
+    model = runtime.load(tmp_path / "m")
+    x = np.random.default_rng(1).random((5, 2, 4), np.float32)
+    expected = model.session(2).run(x)
+    places = [np.empty((2, 4), np.float32), np.empty((2, 8), np.float32)[:, ::2], x[4].copy()]
+    for out in places:  # dense, strided, and where x is
+        session = model.session(2)
+        session.run(x[:4], out=np.empty((4, 2, 4), np.float32))
+        given = x[4] if out is not places[2] else out
+        assert session.step(given, out=out) is out
+        same(out, expected[4])
+    whole = x.copy()
+    assert model.session(2).run(whole, out=whole) is whole
+    same(whole, expected)
+    session = model.session(2)
+    fixed = np.empty((2, 4), np.float32)
+    fixed.flags.writeable = False
+    for call in (
+        lambda: session.step(x[0], out=fixed),
+        lambda: session.step(x[0], out=np.empty((2, 4))),
+        lambda: session.run(x, out=np.empty((4, 2, 4), np.float32)),
+        lambda: session.step(x[0, :1]),
+        lambda: session.step(x[0, :, :3]),
     ):
-        (same if native._cells else close)(found, expected)
+        with pytest.raises(InputError):
+            call()
+    same(session.run(x), expected)  # the state is as before
+
+
+def test_sessions_of_one_model_run_in_many_threads(tmp_path: Path) -> None:
+    elman.save(elman.LSTM(64, 256), tmp_path / "m")  # so large that steps let other threads run
+    model = runtime.load(tmp_path / "m")
+    x = np.random.default_rng(1).random((10, 8, 64), np.float32)
+    expected = model.run(x)
+
+    def steps(_: int) -> Any:
+        session = model.session(8)
+        return np.stack([session.step(step) for step in x])
+
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(steps, range(8)):
+            same(found, expected)
+
+
+def test_the_state_of_a_session_may_be_any_bytes(model: runtime.Model) -> None:
+    session, chance = model.session(), np.random.default_rng(3)
+    for _ in range(20):
+        parts = {
+            name: chance.integers(256, size=part.nbytes, dtype=np.uint8)
+            .view(part.dtype)
+            .reshape(part.shape)
+            for name, part in session.state().items()
+        }
+        session.load_state(parts)
+        session.step([3])
 
 
 @pytest.fixture

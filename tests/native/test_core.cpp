@@ -398,31 +398,35 @@ public:
       states.emplace_back(static_cast<std::size_t>(directions * batch * width));
     return states;
   }
-  // Steps [from, to) of all rows; returns the allocations that it took.
-  long run(long from, long to, States& states, Array& y, int threads = 1,
+  // Step t of all rows; returns the allocations that it took.
+  long step(long t, States& states, Array& y) const {
+    const std::vector<T*> at = addresses(states);
+    const long before = allocations_left;
+    expect(chain_.step(nullptr, kBatch, x(t * kBatch), at.data(), y.data() + t * kBatch * kWidth),
+           "a chain did not run");
+    return before - allocations_left;
+  }
+  // Steps [from, to) of all rows.
+  void run(long from, long to, States& states, Array& y, int threads = 1,
            const int64_t* lengths = nullptr) const {
     const std::vector<T*> at = addresses(states);
     T* const out = y.data() + from * kBatch * kWidth;
-    const long before = allocations_left;
-    const bool has_run =
-        chain_.run(to - from, kBatch, x(from * kBatch), lengths, at.data(), out, threads);
-    const long taken = before - allocations_left;
-    expect(has_run, "a chain did not run");
-    return taken;
+    expect(chain_.run(to - from, kBatch, x(from * kBatch), lengths, at.data(), out, threads),
+           "a chain did not run");
   }
   // A step of one row of states of which there are more.
   void step_row(long t, int64_t n, States& states, Array& y) const {
     const std::vector<T*> at = addresses(states);
     const long row = t * kBatch + n;
-    expect(chain_.step_rows(&n, 1, kBatch, x(row), at.data(), y.data() + row * kWidth),
-           "a chain did not run");
+    expect(chain_.step(&n, 1, x(row), at.data(), y.data() + row * kWidth), "a chain did not run");
   }
   bool refuses(int64_t symbol) const {
     States states = zeros();
     Array y(kBatch * kWidth);
     const int64_t symbols[kBatch] = {0, symbol, 1};
-    return !chain_.run(1, kBatch, symbols, nullptr, addresses(states).data(), y.data(), 1) &&
-           states == zeros();
+    const std::vector<T*> at = addresses(states);
+    return !chain_.run(1, kBatch, symbols, nullptr, at.data(), y.data(), 1) &&
+           !chain_.step(nullptr, kBatch, symbols, at.data(), y.data()) && states == zeros();
   }
   static Array outputs() { return Array(kSteps * kBatch * kWidth); }
 
@@ -460,7 +464,7 @@ void check_chain(long hidden_size, bool reads_symbols) {
   auto after = some.zeros(), step_by_step = some.zeros(), row_by_row = some.zeros();
   some.run(0, Some::kSteps, after, whole, 2);
   for (long t = 0; t < Some::kSteps; t++) {
-    const long taken = some.run(t, t + 1, step_by_step, stepped);
+    const long taken = some.step(t, step_by_step, stepped);
     expect(t < 3 || taken == 0, "a step of a chain allocates");
     for (long n = 0; n < Some::kBatch; n++)
       some.step_row(t, n, row_by_row, apart);
@@ -492,7 +496,7 @@ void check_sessions(int callers) {
         auto y = SomeChain<float>::outputs();
         auto own = some.zeros();
         for (long t = 0; t < SomeChain<float>::kSteps; t++)
-          some.run(t, t + 1, own, y);
+          some.step(t, own, y);
         expect(y == right, "sessions of one chain disturb each other");
       }
     });

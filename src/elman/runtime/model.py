@@ -151,10 +151,10 @@ class Model:
                 raise InputError(
                     f"x must be from 0 to {symbols - 1}, got {array.min()} to {array.max()}"
                 )
-            return np.require(array, np.int64, "CA")
+            return np.require(array, np.int64, ["C", "A"])
         if array.dtype.kind not in "fiu":
             raise InputError(f"x must be numbers, got {array.dtype}")
-        return np.require(array, self.dtype, "CA")
+        return np.require(array, self.dtype, ["C", "A"])
 
     def _lengths(self, lengths: Any, seq_len: int, batch: int) -> NDArray[np.int64] | None:
         if lengths is None:
@@ -168,7 +168,7 @@ class Model:
             raise InputError(
                 f"lengths must be from 0 to L = {seq_len}, got {steps.min()} to {steps.max()}"
             )
-        return np.require(steps, np.int64, "CA")
+        return np.require(steps, np.int64, ["C", "A"])
 
 
 def _done(has_run: bool, out: Floats) -> Floats:
@@ -505,8 +505,10 @@ class Streams:
         for name, array in zip(inputs, arrays, strict=True):
             if array.shape != shape:
                 raise InputError(f"x of each stream must be {shape}, got {array.shape} of {name!r}")
-        return np.array(arrays) if model.takes_integers else np.concatenate(arrays).reshape(
-            len(arrays), -1
+        return (
+            np.array(arrays)
+            if model.takes_integers
+            else np.concatenate(arrays).reshape(len(arrays), -1)
         )
 
     def drop(self, name: str) -> None:

@@ -46,7 +46,7 @@ class Module(ABC):
 
 
 def _dense(array: NDArray[Any] | None, dtype: Any) -> NDArray[Any] | None:
-    return None if array is None else np.require(array, dtype, "CA")
+    return None if array is None else np.require(array, dtype, ["C", "A"])
 
 
 class _Reader:
