@@ -37,10 +37,16 @@ Values<T> copy_of(const T* from, long n) { // null of null
   return values;
 }
 
-// Takes what was packed.
+// Fewer packed values than this stay in the second-level cache, from where float32 comes as quickly
+// as bfloat16 is widened.
+constexpr long kWorthHalving = (1 << 19) + 1;
+
+// Takes n packed values, and keeps half the bits where that is exact and pays.
 template <class T>
 Packed<T> in_halves_if_exact(Values<T> values, long n) {
   if constexpr (std::is_same_v<T, float>) {
+    if (n < kWorthHalving)
+      return {std::move(values), {}};
     auto bits = [&](long i) {
       uint32_t word;
       std::memcpy(&word, values.data() + i, sizeof(word));

@@ -33,7 +33,7 @@ private:
   std::unique_ptr<T, Free> data_;
 };
 
-// A packed matrix, in bfloat16 where that holds all of its values.
+// A packed matrix, in bfloat16 where it is large and that holds all of its values.
 template <class T>
 struct Packed {
   Values<T> values;

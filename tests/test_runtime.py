@@ -132,6 +132,22 @@ def test_sizes_around_those_of_vectors_keep_the_bits(
             (same if native._cells else close)(found, expected)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("inputs", "hidden_size"), [(5300, 30), (8000, 17), (27000, 5)])
+def test_large_matrices_in_bfloat16_keep_the_bits(
+    inputs: int, hidden_size: int, tmp_path: Path
+) -> None:
+    elman.save(elman.LSTM(inputs, hidden_size), tmp_path / "m", "bf16")
+    module, model = elman.load(tmp_path / "m"), runtime.load(tmp_path / "m")
+    for batch in (1, 2, 9):
+        x = torch.randn(3, batch, inputs)
+        with torch.no_grad():
+            expected = module(x)[0]
+        session = model.session(batch)
+        for found in (model.run(x.numpy()), np.stack([session.step(s) for s in x.numpy()])):
+            (same if native._cells else close)(found, expected)
+
+
 def test_a_session_of_many_rows_keeps_the_bits(tmp_path: Path) -> None:
     elman.save(nn.Sequential(elman.GRU(3, 8, 2), nn.Linear(8, 2)), tmp_path / "m")
     model = runtime.load(tmp_path / "m")

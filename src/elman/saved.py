@@ -40,8 +40,8 @@ def save(
             evaluation mode, so dropout is left out.
         path: the file; it is replaced wholly or not at all.
         weights: how matrices are stored: "float32" as they are, or "bf16" in half the space,
-            rounded to 8 bits of precision. They are float32 again when they are loaded. Biases stay
-            as they are.
+            rounded to 8 bits of precision; the arithmetic stays that of float32. Biases stay as
+            they are.
         job: what a program needs to know of the model besides, a value for JSON.
 
     Raises:

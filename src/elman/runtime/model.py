@@ -502,9 +502,11 @@ class Streams:
         arrays = [np.asarray(x) for x in inputs.values()]
         model = self._session.model
         shape = () if model.takes_integers else (model.inputs,)
-        for name, array in zip(inputs, arrays, strict=True):
-            if array.shape != shape:
-                raise InputError(f"x of each stream must be {shape}, got {array.shape} of {name!r}")
+        if {array.shape for array in arrays} != {shape}:
+            name, odd = next(
+                (n, a.shape) for n, a in zip(inputs, arrays, strict=True) if a.shape != shape
+            )
+            raise InputError(f"x of each stream must be {shape}, got {odd} of {name!r:.80}")
         return (
             np.array(arrays)
             if model.takes_integers
