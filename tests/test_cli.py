@@ -487,11 +487,17 @@ def test_what_is_done_to_the_files_of_a_run_never_ends_in_a_traceback(
             case 4:
                 content.clear()
         file.write_bytes(content)
-        codes.append(main(chance.choice([RESUME, SAMPLE])))
+        (run / "report.html").unlink(missing_ok=True)
+        codes.append(main(chance.choice(USES)))
         errors = capsys.readouterr().err
         assert errors.count("\n") == (codes[-1] != 0), errors
     assert set(codes) == {0, 2}
 
 
-RESUME = ["train", "text", "--resume", "--out", "run"]
-SAMPLE = ["sample", "run", "--length", "3"]
+USES = [
+    ["train", "text", "--resume", "--out", "run"],
+    ["sample", "run", "--length", "3"],
+    ["info", "run"],
+    ["compare", "run", "whole"],
+    ["report", "run"],
+]

@@ -67,3 +67,27 @@ def test_a_terminal_gets_a_bar_on_one_line(width: int) -> None:
     for part in ("loss 1.500", "12,346 steps/s", "1:02:05 left", "━"):
         assert part in bar
     assert cell_len(Text.from_ansi(bar).plain) <= width
+
+
+def test_a_terminal_that_cannot_move_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(display, "_LINE_EVERY_S", -1.0)
+    shows = shown(UPDATE, EVALUATION, terminal=True)
+    assert "loss 1.500" in shows
+    assert "(best)" in shows
+    assert "\x1b[" not in shows.replace("\x1b[2m", "").replace("\x1b[0m", "")
+
+
+def test_names_of_runs_and_files_do_nothing_to_a_terminal() -> None:
+    note = {"kind": "note", "note": "run \x1b]0;title\x07\x9b2J \udcff"}
+    assert shown(note, terminal=False) == "run \ufffd]0;title\ufffd\ufffd2J \ufffd\n"
+
+
+def test_it_is_seen_that_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError), Display() as show:
+        show(EVALUATION)

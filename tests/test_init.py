@@ -23,3 +23,12 @@ def test_every_public_name_is_there() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'elman' has no attribute 'Lstm'"):
         elman.Lstm  # noqa: B018
+
+
+def test_a_layer_first_made_under_another_device_leaves_later_ones_alone() -> None:
+    code = (
+        "import torch, elman\n"
+        "with torch.device('meta'): elman.LSTM(3, 4)\n"
+        "elman.LSTM(3, 4)(torch.randn(5, 2, 3))[0].sum().backward()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

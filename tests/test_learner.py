@@ -13,7 +13,7 @@ import torch
 
 from elman import checkpoint
 from elman.cli import main
-from elman.tasks import InputError, find, learner, text
+from elman.tasks import InputError, find, text, trained, training
 from elman.tasks.facts import compare, read
 from elman.tasks.report import write
 
@@ -56,7 +56,7 @@ def test_two_processes_train_what_one_does(book: Path, tmp_path: Path) -> None:
     assert together.returncode == 0, errors
     assert output.count("Kept in") == 1  # the first process speaks alone
     one = text.train([book], out=tmp_path / "one", **SMALL)
-    two = learner.resume(tmp_path / "one")  # only judged again
+    two = training.resume(tmp_path / "one")  # only judged again
     assert one.metrics == two.metrics
     mine, theirs = (
         checkpoint.load(tmp_path / name / "best.safetensors")[0] for name in ("one", "two")
@@ -77,7 +77,7 @@ def test_two_processes_that_were_stopped_go_on_as_two(book: Path, tmp_path: Path
     again = torchrun("text", "--resume", "--epochs", "2", "--out", str(tmp_path / "broken"))
     assert again.wait() == 0
     with pytest.raises(InputError, match="was trained by 2 processes"):
-        learner.resume(tmp_path / "whole")
+        training.resume(tmp_path / "whole")
     for process in (whole, broken, again):
         process.communicate()
 
@@ -89,7 +89,7 @@ def test_the_weights_of_a_run_are_trained_further(book: Path, tmp_path: Path) ->
     )
     fresh = text.train([book], out=tmp_path / "fresh", **SMALL | {"epochs": 1})
     assert again.metrics["loss"] < fresh.metrics["loss"]
-    assert learner.load(tmp_path / "again").settings.hidden == 12
+    assert trained.load(tmp_path / "again").settings.hidden == 12
     assert first.metrics["loss"] > again.metrics["loss"] - 0.5
     with pytest.raises(InputError, match="was trained with hidden 12, got 13: leave it out"):
         text.train([book], out=tmp_path / "x", init_from=tmp_path / "first", hidden=13)
@@ -154,7 +154,7 @@ def test_a_run_is_told_of_compared_and_reported(
         assert part in told
     settings, metrics = compare([read(tmp_path / "lstm"), read(tmp_path / "gru")])
     assert settings == {"cell": ["lstm", "gru"]}
-    assert set(metrics) == {"loss", "nats_per_character", "bits_per_character"}
+    assert {"loss", "nats_per_character", "bits_per_character"} <= set(metrics)
     assert main(["compare", str(tmp_path / "lstm")]) == 2
     page = write(tmp_path / "gru").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 1

@@ -857,12 +857,12 @@ def made_and_stored() -> Any:
     return model_of(nodes, weights(3, 3))
 
 
-def nested_functions(calls_itself: bool) -> Any:
+def nested_functions(count: int, calls_itself: bool = False) -> Any:
     """Functions of which each calls the next twice."""
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
     functions = []
-    for i in range(30):
-        if i < 29:
+    for i in range(count):
+        if i < count - 1:
             then = "F0" if calls_itself else f"F{i + 1}"
             nodes = [
                 helper.make_node(then, ["x"], ["a"], domain="mine"),
@@ -931,8 +931,12 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "twice": (defined_twice, "W initializer name is not unique"),
     "made and stored": (made_and_stored, "'W'"),
-    "functions": (partial(nested_functions, False), "the functions' nodes must be at most"),
-    "recursion": (partial(nested_functions, True), "Model-local functions must not be recursive"),
+    "functions": (partial(nested_functions, 30), "the functions' nodes must be at most"),
+    "recursion": (
+        partial(nested_functions, 30, True),
+        "Model-local functions must not be recursive",
+    ),
+    "depth": (partial(nested_functions, 100), "must call each other at most 64 deep"),
     "opset 999": (partial(of_opset, 999), "the opset must be one from 1 to"),
     "opset 0": (partial(of_opset, 0), "the opset must be one from 1 to"),
     "missing data": (missing_data, "nothing"),
@@ -1016,11 +1020,12 @@ class Holder(torch.nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.filterwarnings("ignore:The tensor attributes")
+# PyTorch's exporter warns of its own code.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("kind", "options", "fixed"),
     [
-        (torch.nn.RNN, {}, True),
+        (torch.nn.LSTM, {}, True),
         (torch.nn.LSTM, {"bidirectional": True, "batch_first": True}, False),
         (torch.nn.GRU, {}, False),
     ],
@@ -1046,9 +1051,10 @@ def test_a_stack_of_torchs_exporter_is_one_layer(
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
-def test_a_reshape_that_mixes_steps_joins_nothing(path: Path) -> None:
+@pytest.mark.parametrize("asked", [np.array([-1, 7, 4]), np.float32(4), np.zeros((0, 3))])
+def test_a_reshape_that_mixes_steps_joins_nothing(asked: np.ndarray, path: Path) -> None:
     model = stack(0, 2)
     (shape,) = [tensor for tensor in model.graph.initializer if tensor.name == "shape"]
-    shape.CopyFrom(numpy_helper.from_array(np.array([-1, 7, 4]), "shape"))
+    shape.CopyFrom(numpy_helper.from_array(asked, "shape"))
     onnx.save(model, path)
     assert [module.num_layers for module in elman.onnx.load(path).values()] == [1, 1]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import elman
 from elman import checkpoint
-from elman.tasks import DivergenceError, InputError, learner, text
+from elman.tasks import DivergenceError, InputError, find, learner, text, training
 from elman.tasks.budget import measure_speed
 from elman.tasks.learner import Learner
 from elman.tasks.run import Run
@@ -19,6 +19,7 @@ from elman.tasks.text.job import judge
 from elman.tasks.text.levels import Vocabulary, recall
 from elman.tasks.text.model import TextModel
 from elman.tasks.text.settings import TextSettings
+from elman.tasks.trained import load
 
 WORDS = ("the", "of", "and", "to", "in", "a", "is", "that", "it", "was", "for", "on", "with", "his")
 
@@ -96,7 +97,7 @@ def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
         countdown = chance.randint(1, 15)
         try:
             if out.exists():
-                result = learner.resume(out, report=report)
+                result = training.resume(out, report=report)
             else:
                 result = train(book, out, report=report, cell=cell)
         except CrashError:
@@ -115,11 +116,11 @@ def test_a_run_that_was_stopped_anywhere_is_the_one_that_never_was(
     assert (stopped.finished, stopped.step, stopped.metrics) == (False, 7, {})
     for length in (0, 1, 13):
         stops = iter([False] * length + [True])
-        stopped = learner.resume(tmp_path / "stopped", stop=lambda stops=stops: next(stops))
+        stopped = training.resume(tmp_path / "stopped", stop=lambda stops=stops: next(stops))
         assert not stopped.finished
     assert stopped.step == 21
     assert (tmp_path / "stopped" / "loss.png").exists()
-    resumed = learner.resume(tmp_path / "stopped")
+    resumed = training.resume(tmp_path / "stopped")
     assert resumed.finished
     assert (resumed.step, resumed.metrics) == (whole.step, whole.metrics)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
@@ -128,17 +129,17 @@ def test_a_run_that_was_stopped_anywhere_is_the_one_that_never_was(
 def test_a_finished_run_is_only_judged_again(book: Path, tmp_path: Path) -> None:
     whole = train(book, tmp_path / "run")
     before = what_is_kept(tmp_path / "run")
-    again = learner.resume(tmp_path / "run")
+    again = training.resume(tmp_path / "run")
     assert (again.step, again.metrics) == (whole.step, whole.metrics)
     assert what_is_kept(tmp_path / "run")[0] == before[0]
 
 
 def test_a_new_budget_goes_on_from_a_finished_run(book: Path, tmp_path: Path) -> None:
     first = train(book, tmp_path / "run")
-    second = learner.resume(tmp_path / "run", epochs=3)
+    second = training.resume(tmp_path / "run", epochs=3)
     assert second.step == first.step * 3 // 2
     assert Run.open(tmp_path / "run").config["settings"]["epochs"] == 3
-    third = learner.resume(tmp_path / "run", max_time=1e-3)
+    third = training.resume(tmp_path / "run", max_time=1e-3)
     assert (third.finished, third.step) == (True, second.step)
 
 
@@ -276,7 +277,7 @@ def test_a_time_budget_ends_in_time_with_the_learning_rate_at_zero(
     rates = [record["lr"] for record in records if record["kind"] == "train"]
     assert max(rates) == pytest.approx(0.01, rel=0.1)
     assert rates[-1] < 0.001
-    going_on = learner.resume(tmp_path / "run", max_time=1.5)  # the second already spent counts
+    going_on = training.resume(tmp_path / "run", max_time=1.5)  # the second already spent counts
     assert 1.5 <= going_on.seconds < 2.5
 
 
@@ -313,7 +314,7 @@ def test_weights_that_are_no_numbers_are_named(
         train(book, tmp_path / "run")
     monkeypatch.undo()
     assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["position"]["step"] == 12
-    assert learner.resume(tmp_path / "run").finished  # what was kept is from before
+    assert training.resume(tmp_path / "run").finished  # what was kept is from before
 
 
 def test_a_layer_that_puts_out_no_numbers_is_named(
@@ -352,19 +353,19 @@ def test_the_layer_is_looked_for_from_the_state_before_the_chunk(
 def test_a_resumed_run_keeps_its_settings(book: Path, tmp_path: Path) -> None:
     train(book, tmp_path / "run", epochs=1)
     with pytest.raises(InputError, match="was trained with hidden 12, got 13: leave it out"):
-        learner.resume(tmp_path / "run", hidden=13)
-    assert learner.resume(tmp_path / "run", hidden=12, files=(str(book),)).finished
+        training.resume(tmp_path / "run", hidden=13)
+    assert training.resume(tmp_path / "run", hidden=12, files=(str(book),)).finished
 
 
 def test_a_resumed_run_keeps_its_text(book: Path, tmp_path: Path) -> None:
     train(book, tmp_path / "run", epochs=1)
     moved = book.rename(tmp_path / "moved.txt")
     with pytest.raises(InputError, match=r"cannot read .*book\.txt"):
-        learner.resume(tmp_path / "run")
-    assert learner.resume(tmp_path / "run", files=(str(moved),)).finished
+        training.resume(tmp_path / "run")
+    assert training.resume(tmp_path / "run", files=(str(moved),)).finished
     moved.write_text(moved.read_text() + "!")
     with pytest.raises(InputError, match="was trained on other data"):
-        learner.resume(tmp_path / "run")
+        training.resume(tmp_path / "run")
 
 
 def test_a_damaged_checkpoint_is_refused_and_kept(book: Path, tmp_path: Path) -> None:
@@ -373,7 +374,7 @@ def test_a_damaged_checkpoint_is_refused_and_kept(book: Path, tmp_path: Path) ->
     last.write_bytes(last.read_bytes()[:1000])
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     with pytest.raises(InputError, match=r"last\.safetensors must be a checkpoint"):
-        learner.resume(tmp_path / "run")
+        training.resume(tmp_path / "run")
     assert last.stat().st_size == 1000
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
 
@@ -385,7 +386,7 @@ def test_a_run_that_lost_its_last_checkpoint_keeps_its_best_weights(
     (tmp_path / "run" / "last.safetensors").unlink()
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     with pytest.raises(InputError, match=r"run has lost its last\.safetensors, and cannot go on"):
-        learner.resume(tmp_path / "run", epochs=2)
+        training.resume(tmp_path / "run", epochs=2)
     assert (tmp_path / "run" / "best.safetensors").read_bytes() in before.values()
     assert written(tmp_path / "run")
 
@@ -397,7 +398,7 @@ def test_the_last_checkpoint_of_another_run_is_not_resumed(book: Path, tmp_path:
         file = f"{name}.safetensors"
         (tmp_path / "one" / file).write_bytes((tmp_path / "two" / file).read_bytes())
     with pytest.raises(InputError, match=r"one/last\.safetensors belongs to another run"):
-        learner.resume(tmp_path / "one", epochs=2)
+        training.resume(tmp_path / "one", epochs=2)
     with pytest.raises(InputError, match=r"one/best\.safetensors belongs to another run"):
         written(tmp_path / "one")
 
@@ -423,7 +424,7 @@ def test_settings_that_were_changed_by_hand_are_checked_as_flags_are(
     run.config["settings"][name] = value
     run.configure(run.config)
     with pytest.raises(InputError, match=message):
-        learner.resume(tmp_path / "run")
+        training.resume(tmp_path / "run")
 
 
 def test_a_damaged_line_of_the_history_is_told(book: Path, tmp_path: Path) -> None:
@@ -432,10 +433,9 @@ def test_a_damaged_line_of_the_history_is_told(book: Path, tmp_path: Path) -> No
     first, *rest = metrics.read_bytes().splitlines(keepends=True)
     metrics.write_bytes(first.replace(b'"kind"', b'"k\xffnd"') + b"".join(rest))
     records: list[dict[str, Any]] = []
-    learner.resume(tmp_path / "run", report=records.append)
-    assert records[0]["notes"][-1] == (
-        "metrics.jsonl was damaged in line 1: what stood there is lost"
-    )
+    training.resume(tmp_path / "run", report=records.append)
+    told = "metrics.jsonl was damaged in line 1: what stood there is lost"
+    assert told in records[0]["notes"]
     kept = metrics.read_bytes().splitlines(keepends=True)
     assert kept[:-1] == rest[:-1]  # but for the result, which is made again
 
@@ -468,7 +468,7 @@ def trained(book: Path, tmp_path: Path) -> Path:
 
 
 def loaded(run: Path) -> tuple[Any, Vocabulary]:
-    found = learner.load(run)
+    found = load(run)
     return found.model, recall(found.knowledge)
 
 
@@ -519,7 +519,7 @@ def test_the_prime_is_read_before_writing(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"length": -1}, "length must be at least 0, got -1"),
+        ({"length": -1}, "length must be at least 0 and at most 1000000000000, got -1"),
         ({"temperature": -0.5}, "temperature must be at least 0, got -0.5"),
         ({"temperature": math.nan}, "temperature must be at least 0, got nan"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
@@ -561,3 +561,109 @@ def test_dropout_is_applied_in_training_only(layers: int) -> None:
 
 def test_the_speed_of_the_machine_is_plausible() -> None:
     assert 1e8 < measure_speed(0.05) < 1e13
+
+
+def evaluations(*losses: float, best: int) -> list[dict[str, Any]]:
+    return [
+        {"kind": "evaluation", "step": 100 * k, "loss": loss, "best": k <= best}
+        | {"metrics": {"loss": loss}}
+        for k, loss in enumerate(losses, start=1)
+    ]
+
+
+def test_a_result_says_why_it_differs_from_the_evaluations() -> None:
+    told = evaluations(2.0, 1.5, best=2)
+    assert learner.remarks(told, {"loss": 1.5}) == []
+    (line,) = learner.remarks(told, {"loss": 1.52})
+    assert line.startswith("Evaluations judge a part of what is held out")
+    assert line.endswith("of update 200.")
+    assert learner.remarks([], {"loss": 1.0}) == []
+    assert learner.remarks([{"kind": "evaluation", "step": 1}], {"loss": 1.0}) == []
+
+
+def test_overfitting_is_said_in_plain_words() -> None:
+    assert len(learner.remarks(evaluations(2.0, 1.5, 1.52, best=2), {"loss": 1.5})) == 1
+    _, line = learner.remarks(evaluations(2.0, 1.5, 1.8, best=2), {"loss": 1.5})
+    assert line.startswith("This is overfitting: from update 200 on the loss on what is held out")
+    assert "rose from 1.5 to 1.8" in line
+
+
+def test_a_text_learnt_by_heart_is_told_to_overfit(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    (tmp_path / "noise.txt").write_text("".join(chance.choice("abcd") for _ in range(1200)))
+    result = text.train(
+        [tmp_path / "noise.txt"],
+        out=tmp_path / "run",
+        **{"epochs": 60, "hidden": 64, "dropout": 0.0, "lr": 0.02, "batch": 8, "threads": 1},
+    )
+    assert any(line.startswith("This is overfitting") for line in result.lines)
+
+
+def test_training_uses_the_threads_it_is_given_and_gives_them_back(
+    book: Path, tmp_path: Path
+) -> None:
+    before, seen = torch.get_num_threads(), []
+    train(
+        book, tmp_path / "run", threads=1, epochs=1,
+        report=lambda record: seen.append(torch.get_num_threads()),
+    )  # fmt: skip
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+    assert training.resume(tmp_path / "run", threads=before).finished
+
+
+@pytest.mark.parametrize("slowness", [1, 50])
+def test_the_size_follows_the_speed_of_the_first_updates(
+    book: Path, monkeypatch: pytest.MonkeyPatch, slowness: int
+) -> None:
+    book.write_text(book.read_text() * 400)  # so that the text sets no bound
+    job = find("text")
+    data = job.read(job.Source(files=(str(book),)))
+    monkeypatch.setattr(training, "measure_speed", lambda: 200e9)
+    monkeypatch.setattr(training, "_speed_of_updates", lambda *given: 200e9 / slowness)
+    chosen = training.configure(job, data, {"max_time": 180.0})
+    assert chosen == job.choose(data, 200e9 / slowness, {"max_time": 180.0})
+    fast = job.choose(data, 200e9, {"max_time": 180.0})
+    assert chosen.hidden == fast.hidden if slowness == 1 else chosen.hidden < fast.hidden
+
+
+def test_the_speed_of_updates_is_measured_and_nothing_kept(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    job = find("text")
+    data = job.read(job.Source(files=(str(book),)))
+    state = torch.get_rng_state()
+    speed = training._speed_of_updates(job, data, job.Settings(**SMALL), 0.01)
+    assert 1e5 < speed < 1e13
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_used_up_budget_is_said_to_count_from_the_start(book: Path, tmp_path: Path) -> None:
+    train(book, tmp_path / "run", epochs=1)
+    records: list[dict[str, Any]] = []
+    training.resume(tmp_path / "run", report=records.append)
+    assert "it counts from the start (epochs trained: 1, seconds: " in records[0]["notes"][-1]
+
+
+def test_what_is_no_size_of_this_machine_makes_no_run(book: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"needs [\d,]+ GB to be trained.*: lower hidden or layers"
+    ):
+        train(book, tmp_path / "run", hidden=16384, layers=64)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"length": 10**23}, "length must be at least 0 and at most 1000000000000, got 1000"),
+        ({"seed": 2**64}, "seed must be at least 0 and below 9223372036854775808, got 18446"),
+        ({"temperature": math.inf}, "temperature must be at least 0, got inf"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(book: Path, how: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        text.sample("any", **how)

@@ -9,6 +9,24 @@ def forward(*args: int | Sequence[int]) -> None:
 def backward(*args: int | Sequence[int]) -> None:
     """Run its backward pass; the arguments stand there too."""
 
+def addresses(
+    ask: tuple[object, ...],
+    tensors: Sequence[object],
+    dtype: object,
+    item_size: int,
+    counts: Sequence[int | None] | None,
+) -> list[int] | None:
+    """Return the addresses of tensors, 0 for None; None if one is not plain memory that is there.
+
+    Args:
+        ask: The unbound methods is_contiguous, is_neg, storage_offset, untyped_storage and data_ptr
+            of tensors, and nbytes of storages.
+        tensors: A list or tuple of tensors, of which any may be None.
+        dtype: What the tensors must be of, with counts.
+        item_size: Bytes of a value.
+        counts: How many values each must have, on the CPU; None if that is known.
+    """
+
 def make_dense(
     from_: int, to: int, element: int, sizes: Sequence[int], strides: Sequence[int], threads: int
 ) -> None:

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CheckpointError", "load", "save", "unfinished", "write_atomically", "writing"]
+__all__ = [
+    "CheckpointError",
+    "load",
+    "over",
+    "save",
+    "under",
+    "unfinished",
+    "write_atomically",
+    "writing",
+]
 
 _UNFINISHED = ".elman-*.new"
 _REMEDIES = {
@@ -173,3 +182,25 @@ def _checksum(tensors: Mapping[str, "Tensor"], extra: str) -> str:
         digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def over(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Put a prefix before the names of tensors, so that several sets go into one file.
+
+    Example:
+        >>> import torch
+        >>> over("model.", {"w": torch.ones(1)})
+        {'model.w': tensor([1.])}
+    """
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """Take the tensors whose names have a prefix, without it.
+
+    Example:
+        >>> import torch
+        >>> under("model.", {"model.w": torch.ones(1), "step": torch.ones(1)})
+        {'w': tensor([1.])}
+    """
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -348,22 +348,20 @@ def _names(num_states: int, directions: int, is_step: bool) -> tuple[str, ...]:
     return "input", *("h_0", "c_0")[:num_states], *weights, "output", "kept", *upstream
 
 
-_nbytes, _dtype, _is_cpu = (
-    operator.attrgetter("nbytes"),
-    operator.attrgetter("dtype"),
-    operator.attrgetter("is_cpu"),
-)
-_offset, _storage, _allocated = (
+# What the core asks of a tensor, and of its storage.
+_ASK = (
+    Tensor.is_contiguous,
+    Tensor.is_neg,
     Tensor.storage_offset,
     Tensor.untyped_storage,
+    Tensor.data_ptr,
     torch.UntypedStorage.nbytes,
 )
-_is_dense, _is_negative, _data_ptr = Tensor.is_contiguous, Tensor.is_neg, Tensor.data_ptr
 
 
 # The gate: the addresses of tensors, 0 for None. What is strided or has the other sign in memory is
 # copied, into `copies`. With `counts`, each must have so many values of this dtype, on the CPU;
-# without, that has just been checked. First all at once, for that is quick, then one by one.
+# without, that has just been checked. First all at once in C++, for that is quick, then one by one.
 def _addresses(
     cell: Cell,
     names: Sequence[str],
@@ -372,33 +370,9 @@ def _addresses(
     copies: list[Tensor],
     counts: Sequence[int] | None = None,
 ) -> list[int]:
-    there = [tensor for tensor in tensors if tensor is not None]
-    try:
-        reach = list(map(_nbytes, there))
-        size = dtype.itemsize
-        is_as_expected = counts is None or (
-            reach == [n * size for n, t in zip(counts, tensors, strict=True) if t is not None]
-            and all(map(_is_cpu, there))
-            and {*map(_dtype, there)} == {dtype}
-        )
-        offsets = list(map(_offset, there))
-        if any(offsets):
-            reach = [n + size * offset for n, offset in zip(reach, offsets, strict=True)]
-        allocated = list(map(_allocated, map(_storage, there)))
-        if (
-            is_as_expected
-            and (allocated == reach or all(map(operator.ge, allocated, reach)))
-            and all(map(_is_dense, there))
-            and not any(map(_is_negative, there))
-        ):
-            addresses = list(map(_data_ptr, there))
-            if all(addresses):
-                if len(there) == len(tensors):
-                    return addresses
-                rest = iter(addresses)
-                return [0 if tensor is None else next(rest) for tensor in tensors]
-    except (RuntimeError, TypeError):  # how kinds of tensors without memory answer
-        pass
+    found = _native.addresses(_ASK, tensors, dtype, dtype.itemsize, counts)
+    if found is not None:
+        return found
     of: Sequence[int | None] = counts or [None] * len(tensors)
     each = zip(names, tensors, of, strict=False)
     return [

@@ -173,7 +173,7 @@ class _Layer(torch.autograd.Function):
         return (None,) * 4 + library.gradients(*call, output, kept, upstream, wanted)
 
 
-_NOTHING = torch.empty(0)
+_NOTHING = torch.empty(0, device="cpu")  # also where the first import is under another device
 
 
 def _output(

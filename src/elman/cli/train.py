@@ -48,7 +48,7 @@ def with_job(words: list[str]) -> list[str]:
     for job in sorted(JOBS, key=lambda job: job == "text"):  # which takes any file
         reason = import_module(f"elman.tasks.{job}.settings").recognises(path)
         if reason:
-            print(f"{words[1]} {reason}: elman train {job}", file=sys.stderr)
+            print(printable(f"{words[1]} {reason}: elman train {job}", breaks=""), file=sys.stderr)
             return ["train", job, *words[1:]]
     raise InputError(f"{words[1]} is of no kind known here: name a job, {', '.join(JOBS)}")
 
@@ -117,12 +117,12 @@ def _train(job: str, given: dict[str, Any]) -> int:
         # waits for this one in turn: training was 15 to 30 times slower than with one thread.
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
-    from elman.tasks import find, learner
+    from elman.tasks import find, training
     from elman.tasks.display import Display
 
     if dry_run:
         with Display() as display:
-            display(learner.plan(find(job), run, **given))
+            display(training.plan(find(job), run, **given))
         return 0
     with (
         Display() as display,
@@ -140,9 +140,9 @@ def _train(job: str, given: dict[str, Any]) -> int:
 
         how: dict[str, Any] = {"report": report, "stop": stop, "clock": stop.clock}
         if resume:
-            result = learner.resume(run, job=find(job), **how, **given)
+            result = training.resume(run, job=find(job), **how, **given)
         else:
-            result = learner.train(find(job), run, **how, **given)
+            result = training.train(find(job), run, **how, **given)
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one speaks
         return 0 if result.finished else stop.code
     if result.finished:

@@ -20,10 +20,10 @@ def evaluate(
     files: Annotated[list[Path], typer.Argument(metavar="DATA...", help="What to judge it on.")],
 ) -> None:
     """Measure the model of a run on other data, beside the baselines."""
-    from elman.tasks import learner
+    from elman.tasks import trained
     from elman.tasks.display import conclusion
 
-    print(conclusion(learner.evaluate(run, files)))
+    print(conclusion(trained.evaluate(run, files)))
 
 
 def predict(context: typer.Context, **given: Any) -> None:
@@ -38,9 +38,9 @@ def predict(context: typer.Context, **given: Any) -> None:
         raise InputError(f"{out} exists: name a new file, it is not written over")
 
     from elman.checkpoint import write_atomically
-    from elman.tasks import learner
+    from elman.tasks import trained
 
-    lines = learner.predict(run, data, **options)
+    lines = trained.predict(run, data, **options)
     if out is not None:
         write_atomically(out, "".join(f"{line}\n" for line in lines).encode("utf-8", _BYTES))
         return

@@ -28,6 +28,7 @@ from torch import Tensor
 from elman.cells import CELLS, Cell
 from elman.exchange import package, rows
 from elman.nn import GRU, LSTM, RNN, _Layer
+from elman.shapes import ShapeError
 
 __all__ = ["OnnxError", "load"]
 
@@ -124,8 +125,10 @@ _KINDS: tuple[Callable[..., _Layer], ...] = (
 )
 
 
-class OnnxError(ValueError):
+class OnnxError(ShapeError):
     """An ONNX file is damaged, breaks the rules of its format, or holds what no layer is.
+
+    It is a ValueError and a RuntimeError.
 
     Example:
         >>> import elman, pathlib, tempfile
@@ -616,7 +619,7 @@ class _Reader:
             if attribute.name in ("axes", "perm"):
                 return list(attribute.ints)
         more = node.input[1] if len(node.input) > 1 else ""
-        return self._graph.value(more).tolist() if more and more in self._graph.fixed else None
+        return _sizes(self._graph.value(more)) if more and more in self._graph.fixed else None
 
     # Whether a Reshape joins the last two axes of (L, N, D, H) or (N, L, D, H), width in all.
     def _flattens(self, node: Any, width: int, directions: int, hidden_size: int) -> bool:
@@ -627,7 +630,7 @@ class _Reader:
         if shape in graph.fixed:
             has_zero = all(a.i == 0 for a in node.attribute if a.name == "allowzero")
             declared = [*graph.shapes.get(source, [])[:2], width]
-            asked = graph.value(shape).tolist()
+            asked = _sizes(graph.value(shape))
             # One axis may be left to what remains. Two are those of the source, copied or repeated.
             if len(asked) != 3 or asked.count(-1) > 1:
                 return False
@@ -642,7 +645,7 @@ class _Reader:
             if not self._follows(shape, source):
                 return False
             probe = np.broadcast_to(np.float32(0), (seq_len, batch, directions, hidden_size))
-            asked = graph.computed(shape, {source: probe}).tolist()
+            asked = _sizes(graph.computed(shape, {source: probe}))
             if asked not in ([seq_len, batch, width], [seq_len, batch, -1]):
                 return False
         return True
@@ -791,6 +794,11 @@ class _Reader:
             biases = (None, None) if b is None else (half[order] for half in b[d].chunk(2))
             weights += [w[d][order], r[d][order], *biases, None]
         return weights
+
+
+# Sizes or axes as a list, which is empty if the file has something else in their place.
+def _sizes(value: np.ndarray[Any, Any]) -> list[int]:
+    return value.tolist() if value.ndim == 1 and value.dtype == np.int64 else []
 
 
 def _is_recurrent(node: Any) -> bool:

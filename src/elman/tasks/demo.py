@@ -25,10 +25,10 @@ import elman
 from elman.bench import DISTURBED, seconds_elsewhere, take_turns
 from elman.tasks import text
 from elman.tasks.display import Display
-from elman.tasks.learner import load
 from elman.tasks.plot import new_figure, save_figure
 from elman.tasks.terminal import printable
 from elman.tasks.text.model import TextModel
+from elman.tasks.trained import load
 
 __all__ = ["forecast", "show", "spell", "ways_to_spell"]
 

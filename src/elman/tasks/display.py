@@ -86,6 +86,8 @@ class Display:
                 self._print(
                     f"{_where(record)}  all that is held out, best weights: {conclusion(found)}"
                 )
+            case "note":
+                self._print(record["note"])
 
     def _print(self, text: str, style: str = "", indent: int = 0) -> None:
         # On a terminal lines are folded at its width; into a file they go as they are.
@@ -155,7 +157,10 @@ def _where(record: dict[str, Any]) -> str:
 
 
 def _measures(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+    return ", ".join(
+        f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:.4g}'}"
+        for name, value in metrics.items()
+    )
 
 
 # The measures of the model and of the baselines as a table in plain text.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from elman.tasks import InputError
-from elman.tasks.learner import described, load
 from elman.tasks.run import Run
+from elman.tasks.trained import described, load
 
 __all__ = ["Facts", "compare", "read"]
 
@@ -64,7 +64,7 @@ def read(path: Path) -> Facts:
     job, _, _ = described(run)
     records = run.records()
     results = [record for record in records if record["kind"] == "result"]
-    judged = [record for record in records if record["kind"] == "evaluation" and record["best"]]
+    judged = [record for record in records if record["kind"] == "evaluation" and record.get("best")]
     shown = (results or judged or [{}])[-1]
     has_weights = run.best.exists() or run.last.exists()
     weights = load(path).model.state_dict() if has_weights else {}

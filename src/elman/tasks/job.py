@@ -227,7 +227,7 @@ class Job(ABC):
         """
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """Return the number by which the best weights are chosen, the lower the better."""
+        """Return the number by which the best weights are chosen: the lower, and then the later."""
         return metrics["loss"]
 
     def preview(self, trained: Trained, data: Data, step: int) -> str:

@@ -4,38 +4,46 @@ A job says how its data is read, its batches, model, loss and measures; see `elm
 loop gives the rest: budget and schedule, clipping, evaluation, the best and the last checkpoint,
 exact resuming, several processes, and the name of what diverged.
 
-Everything that training needs to go on stands in `Learner.tensors` and in its `Position`, and a
-checkpoint is those two. So a training that was killed and resumed is the one that never stopped,
+Everything that training needs to go on stands in the tensors of a `Learner` and its `Position`, and
+a checkpoint is those two. So a training that was killed and resumed is the one that never stopped,
 bit for bit, on the same machine with the same number of threads and processes. With a budget in
 seconds, the seconds that were trained count on from the checkpoint.
 """
 
-import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 import elman
-from elman.tasks import DivergenceError, InputError, find
-from elman.tasks.budget import OPERATIONS_PER_WEIGHT, machine_memory, measure_speed, schedule
-from elman.tasks.job import Conclusion, Data, Job, State, Trained
-from elman.tasks.processes import Processes, together
-from elman.tasks.run import FREE, Run
-from elman.tasks.settings import build
+from elman.checkpoint import over, under
+from elman.tasks import DivergenceError, InputError
+from elman.tasks.budget import machine_memory, schedule
+from elman.tasks.job import Data, Job, State, Trained
+from elman.tasks.processes import Processes
+from elman.tasks.run import Run
+from elman.tasks.trained import load
 
-__all__ = ["Result", "configure", "evaluate", "load", "plan", "predict", "resume", "train"]
+__all__ = [
+    "LOG_EVERY",
+    "Learner",
+    "Position",
+    "Report",
+    "Result",
+    "learn",
+    "refuse_what_fits_no_memory",
+    "remarks",
+    "threads",
+]
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
-_LOG_EVERY = 10  # updates
+LOG_EVERY = 10  # updates
 _CHECKPOINT_EVERY_S = 3.0
 _CHECKPOINT_SHARE = 0.01  # of the time, at most
 
@@ -61,338 +69,8 @@ class Result:
     lines: tuple[str, ...]
 
 
-def configure(job: Job, data: Data, given: Mapping[str, Any]) -> Any:
-    """Complete the settings that the user gave.
-
-    If the budget is a time and the size or the dropout is left open, this takes a second or two:
-    what suits the peak speed of the machine is tried, and chosen again by the speed that its first
-    updates have, on this data and beside whatever else the machine does.
-
-    Args:
-        job: the job.
-        data: what was read.
-        given: settings under the names of the job's.
-
-    Raises:
-        InputError: something given is out of range.
-    """
-    timed = given.get("max_time") is not None or given.get("epochs") is None
-    known = not timed or given.keys() >= {"hidden", "dropout"}
-    if known:
-        return job.choose(data, math.inf, given)
-    settings = job.choose(data, measure_speed(), given)
-    for _ in range(2):
-        tried = settings
-        settings = job.choose(data, _speed_of_updates(job, data, tried), given)
-        if settings.hidden == tried.hidden:
-            break
-    return settings
-
-
-def _speed_of_updates(job: Job, data: Data, settings: Any, seconds: float = 0.3) -> float:
-    """Measure additions and multiplications per second in a few updates; nothing is kept."""
-    learner = Learner(job, None, settings, data, Run(Path(), {}), Processes(), {})
-    with torch.random.fork_rng(devices=[]), _threads(settings.threads):
-        learner.begin()
-        learner.update()  # the first one takes longer
-        learner._units_per_second = 0.0
-        end = time.perf_counter() + seconds
-        while learner.at.step < 3 or (
-            time.perf_counter() < end and learner.at.step < _LOG_EVERY - 1
-        ):
-            learner.update()
-    weights = sum(
-        weight.numel()
-        for layer in learner.model.modules()
-        if not isinstance(layer, nn.Embedding)  # which is looked up
-        for weight in layer.parameters(recurse=False)
-        if weight.dim() > 1
-    )
-    return OPERATIONS_PER_WEIGHT * weights * learner._units_per_second
-
-
-def train(
-    job: Job,
-    out: Path,
-    *,
-    init_from: Path | None = None,
-    report: Report = lambda record: None,
-    stop: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = time.perf_counter,
-    **given: Any,
-) -> Result:
-    """Train a new model and keep all of it in a directory.
-
-    Args:
-        job: what to train for.
-        out: the directory of the run, not there yet, or empty.
-        init_from: the directory of another run of this job, whose best weights are trained further.
-        report: called with a record of the start, each update, each evaluation and the result; the
-            records are those of metrics.jsonl, where of the updates only every tenth is kept.
-        stop: asked before each update; True saves a checkpoint and ends the training.
-        clock: tells the seconds that are trained, from any start.
-        given: what is read, and settings, under the names of the job's `Source` and `Settings`.
-
-    Returns:
-        How it ended.
-
-    Raises:
-        InputError: the data cannot be used, a setting is out of range, there is something at `out`
-            already, or it cannot be made.
-        DivergenceError: the loss became NaN or exploded; the last checkpoint is from before.
-    """
-    with together() as processes:
-        data, settings, source, tensors = prepare(job, init_from, given)
-        settings = processes.from_first(settings)  # the clocks of processes differ
-        refuse_what_fits_no_memory(job, settings, data)
-        config = {
-            "job": job.name,
-            "loss": job.loss_name,
-            "source": asdict(source),
-            "settings": asdict(settings),
-            "data": data.about | {"digest": data.digest},
-            "version": elman.__version__,
-        }
-        if processes.is_first:
-            Run.create(out, config)
-        processes.total(0)  # the others wait until it is there
-        run = Run.open(out)
-        with _locked(run, processes):
-            learner = Learner(job, source, settings, data, run, processes, tensors, clock)
-            return _train(learner, report, stop)
-
-
-def plan(job: Job, out: Path, *, init_from: Path | None = None, **given: Any) -> dict[str, Any]:
-    """Return what `train` would report at its start, and the time of an update; keep nothing.
-
-    Args:
-        job: as in `train`.
-        out: as in `train`.
-        init_from: as in `train`.
-        given: as in `train`.
-
-    Raises:
-        InputError: as in `train`.
-    """
-    data, settings, source, tensors = prepare(job, init_from, given)
-    learner = Learner(job, source, settings, data, Run(out, {}), Processes(), tensors)
-    with torch.random.fork_rng(devices=[]):
-        learner.begin()
-        record = learner.describe()
-        batch = learner._batches[0]
-        times: list[float] = []
-        while len(times) < 2 or (sum(times) < 0.5 and len(times) < 20):
-            begun = time.perf_counter()
-            job.loss(learner.model.train(), batch, None).total.backward()  # type: ignore[no-untyped-call]
-            times.append(time.perf_counter() - begun)
-    return record | {"seconds_per_update": sorted(times)[len(times) // 2]}
-
-
-def prepare(
-    job: Job, init_from: Path | None, given: Mapping[str, Any]
-) -> tuple[Data, Any, Any, dict[str, Tensor]]:
-    """Read the data and complete the settings; the last result is the weights to start from."""
-    names = {field.name for field in dataclasses.fields(job.Source)}
-    source_given = {name: value for name, value in given.items() if name in names}
-    given = {name: value for name, value in given.items() if name not in names}
-    # A run is resumed from any directory.
-    if "files" in source_given:
-        source_given["files"] = tuple(str(Path(f).absolute()) for f in source_given["files"])
-    if init_from is None:
-        source = build(job.Source, source_given)
-        data = job.read(source)
-        return data, configure(job, data, given), source, {}
-    old = load(init_from)
-    if old.job.name != job.name:
-        raise InputError(f"{init_from} was trained for {old.job.name}, not for {job.name}")
-    source = build(job.Source, asdict(old.source) | {"valid": None} | source_given)
-    data = job.read(source, old.knowledge)
-    kept = {"cell", "hidden", "layers", *job.shapes}
-    for name in sorted(kept & given.keys()):
-        if given[name] != getattr(old.settings, name):
-            raise InputError(
-                f"{init_from} was trained with {name} {getattr(old.settings, name)},"
-                f" got {given[name]}: leave it out, for its weights are trained further"
-            )
-    given = {**given, **{name: getattr(old.settings, name) for name in kept}}
-    return data, configure(job, data, given), source, old.model.state_dict()
-
-
-def resume(
-    out: Path,
-    *,
-    job: Job | None = None,
-    report: Report = lambda record: None,
-    stop: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = time.perf_counter,
-    **given: Any,
-) -> Result:
-    """Go on with a training that was stopped, or killed, from its last checkpoint.
-
-    Args:
-        out: the directory of the run.
-        job: the job that the run is expected to be of; any if None.
-        report: as in `train`.
-        stop: as in `train`.
-        clock: as in `train`.
-        given: as in `train`. A new budget (epochs, max_time, patience) replaces the old one, in
-            which what was trained before counts; `threads` may be others, and `files` says where
-            the data is now; any other must be what the run has.
-
-    Returns:
-        How it ended. A training whose budget is used up is only judged again.
-
-    Raises:
-        InputError: there is no run at `out`, its data has changed, or a setting differs.
-        DivergenceError: the loss became NaN or exploded; the last checkpoint is from before.
-    """
-    with together() as processes:
-        run = Run.open(out)
-        with _locked(run, processes):
-            found, source, settings = described(run)
-            if job is not None and job.name != found.name:
-                raise InputError(f"{out} is a run of {found.name}, not of {job.name}")
-            for name, value in given.items():
-                if name in FREE:
-                    continue
-                had = getattr(source if hasattr(source, name) else settings, name, None)
-                if value != had:
-                    raise InputError(
-                        f"{out} was trained with {name} {had}, got {value}:"
-                        f" leave it out to go on, or start another run",
-                        name,
-                    )
-            changed = {name: given[name] for name in given if name in FREE and name != "files"}
-            if changed.keys() & {"epochs", "max_time"}:
-                changed = {"epochs": None, "max_time": None} | changed
-            settings = build(type(settings), asdict(settings) | changed)
-            source = build(
-                type(source), asdict(source) | {"files": given.get("files", source.files)}
-            )
-            data = found.read(source)
-            if data.digest != run.config.get("data", {}).get("digest"):
-                raise InputError(
-                    f"{out} was trained on other data: {' '.join(source.files)} must be as it was"
-                )
-            config = run.config | {"source": asdict(source), "settings": asdict(settings)}
-            if processes.is_first and json.loads(json.dumps(config)) != run.config:
-                run.configure(config)
-            learner = Learner(found, source, settings, data, run, processes, {}, clock)
-            return _train(learner, report, stop)
-
-
-def _locked(run: Run, processes: Processes) -> AbstractContextManager[None]:
-    """Keep others out of the run; of the processes that train together the first does."""
-    return run.lock() if processes.is_first else nullcontext()
-
-
-def evaluate(run: Path, files: Iterable[str | Path]) -> Conclusion:
-    """Measure the model of a run on other data.
-
-    Args:
-        run: the directory of the run.
-        files: the data.
-
-    Returns:
-        What the model is worth there, beside the baselines.
-
-    Raises:
-        InputError: there is no trained model, or the data cannot be used with it.
-    """
-    trained = load(run)
-    held_out = trained.job.read_held_out(trained, tuple(map(str, files)))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return trained.job.conclude(trained, held_out)
-
-
-def predict(run: Path, given: str | None, **options: Any) -> Iterator[str]:
-    """Answer for new input with the model of a run.
-
-    Args:
-        run: the directory of the run.
-        given: a file, "-" for standard input, or for jobs on text the text itself; None where the
-            job goes on from its own data.
-        options: under the names of the job's `Prediction`.
-
-    Returns:
-        The lines of the output, without their ends.
-
-    Raises:
-        InputError: there is no trained model, the input cannot be used, or an option is not one of
-            the job's or out of range.
-    """
-    trained = load(run)
-    try:
-        how = build(trained.job.Prediction, options)
-    except InputError as error:
-        raise InputError(f"{run} is a run of {trained.job.name}: {error}") from error
-    with torch.no_grad():
-        yield from trained.job.predict(trained, given, how)
-
-
-def refuse_what_fits_no_memory(job: Job, settings: Any, data: Data) -> None:
-    """Refuse a model whose weights alone are more than the machine can hold.
-
-    Raises:
-        InputError: they are.
-    """
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        weights = sum(w.numel() for w in job.build(settings, data.knowledge).parameters())
-    needed, there = 16 * weights, machine_memory()  # bytes: weight, gradient and two moments
-    if needed > there:
-        raise InputError(
-            f"a model of {weights:,} weights needs {needed / 1e9:,.0f} GB to be trained, and this"
-            f" machine has {there / 1e9:,.0f}: lower hidden or layers",
-            "hidden",
-            "layers",
-        )
-
-
-def described(run: Run) -> tuple[Job, Any, Any]:
-    """Return the job, the source and the settings that a run's config.json describes.
-
-    Raises:
-        InputError: it is not complete, or something in it is out of range.
-    """
-    try:
-        job = find(run.config["job"])
-        source, settings = run.config["source"], run.config["settings"]
-        return job, build(job.Source, source), build(job.Settings, settings)
-    except (KeyError, TypeError, AttributeError, InputError) as error:
-        raise InputError(f"{run.path} is not a run: {error} in its config.json") from error
-
-
-def load(path: Path) -> Trained:
-    """Load the model of a run, ready to be used.
-
-    Args:
-        path: the directory of the run; its best weights are used, or the last if it was stopped
-            before it was first evaluated.
-
-    Raises:
-        InputError: there is none.
-    """
-    run = Run.open(path)
-    file = run.best if run.best.exists() else run.last
-    if not file.exists():
-        raise InputError(f"{path} has no checkpoint yet: train it first, with --resume")
-    tensors, extra = run.load(file)
-    try:
-        job, knowledge = find(extra["job"]), extra["knowledge"]
-        source, settings = (
-            build(kind, extra[name])
-            for kind, name in ((job.Source, "source"), (job.Settings, "settings"))
-        )
-        with torch.random.fork_rng(devices=[]):
-            model = job.build(settings, knowledge)
-        model.load_state_dict(_under("model.", tensors))
-    except (InputError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{file} is not a checkpoint of a model: {error}") from error
-    return Trained(job, model.eval(), source, settings, knowledge)
-
-
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads(number: int | None) -> Iterator[None]:
     """Let PyTorch, and with it the layers, compute with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
@@ -402,10 +80,10 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Result:
+def learn(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Result:
     """Train from the run's last checkpoint, or from the start if it has none, to the end."""
     speak = report if learner.processes.is_first else lambda record: None
-    with torch.random.fork_rng(devices=[]), _threads(learner.settings.threads):
+    with torch.random.fork_rng(devices=[]), threads(learner.settings.threads):
         learner.begin()
         learner.restore()
         speak(learner.describe())
@@ -434,6 +112,24 @@ def _train(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Resu
         concluded.get("baselines", {}),
         tuple(concluded.get("lines", ())),
     )
+
+
+def refuse_what_fits_no_memory(job: Job, settings: Any, data: Data) -> None:
+    """Refuse a model whose weights alone are more than the machine can hold.
+
+    Raises:
+        InputError: they are.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        weights = sum(w.numel() for w in job.build(settings, data.knowledge).parameters())
+    needed, there = 16 * weights, machine_memory()  # bytes: weight, gradient and two moments
+    if needed > there:
+        raise InputError(
+            f"a model of {weights:,} weights needs {needed / 1e9:,.0f} GB to be trained, and this"
+            f" machine has {there / 1e9:,.0f}: lower hidden or layers",
+            "hidden",
+            "layers",
+        )
 
 
 def remarks(records: Iterable[Mapping[str, Any]], metrics: Mapping[str, float]) -> list[str]:
@@ -638,7 +334,7 @@ class Learner:
             0.1 if self._units_per_second else 1.0
         )
         record = self._record("train", loss=at.loss_sum / at.losses, lr=rate, gradient_norm=norm)
-        if at.step % _LOG_EVERY == 0:
+        if at.step % LOG_EVERY == 0:
             self._log(record)
             at.loss_sum, at.losses = 0.0, 0
         return record
@@ -661,14 +357,14 @@ class Learner:
                 f"training diverged at update {self.at.step}: the loss on what is held out is"
                 f" {score}; start again with a lower --lr than {self.settings.lr:g}"
             )
-        is_best = self.at.best is None or score < self.at.best
-        self.at.stale += 1
+        is_best = self.at.best is None or score <= self.at.best  # of equals the later
+        self.at.stale = 0 if self.at.best is None or score < self.at.best else self.at.stale + 1
         if is_best:
-            self.at.best, self.at.stale = score, 0
+            self.at.best = score
         preview = ""
         if self.processes.is_first:
             if is_best:
-                tensors = _over("model.", self.model.state_dict())
+                tensors = over("model.", self.model.state_dict())
                 self.run.save(self.run.best, tensors, self._extra())
             preview = self._judged(lambda: self.job.preview(self.trained, self.data, self.at.step))
         record = self._record(
@@ -735,11 +431,11 @@ class Learner:
         own |= {f"state.{i}": state for i, state in enumerate(states) if state is not None}
         each = self.processes.gather(own)
         if self.processes.is_first:
-            tensors = _over("model.", self.model.state_dict())
+            tensors = over("model.", self.model.state_dict())
             for index, moments in self.optimizer.state_dict()["state"].items():
-                tensors |= _over(f"optimizer.{index}.", moments)
+                tensors |= over(f"optimizer.{index}.", moments)
             for rank, owned in enumerate(each):
-                tensors |= _over(f"process.{rank}.", owned)
+                tensors |= over(f"process.{rank}.", owned)
             self.run.flush()
             self.run.save(self.run.last, tensors, self._extra())
         self._saved, self._is_save_due = self._clock(), False
@@ -772,8 +468,8 @@ class Learner:
         self._started = self._saved - self.at.seconds
         if self.at.step and self.progress >= 1:
             self.notes.append(
-                f"the budget is used up: it counts from the start, and {self.at.epoch} epochs and"
-                f" {self.at.seconds:.0f} seconds were trained; give a larger one to train on"
+                "the budget is used up: it counts from the start (epochs trained:"
+                f" {self.at.epoch}, seconds: {self.at.seconds:.0f}); give a larger one to train on"
             )
 
     def _read_checkpoint(self) -> None:
@@ -785,14 +481,14 @@ class Learner:
                     f" with as many, got {self.processes.count}: say so to torchrun"
                 )
             self.at = Position(**extra["position"])
-            self.model.load_state_dict(_under("model.", tensors))
+            self.model.load_state_dict(under("model.", tensors))
             optimizer = self.optimizer.state_dict()
             for index in range(len(optimizer["param_groups"][0]["params"])):
-                if state := _under(f"optimizer.{index}.", tensors):
+                if state := under(f"optimizer.{index}.", tensors):
                     optimizer["state"][index] = state
             self.optimizer.load_state_dict(optimizer)
-            own = _under(f"process.{self.processes.rank}.", tensors)
-            states = tuple(_under("state.", own).values())
+            own = under(f"process.{self.processes.rank}.", tensors)
+            states = tuple(under("state.", own).values())
             self.state = states if len(states) > 1 else states[0] if states else None
             torch.set_rng_state(own["generator"])
         except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
@@ -875,11 +571,3 @@ def _detached(state: State) -> State:
     if isinstance(state, tuple):
         return tuple(part.detach() for part in state)
     return None if state is None else state.detach()
-
-
-def _over(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

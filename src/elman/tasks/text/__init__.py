@@ -34,7 +34,7 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
         files: the text, read as one in the order given.
         out: the directory of the run, not there yet, or empty.
         options: settings under the names of `elman.tasks.text.settings.TextSettings`, and
-            `init_from`, `report` and `stop` as in `elman.tasks.learner.train`.
+            `init_from`, `report` and `stop` as in `elman.tasks.training.train`.
 
     Returns:
         How it ended, with the measures on the held-out text.
@@ -43,10 +43,10 @@ def train(files: Iterable[str | Path], *, out: str | Path, **options: Any) -> "R
         InputError: the text cannot be used, a setting is out of range, or `out` is taken.
         DivergenceError: the loss became NaN or exploded.
     """
-    from elman.tasks import learner
+    from elman.tasks import training
     from elman.tasks.text.job import JOB
 
-    return learner.train(JOB, Path(out), files=tuple(map(str, files)), **options)
+    return training.train(JOB, Path(out), files=tuple(map(str, files)), **options)
 
 
 def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
@@ -62,9 +62,9 @@ def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
     Raises:
         InputError: there is no trained model, or it does not know a character of the text.
     """
-    from elman.tasks import learner
+    from elman.tasks import trained
 
-    return learner.evaluate(Path(run), files)
+    return trained.evaluate(Path(run), files)
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def sample(
     check(_Writing, {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed})
     import torch
 
-    from elman.tasks.learner import load
     from elman.tasks.text.levels import recall
     from elman.tasks.text.model import TextModel, write
+    from elman.tasks.trained import load
 
     trained = load(Path(run))
     if not isinstance(trained.model, TextModel):
