@@ -215,6 +215,16 @@ def test_results_go_where_they_are_wanted(tmp_path: Path) -> None:
     same(session.run(x), expected)  # the state is as before
 
 
+@pytest.mark.usefixtures("agree")
+def test_a_result_may_stand_where_the_input_was(tmp_path: Path) -> None:
+    elman.save(nn.Linear(300, 300), tmp_path / "m")  # writes before all is read
+    model = runtime.load(tmp_path / "m")
+    x = np.random.default_rng(1).random((3, 2, 300), np.float32)
+    expected, whole, step = model.run(x), x.copy(), x[0].copy()
+    same(model.session(2).run(whole, out=whole), expected)
+    same(model.session(2).step(step, out=step), expected[0])
+
+
 def test_sessions_of_one_model_run_in_many_threads(tmp_path: Path) -> None:
     elman.save(elman.LSTM(64, 256), tmp_path / "m")  # so large that steps let other threads run
     model = runtime.load(tmp_path / "m")
