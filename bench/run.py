@@ -2,7 +2,7 @@
 
 Whatever is compared has a process of its own, in which ours and the other's calls take turns.
 Written to runs/bench are, of the grid, results.json and table.md; of the promises, promises.json,
-promises.md and scaling.png.
+promises.md, runtime.md and scaling.png.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import promises
+import runtime
 import scaling
 
 from elman.bench import GRID, MODES, TORCH, Machine, Report, Row, markdown_table, measure
@@ -61,6 +62,8 @@ def grid(machine: Machine) -> None:
 
 
 def keep_promises(machine: Machine) -> None:
+    print("--- runtime", flush=True)
+    of_runtime = alone(runtime.measure)
     kept = []
     for name in promises.MEASURES:
         print(f"--- {name}", flush=True)
@@ -71,12 +74,15 @@ def keep_promises(machine: Machine) -> None:
     figures = {
         "machine": asdict(machine),
         "promises": [asdict(promise) for promise in kept],
+        "runtime": [asdict(figure) for figure in of_runtime],
         "scaling": [asdict(line) for line in series],
     }
     (OUT / "promises.json").write_text(json.dumps(figures, indent=1))
     (OUT / "promises.md").write_text(markdown_table(*promises.table(kept)) + "\n")
+    (OUT / "runtime.md").write_text(markdown_table(*runtime.table(of_runtime)) + "\n")
     (OUT / "scaling.png").write_bytes(scaling.draw(series, f"{machine.cpu}, 1 thread"))
     print(markdown_table(*promises.table(kept)))
+    print(markdown_table(*runtime.table(of_runtime)))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@
 // out, or which thread computes them.
 #pragma once
 
+#include "threads.hpp"
 #include "vec.hpp"
 
 namespace elman {
@@ -41,7 +42,7 @@ constexpr int tile_rows(int chains) {
 
 // A right operand, depth x cols. Packed it is read in order: panels of a few vectors of columns,
 // [panel][depth][vector][lane]. That costs a pass over it, which a product of a few rows is not
-// worth; those read it as it lies.
+// worth; those read it as it lies. Packed in halves, in bfloat16, it is widened when it is read.
 enum class Layout { kPacked, kRows, kColumns }; // the latter two: [depth][cols], [cols][depth]
 
 template <class T>
@@ -49,6 +50,7 @@ struct Operand {
   const T* data;
   long depth, cols;
   Layout layout;
+  const uint16_t* halves = nullptr; // if not null, packed, and in place of data
 };
 
 template <class T>
@@ -64,10 +66,11 @@ ELMAN_INLINE long num_panels(long cols) {
   return ceil_div(cols, panel_cols<T>(cols));
 }
 
-// A panel of an operand: where it starts, and how far apart its rows and its neighbours are.
-template <class T>
+// A panel of an operand of values W: where it starts, and how far apart its rows and its neighbours
+// are.
+template <class W>
 struct Panel {
-  const T* data;
+  const W* data;
   long stride, next;
 };
 
@@ -77,14 +80,15 @@ inline constexpr long kNearCache = 1 << 20;
 // One register tile: c[m][col ...] = initial[m][col ...] + a[m] . panel, for kRows rows and
 // kVectors vectors, in kPanels adjacent panels. `last` lanes of the last vector exist in c and, if
 // kMasked, in the panel. On the way it asks for `depth` / 2 vectors from `ahead` on, for later.
-template <class T, int kRows, int kVectors, int kChains, int kPanels = 1, bool kMasked = false>
-__attribute__((noinline)) void tile(const T* const* a, long depth, const Panel<T>& panel,
+template <class T, int kRows, int kVectors, int kChains, int kPanels = 1, bool kMasked = false,
+          class W = T>
+__attribute__((noinline)) void tile(const T* const* a, long depth, const Panel<W>& panel,
                                     const T* const* initial, T* const* c, long col, int last,
-                                    const T* ahead) {
+                                    const W* ahead) {
   constexpr int V = kLanes<T>, N = kVectors * kPanels;
   const T* row[kRows];
   unroll<kRows>([&](auto m) __attribute__((always_inline)) { row[m] = a[m]; });
-  const T* weights[kPanels];
+  const W* weights[kPanels];
   unroll<kPanels>([&](auto p)
                       __attribute__((always_inline)) { weights[p] = panel.data + p * panel.next; });
   const long stride = panel.stride;
@@ -93,8 +97,10 @@ __attribute__((noinline)) void tile(const T* const* a, long depth, const Panel<T
   auto step = [&](auto chain, long k) __attribute__((always_inline)) {
     Vec<T> w[N];
     unroll<N>([&](auto n) __attribute__((always_inline)) {
-      const T* from = weights[n / kVectors] + k * stride + n % kVectors * V;
-      if constexpr (kMasked && n.value == N - 1)
+      const W* from = weights[n / kVectors] + k * stride + n % kVectors * V;
+      if constexpr (sizeof(W) < sizeof(T))
+        w[n] = load_widened(from);
+      else if constexpr (kMasked && n.value == N - 1)
         w[n] = load_first(from, last);
       else
         w[n] = load(from);
@@ -148,6 +154,72 @@ ELMAN_INLINE void tile_of_rows(int rows, const T* const* a, long depth, const Pa
   });
 }
 
+// All rows times one panel of `width` vectors, which is `padded` with zeros to whole ones or ends
+// with the columns. Tile number t asks for what lies t * stride after `ahead`.
+template <class T, int kChains>
+ELMAN_INLINE void multiply_panel(long rows, const T* const* a, long depth, const Panel<T>& panel,
+                                 int width, int last, bool padded, const T* const* initial,
+                                 T* const* c, long col, const T* ahead, long stride) {
+  // Rows are dealt out evenly: 16 rows in tiles of up to 6 are 6 + 5 + 5, never 6 + 6 + 3 + 1.
+  const long tiles = ceil_div(rows, tile_rows(kChains));
+  for (long r = 0, t = 0; t < tiles; t++) {
+    const int n = static_cast<int>((rows - r + tiles - t - 1) / (tiles - t));
+    unroll<panel_vectors(kChains)>([&](auto w) __attribute__((always_inline)) {
+      if (width != w.value + 1)
+        return;
+      const T* const* first = initial ? initial + r : nullptr;
+      if (padded || last == kLanes<T>)
+        tile_of_rows<T, w.value + 1, kChains, false>(n, a + r, depth, panel, first, c + r, col,
+                                                     last, ahead + t * stride);
+      else
+        tile_of_rows<T, w.value + 1, kChains, true>(n, a + r, depth, panel, first, c + r, col, last,
+                                                    ahead + t * stride);
+    });
+    r += n;
+  }
+}
+
+// b in halves: those of one row are widened on their way into a tile, for more rows a panel is
+// widened first.
+template <int kChains>
+void multiply_halves(long rows, const float* const* a, const Operand<float>& b,
+                     const float* const* initial, float* const* c, bool backwards, long from,
+                     long to) {
+  constexpr int V = kLanes<float>, P = panel_vectors(kChains);
+  const long panels = to - from, vectors = ceil_div(b.cols, V);
+  Scratch::Frame scratch;
+  float* const wide = scratch.take<float>(rows > 1 ? P * V * b.depth : 0);
+  for (long i = 0; i < panels; i++) {
+    const long p = backwards ? to - 1 - i : from + i;
+    const int width = static_cast<int>(smaller(P, vectors - p * P));
+    const int last = static_cast<int>(smaller(V, b.cols - (p * P + width - 1) * V));
+    const uint16_t* const data = b.halves + p * P * V * b.depth;
+    if (rows > 1) {
+      for (long at = 0; at < width * V * b.depth; at += V)
+        store(wide + at, load_widened(data + at));
+      multiply_panel<float, kChains>(rows, a, b.depth, {wide, width * V, 0}, width, last, true,
+                                     initial, c, p * P * V, wide, 0);
+      continue;
+    }
+    if constexpr (kChains == 1) {
+      const long other = backwards ? p - 1 : p + 1;
+      if (i + 1 < panels && (larger(p, other) + 1) * P * V <= b.cols) {
+        const long first = smaller(p, other);
+        const Panel<uint16_t> two{b.halves + first * P * V * b.depth, P * V, P * V * b.depth};
+        tile<float, 1, P, 1, 2, false>(a, b.depth, two, initial, c, first * P * V, V, two.data);
+        i++;
+        continue;
+      }
+    }
+    const Panel<uint16_t> panel{data, width * V, 0};
+    unroll<P>([&](auto w) __attribute__((always_inline)) {
+      if (width == w.value + 1)
+        tile<float, 1, w.value + 1, kChains, 1, false>(a, b.depth, panel, initial, c, p * P * V,
+                                                       last, data);
+    });
+  }
+}
+
 template <class T, int kChains>
 void multiply_in_chains(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
                         T* const* c, bool backwards, long from, long to) {
@@ -155,8 +227,6 @@ void multiply_in_chains(long rows, const T* const* a, const Operand<T>& b, const
   const bool packed = b.layout == Layout::kPacked;
   const long panels = to - from, vectors = ceil_div(b.cols, V);
   const bool large = packed && b.cols * b.depth * static_cast<long>(sizeof(T)) > kNearCache;
-  // Rows are dealt out evenly: 16 rows in tiles of up to 6 are 6 + 5 + 5, never 6 + 6 + 3 + 1.
-  const long tiles = ceil_div(rows, tile_rows(kChains));
   for (long i = 0; i < panels; i++) {
     const long p = backwards ? to - 1 - i : from + i;
     const int width = static_cast<int>(smaller(P, vectors - p * P));
@@ -179,22 +249,8 @@ void multiply_in_chains(long rows, const T* const* a, const Operand<T>& b, const
     }
     // While the tiles of one panel are computed, the next one comes nearer.
     const long next = !large || i + 1 == panels ? p : backwards ? p - 1 : p + 1;
-    for (long r = 0, t = 0; t < tiles; t++) {
-      const T* ahead = panel(next).data + t * (b.depth / 2) * V;
-      const int n = static_cast<int>((rows - r + tiles - t - 1) / (tiles - t));
-      unroll<P>([&](auto w) __attribute__((always_inline)) {
-        if (width != w.value + 1)
-          return;
-        const T* const* first = initial ? initial + r : nullptr;
-        if (packed || last == V)
-          tile_of_rows<T, w.value + 1, kChains, false>(n, a + r, b.depth, panel(p), first, c + r,
-                                                       p * P * V, last, ahead);
-        else
-          tile_of_rows<T, w.value + 1, kChains, true>(n, a + r, b.depth, panel(p), first, c + r,
-                                                      p * P * V, last, ahead);
-      });
-      r += n;
-    }
+    multiply_panel<T, kChains>(rows, a, b.depth, panel(p), width, last, packed, initial, c,
+                               p * P * V, panel(next).data, b.depth / 2 * V);
   }
 }
 
@@ -292,6 +348,10 @@ void multiply(long rows, const T* const* a, const Operand<T>& b, const T* const*
   if (rows == 0)
     return;
   auto in_chains = [&](auto n) __attribute__((always_inline)) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (b.halves)
+        return multiply_halves<n.value>(rows, a, b, initial, c, backwards, from, to);
+    }
     if (b.layout == Layout::kColumns)
       multiply_columns<T, n.value>(rows, a, b, initial, c);
     else

@@ -12,6 +12,7 @@
 #include "calibrate.hpp"
 #include "cells.hpp"
 #include "gemm.hpp"
+#include "modules.hpp"
 #include "threads.hpp"
 
 #ifndef ELMAN_ISA
@@ -39,31 +40,9 @@ struct BackwardRow {
   T* hidden;                    // out, if not null: h before the projection
 };
 
-// A range of hidden units.
-struct Units {
-  long from, to;
-};
-
 // A length for an array that may have nothing to hold.
 template <int n>
 inline constexpr int kAtLeastOne = n > 0 ? n : 1;
-
-// Calls f(unit, load, store) for each vector of units; the last one may be partial.
-template <class T, class F>
-ELMAN_INLINE void for_each_vector(Units units, F&& f) {
-  constexpr int V = kLanes<T>;
-  long u = units.from;
-  for (; u + V <= units.to; u += V) {
-    f(
-        u, [](const T* p) __attribute__((always_inline)) { return load(p); },
-        [](T* p, Vec<T> v) __attribute__((always_inline)) { store(p, v); });
-  }
-  if (const int n = static_cast<int>(units.to - u)) {
-    f(
-        u, [n](const T* p) __attribute__((always_inline)) { return load_first(p, n); },
-        [n](T* p, Vec<T> v) __attribute__((always_inline)) { store_first(p, v, n); });
-  }
-}
 
 template <class T, class Cell>
 void forward_row(const ForwardRow<T>& row, long H, Units units) {
@@ -350,12 +329,13 @@ struct Weight {
   long rows, cols; // of w, as torch stores it
   bool transposed; // the operand is w^T (outputs are w's rows) or w (outputs are its columns)
   T* packed;       // null: read w as it lies
+  const uint16_t* halves = nullptr; // in place of packed
 
   long out() const { return transposed ? rows : cols; }
   long depth() const { return transposed ? cols : rows; }
   Operand<T> operand() const {
-    if (packed)
-      return {packed, depth(), out(), Layout::kPacked};
+    if (packed || halves)
+      return {packed, depth(), out(), Layout::kPacked, halves};
     return {w, depth(), out(), transposed ? Layout::kColumns : Layout::kRows};
   }
 
@@ -384,19 +364,41 @@ constexpr long kMatrices = 4;
 // Up to this many rows, a product that happens once reads its weights as they lie.
 constexpr long kRowsNotWorthPacking = 3;
 
+// Calls room(weight, n) for each matrix, which finds a place for its n packed values.
+template <class T, class F>
+Operands<T> place_operands(const Weights<T>& w, const Shape<T>& at, bool transposed,
+                           bool with_input, F&& room) {
+  auto make = [&](const T* weight, long rows, long cols) {
+    Weight<T> m{weight, rows, cols, transposed, nullptr};
+    if (weight)
+      room(m, packed_size<T>(m.out(), m.depth()));
+    return m;
+  };
+  const long late = at.GH - at.EH;
+  const Weight<T> ih = make(with_input ? w.w_ih : nullptr, at.GH, at.I);
+  const Weight<T> hh = make(w.w_hh, at.EH, at.R);
+  const Weight<T> of_late = make(late ? w.w_hh + at.EH * at.R : nullptr, late, at.R);
+  return {ih, hh, of_late, make(w.w_hr, at.R, at.H)};
+}
+
 template <class T>
 Operands<T> make_operands(const Weights<T>& w, const Shape<T>& at, bool transposed, bool with_input,
                           Scratch::Frame& scratch) {
   const bool once = at.L == 1 && at.N <= kRowsNotWorthPacking;
-  auto make = [&](const T* weight, long rows, long cols) {
-    Weight<T> m{weight, rows, cols, transposed, nullptr};
-    if (weight && !once)
-      m.packed = scratch.take<T>(packed_size<T>(m.out(), m.depth()));
-    return m;
-  };
-  const long late = at.GH - at.EH;
-  return {make(with_input ? w.w_ih : nullptr, at.GH, at.I), make(w.w_hh, at.EH, at.R),
-          make(late ? w.w_hh + at.EH * at.R : nullptr, late, at.R), make(w.w_hr, at.R, at.H)};
+  return place_operands(w, at, transposed, with_input, [&](Weight<T>& m, long n) {
+    m.packed = once ? nullptr : scratch.take<T>(n);
+  });
+}
+
+// The same of weights that are packed: what is there stands one after another.
+template <class T>
+Operands<T> find_operands(const Weights<T>& w, const Shape<T>& at) {
+  long begin = 0;
+  return place_operands(w, at, true, true, [&](Weight<T>& m, long n) {
+    m.packed = w.packed ? w.packed + begin : nullptr;
+    m.halves = w.halves ? w.halves + begin : nullptr;
+    begin += n;
+  });
 }
 
 template <class T>
@@ -631,9 +633,12 @@ void forward(int index, const Problem<T>& p, int threads) {
   for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
     clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
   Operands<T> operands[2];
+  const bool is_packed = p.weights[0].packed || p.weights[0].halves;
   for (long d = 0; d < at.D; d++)
-    operands[d] = make_operands(p.weights[d], at, true, true, scratch);
-  pack_all(operands, at.D, threads);
+    operands[d] = is_packed ? find_operands(p.weights[d], at)
+                            : make_operands(p.weights[d], at, true, true, scratch);
+  if (!is_packed)
+    pack_all(operands, at.D, threads);
 
   threads = worthwhile(threads, work);
   const long blocks = num_blocks(at, threads);
@@ -643,6 +648,22 @@ void forward(int index, const Problem<T>& p, int threads) {
     forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks), operands[d],
                      tasks == 1 ? threads : 1);
   });
+}
+
+// Packs the weights of the first direction as `forward` reads them, unless packed is null; returns
+// how many values they are.
+template <class T>
+long pack(int index, const Problem<T>& p, T* packed) {
+  Scratch::Frame scratch;
+  const Shape<T> at(p, Tables<Cells>::kernels<T>[index], scratch);
+  long size = 0;
+  const Operands<T> operands =
+      place_operands(p.weights[0], at, true, true, [&](Weight<T>& m, long n) {
+        m.packed = packed ? packed + size : nullptr;
+        size += n;
+      });
+  pack_all(&operands, 1, 1);
+  return size;
 }
 
 // ---- backward ----
@@ -1012,6 +1033,10 @@ void activations(const T* x, T* tanh_x, T* sigmoid_x, long n) {
   });
 }
 
+template <class T>
+constexpr ChainKernels<T> chain_kernels = {pack<T>, pack_linear<T>, linear<T>, layer_norm<T>,
+                                           apply<T>};
+
 } // namespace
 
 #define ELMAN_CONCATENATE(a, b) a##b
@@ -1021,11 +1046,9 @@ void activations(const T* x, T* tanh_x, T* sigmoid_x, long n) {
 
 extern const Kernels ELMAN_TABLE(ELMAN_ISA);
 const Kernels ELMAN_TABLE(ELMAN_ISA) = {
-    ELMAN_NAME(ELMAN_ISA), std::tuple_size_v<Cells>,
-    Tables<Cells>::infos,  forward<float>,
-    forward<double>,       backward<float>,
-    backward<double>,      activations<float>,
-    activations<double>,   fma_peak,
+    ELMAN_NAME(ELMAN_ISA), std::tuple_size_v<Cells>, Tables<Cells>::infos, forward<float>,
+    forward<double>,       backward<float>,          backward<double>,     chain_kernels<float>,
+    chain_kernels<double>, activations<float>,       activations<double>,  fma_peak,
     read_bandwidth,
 };
 

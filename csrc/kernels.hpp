@@ -13,10 +13,14 @@
 namespace elman {
 
 // The parameters of one direction as torch stores them, and their gradients; biases may be null
-// together, w_hr is null without a projection. A gradient is null where it is not wanted.
+// together, w_hr is null without a projection. A gradient is null where it is not wanted. Where
+// `packed` or `halves` are given, `forward` reads that in place of the matrices, and of those only
+// asks which there are.
 template <class T>
 struct Weights {
   const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr; // [G*H, I], [G*H, R], [G*H], [G*H], [R, H]
+  T* packed = nullptr;                       // what `pack` made of the matrices
+  const uint16_t* halves = nullptr;          // the same in bfloat16, in place of `packed`
 };
 template <class T>
 struct WeightGradients {
@@ -52,6 +56,22 @@ struct CellInfo {
   int kept; // vectors of H values per row that forward keeps for backward
 };
 
+// Functions of the values of a row, each for itself but for the softmaxes.
+enum class Function { kIdentity, kRelu, kTanh, kSigmoid, kSilu, kSoftplus, kSoftmax, kLogSoftmax };
+
+// What a chain of modules needs besides `forward`. Matrices are packed once; a null `packed` asks
+// for how many values they take. Biases and scales may be null.
+template <class T>
+struct ChainKernels {
+  long (*pack)(int cell, const Problem<T>&, T* packed); // of the only direction
+  long (*pack_linear)(const T* w, long inputs, long width, T* packed);
+  void (*linear)(long rows, const T* x, const T* packed, const uint16_t* halves, const T* bias,
+                 long inputs, long width, T* y);
+  void (*layer_norm)(long rows, const T* x, const T* scale, const T* shift, double eps, long width,
+                     T* y);
+  void (*apply)(Function, long rows, const T* x, long width, T* y);
+};
+
 // The kernels of one instruction set; `cell` indexes `cells`.
 struct Kernels {
   const char* isa;
@@ -61,6 +81,8 @@ struct Kernels {
   void (*forward_double)(int cell, const Problem<double>&, int threads);
   void (*backward_float)(int cell, const Problem<float>&, const Gradients<float>&, int threads);
   void (*backward_double)(int cell, const Problem<double>&, const Gradients<double>&, int threads);
+  ChainKernels<float> chain_float;
+  ChainKernels<double> chain_double;
   void (*activations_float)(const float* x, float* tanh, float* sigmoid, long n);
   void (*activations_double)(const double* x, double* tanh, double* sigmoid, long n);
   double (*fma_peak)(double seconds);                   // GFLOP/s of this thread, float32

@@ -1,4 +1,5 @@
-// The Python module elman._native: names, addresses, the GIL; nothing else.
+// The Python module elman._native: names, addresses, the GIL; nothing else. What elman.runtime uses
+// of it is in sessions.cpp.
 //
 // Tensors arrive as addresses (0 for none), checked by src/elman/shapes.py. A call releases the GIL
 // and may run on any Python thread.
@@ -6,17 +7,16 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <unistd.h>
-
 #include <cstdint>
-#include <exception>
 #include <thread>
 #include <vector>
 
 #include "dense.hpp"
 #include "dispatch.hpp"
+#include "gil.hpp"
 #include "kernels.hpp"
 #include "memory.hpp"
+#include "sessions.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -30,29 +30,6 @@ using Addresses = std::vector<Address>;
 template <class T>
 T* at(Address a) {
   return reinterpret_cast<T*>(a);
-}
-
-// Runs f without the GIL; throws what f throws.
-template <class F>
-void without_gil(F&& f) {
-  PyThreadState* const state = PyEval_SaveThread();
-  std::exception_ptr error;
-  try {
-    f();
-  } catch (...) {
-    error = std::current_exception();
-  }
-  try {
-    PyEval_RestoreThread(state);
-  } catch (...) {
-    // Python before 3.14 ends a thread that comes back while the interpreter exits, by unwinding
-    // its stack. Frames above allow no exceptions and would abort the process, so the thread stays
-    // here until the process ends, as it does in newer Pythons.
-    for (;;)
-      pause();
-  }
-  if (error)
-    std::rethrow_exception(error);
 }
 
 struct Sizes {
@@ -176,10 +153,11 @@ double read_bandwidth(long bytes, double seconds) {
 
 NB_MODULE(_native, m) {
   m.doc() = "The native core of elman. Called by elman.core with checked addresses.";
+  bind_sessions(m);
   m.def("forward", &forward);
   m.def("backward", &backward);
-  m.def("addresses", &addresses, "ask"_a, "tensors"_a, "dtype"_a, "item_size"_a,
-        "counts"_a.none(), "The addresses of tensors that are plain memory, or None.");
+  m.def("addresses", &addresses, "ask"_a, "tensors"_a, "dtype"_a, "item_size"_a, "counts"_a.none(),
+        "The addresses of tensors that are plain memory, or None.");
   m.def("make_dense", &dense, "from_"_a, "to"_a, "element"_a, "sizes"_a, "strides"_a, "threads"_a,
         "Copy an array of elements of so many bytes to where it is to lie row-major.");
   m.def("activations", &activations, "is_double"_a, "x"_a, "tanh"_a, "sigmoid"_a, "n"_a,

@@ -61,6 +61,13 @@ template <class T>
 ELMAN_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecTypes<T>::unaligned*>(p) = v;
 }
+// The same of values in bfloat16, the upper halves of float32: the lower ones are zeros.
+ELMAN_INLINE Vec<float> load_widened(const uint16_t* p) {
+  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+  Halves halves;
+  __builtin_memcpy(&halves, p, sizeof(halves));
+  return (Vec<float>)(__builtin_convertvector(halves, Bits<float>) << 16);
+}
 // Asks for what is at p, to be near when it is used; p may be any address.
 template <class T>
 ELMAN_INLINE void fetch(const T* p) {
@@ -182,6 +189,28 @@ ELMAN_INLINE void transpose(Vec<T> (&r)[kLanes<T>]) {
     round(std::integral_constant<int, 4>{});
   if constexpr (V > 8)
     round(std::integral_constant<int, 8>{});
+}
+
+// A range of the values of a row: of hidden units, mostly.
+struct Units {
+  long from, to;
+};
+
+// Calls f(unit, load, store) for each vector of units; the last one may be partial.
+template <class T, class F>
+ELMAN_INLINE void for_each_vector(Units units, F&& f) {
+  constexpr int V = kLanes<T>;
+  long u = units.from;
+  for (; u + V <= units.to; u += V) {
+    f(
+        u, [](const T* p) __attribute__((always_inline)) { return load(p); },
+        [](T* p, Vec<T> v) __attribute__((always_inline)) { store(p, v); });
+  }
+  if (const int n = static_cast<int>(units.to - u)) {
+    f(
+        u, [n](const T* p) __attribute__((always_inline)) { return load_first(p, n); },
+        [n](T* p, Vec<T> v) __attribute__((always_inline)) { store_first(p, v, n); });
+  }
 }
 
 // Flushes denormals on this thread for as long as it lives; the thread's mode returns with it.

@@ -23,8 +23,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # stands for the public names of the package.
 LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
-    *("swap", "onnx", "exchange", "transforms", "carry", "ragged", "asks"),
-    *("nn", "ops", "library", "core", "reference", "shapes", "cells"),
+    *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
+    *("nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
     *("environment", "_native", "checkpoint"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
@@ -143,7 +143,10 @@ def test_the_readme_names_targets_that_exist() -> None:
 
 
 @pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S))
-def test_the_python_of_the_readme_runs(code: str) -> None:
+def test_the_python_of_the_readme_runs(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
 
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from elman import onnx as onnx
+    from elman import runtime as runtime
     from elman.carry import Carry, tbptt
     from elman.core import get_num_threads, set_num_threads, show_config
     from elman.exchange.keras import from_keras, to_keras
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.ragged import BucketBatchSampler, last
+    from elman.saved import load, save
     from elman.swap import convert, revert
     from elman.transforms import per_sample_grads
 
@@ -39,8 +41,10 @@ _HOMES = {
     "from_keras": "exchange.keras",
     "get_num_threads": "core",
     "last": "ragged",
+    "load": "saved",
     "per_sample_grads": "transforms",
     "revert": "swap",
+    "save": "saved",
     "set_num_threads": "core",
     "show_config": "core",
     "tbptt": "carry",
@@ -61,9 +65,12 @@ __all__ = [
     "from_keras",
     "get_num_threads",
     "last",
+    "load",
     "onnx",
     "per_sample_grads",
     "revert",
+    "runtime",
+    "save",
     "set_num_threads",
     "show_config",
     "tbptt",
@@ -75,8 +82,8 @@ def __getattr__(name: str) -> object:
     value: object
     if name == "__version__":
         value = import_module("importlib.metadata").version("elman")
-    elif name == "onnx":
-        value = import_module("elman.onnx")
+    elif name in ("onnx", "runtime"):
+        value = import_module(f"elman.{name}")
     elif name in _HOMES:
         value = getattr(import_module(f"elman.{_HOMES[name]}"), name)
     else:

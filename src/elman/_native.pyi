@@ -1,6 +1,7 @@
 """The native core, csrc/module.cpp. Addresses are those of dense tensors, 0 for none."""
 
 from collections.abc import Sequence
+from typing import Any
 
 def forward(*args: int | Sequence[int]) -> None:
     """Run a layer; the arguments stand in csrc/module.cpp and are made in elman.ops."""
@@ -54,3 +55,50 @@ def fma_peak(threads: int, seconds: float) -> float:
 
 def read_bandwidth(bytes: int, seconds: float) -> float:
     """Return the GB/s at which one thread reads a buffer of this size again and again."""
+
+class Chain32:
+    """Modules of float32 and their weights, csrc/sessions.cpp; none is added once it has run."""
+
+    def add_embedding(self, table: Any, symbols: int, width: int) -> None:
+        """Begin with a row of the table for each symbol."""
+
+    def add_linear(self, weight: Any, bias: Any, inputs: int, width: int) -> None:
+        """Add y = x W^T + b; bias may be None."""
+
+    def add_layer_norm(self, scale: Any, shift: Any, eps: float, width: int) -> None:
+        """Add a layer norm; scale and shift may be None."""
+
+    def add_function(self, name: str, width: int) -> None:
+        """Add a function of the features."""
+
+    def add_layer(
+        self, cell: str, inputs: int, hidden_size: int, projection: int, directions: list[Any]
+    ) -> None:
+        """Add a recurrent layer: for each direction w_ih, w_hh, b_ih, b_hh and w_hr, or None."""
+
+    def run(self, x: Any, lengths: Any, out: Any, threads: int) -> bool:
+        """Run whole sequences from zeros; False, with nothing done, if an array does not fit."""
+
+class Session32:
+    """A state of a Chain32, in arrays of the caller's.
+
+    Each call returns False, with nothing done, if an array does not fit.
+    """
+
+    def __init__(self, chain: Chain32, batch: int, states: list[Any]) -> None:
+        """Hold the states, (directions, batch, .) each, those of each layer in turn."""
+
+    def step(self, x: Any, out: Any, /) -> bool:
+        """Advance by one step."""
+
+    def run(self, x: Any, out: Any, threads: int, /) -> bool:
+        """Advance by several steps."""
+
+    def step_rows(self, rows: Any, x: Any, out: Any, /) -> bool:
+        """Advance some rows of the states by one step, each at most once."""
+
+class Chain64(Chain32):
+    """The same of float64."""
+
+class Session64(Session32):
+    """The same of float64."""

@@ -22,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "chain.hpp"
 #include "dense.hpp"
 #include "dispatch.hpp"
 #include "kernels.hpp"
@@ -350,6 +351,159 @@ void check_dense(int threads) {
   } while (std::next_permutation(order, order + 3));
 }
 
+// A chain of every cell and module, its weights the same ones for the same sizes.
+template <class T>
+class SomeChain {
+public:
+  SomeChain(long hidden_size, bool both, bool reads_symbols) {
+    const long first = 5;
+    if (reads_symbols)
+      chain_.add_embedding(draw(kSymbols * first).data(), kSymbols, first);
+    long width = first;
+    for (int cell = 0; cell < kernels().num_cells; cell++) {
+      const CellInfo& info = kernels().cells[cell];
+      const long rows = static_cast<long>(std::string_view(info.gates).size()) * hidden_size;
+      const long projection = info.states[1] ? hidden_size / 2 : 0;
+      const long out = projection ? projection : hidden_size;
+      std::vector<std::vector<T>> values;
+      std::vector<Weights<T>> weights;
+      for (int d = 0; d < (both ? 2 : 1); d++) {
+        for (long n : {rows * width, rows * out, rows, rows, out * hidden_size})
+          values.push_back(draw(n));
+        const auto* w = &values[values.size() - 5];
+        weights.push_back({w[0].data(), w[1].data(), cell ? w[2].data() : nullptr,
+                           cell ? w[3].data() : nullptr, projection ? w[4].data() : nullptr});
+      }
+      chain_.add_layer(cell, width, hidden_size, projection, weights);
+      width = out * (both ? 2 : 1);
+    }
+    chain_.add_layer_norm(draw(width).data(), nullptr, 1e-5, width);
+    chain_.add_linear(draw(kWidth * width).data(), draw(kWidth).data(), width, kWidth);
+    for (int f = 0; f <= static_cast<int>(Function::kLogSoftmax); f++)
+      chain_.add_function(static_cast<Function>(f), kWidth);
+    for (long i = 0; i < kSteps * kBatch * first; i++)
+      numbers_.push_back(draw(1)[0]), symbols_.push_back(i % kSymbols);
+    // exactly as much as is there
+    numbers_.shrink_to_fit();
+    symbols_.resize(kSteps * kBatch), symbols_.shrink_to_fit();
+  }
+
+  static constexpr long kSteps = 7, kBatch = 3, kSymbols = 11, kWidth = 19;
+  using Array = std::vector<T>;
+  using States = std::vector<Array>;
+
+  States zeros(long batch = kBatch) const {
+    States states;
+    for (const auto& [directions, width] : chain_.states())
+      states.emplace_back(static_cast<std::size_t>(directions * batch * width));
+    return states;
+  }
+  // Step t of all rows; returns the allocations that it took.
+  long step(long t, States& states, Array& y) const {
+    const std::vector<T*> at = addresses(states);
+    const long before = allocations_left;
+    expect(chain_.step(nullptr, kBatch, x(t * kBatch), at.data(), y.data() + t * kBatch * kWidth),
+           "a chain did not run");
+    return before - allocations_left;
+  }
+  // Steps [from, to) of all rows.
+  void run(long from, long to, States& states, Array& y, int threads = 1,
+           const int64_t* lengths = nullptr) const {
+    const std::vector<T*> at = addresses(states);
+    T* const out = y.data() + from * kBatch * kWidth;
+    expect(chain_.run(to - from, kBatch, x(from * kBatch), lengths, at.data(), out, threads),
+           "a chain did not run");
+  }
+  // A step of one row of states of which there are more.
+  void step_row(long t, int64_t n, States& states, Array& y) const {
+    const std::vector<T*> at = addresses(states);
+    const long row = t * kBatch + n;
+    expect(chain_.step(&n, 1, x(row), at.data(), y.data() + row * kWidth), "a chain did not run");
+  }
+  bool refuses(int64_t symbol) const {
+    States states = zeros();
+    Array y(kBatch * kWidth);
+    const int64_t symbols[kBatch] = {0, symbol, 1};
+    const std::vector<T*> at = addresses(states);
+    return !chain_.run(1, kBatch, symbols, nullptr, at.data(), y.data(), 1) &&
+           !chain_.step(nullptr, kBatch, symbols, at.data(), y.data()) && states == zeros();
+  }
+  static Array outputs() { return Array(kSteps * kBatch * kWidth); }
+
+private:
+  static std::vector<T*> addresses(States& states) {
+    std::vector<T*> at;
+    for (Array& state : states)
+      at.push_back(state.data());
+    return at;
+  }
+  const void* x(long row) const {
+    return chain_.symbols() ? static_cast<const void*>(symbols_.data() + row)
+                            : numbers_.data() + row * chain_.inputs();
+  }
+  Array draw(long n) {
+    Array values(static_cast<std::size_t>(n));
+    std::uniform_real_distribution<T> distribution(T(-0.5), T(0.5));
+    for (T& value : values)
+      value = distribution(random_);
+    return values;
+  }
+
+  std::minstd_rand random_{1};
+  Chain<T> chain_;
+  Array numbers_;
+  std::vector<int64_t> symbols_;
+};
+
+// However a run is cut into calls, rows and threads, it has the same bits; a step takes no memory.
+template <class T>
+void check_chain(long hidden_size, bool reads_symbols) {
+  using Some = SomeChain<T>;
+  const Some some(hidden_size, false, reads_symbols);
+  auto whole = Some::outputs(), stepped = Some::outputs(), apart = Some::outputs();
+  auto after = some.zeros(), step_by_step = some.zeros(), row_by_row = some.zeros();
+  some.run(0, Some::kSteps, after, whole, 2);
+  for (long t = 0; t < Some::kSteps; t++) {
+    const long taken = some.step(t, step_by_step, stepped);
+    expect(t < 3 || taken == 0, "a step of a chain allocates");
+    for (long n = 0; n < Some::kBatch; n++)
+      some.step_row(t, n, row_by_row, apart);
+  }
+  expect(whole == stepped && whole == apart, "a chain's bits depend on how it is cut");
+  expect(after == step_by_step && after == row_by_row, "a chain's states depend on how it is cut");
+  expect(!reads_symbols || (some.refuses(-1) && some.refuses(Some::kSymbols)),
+         "a symbol that is none was read");
+
+  const Some both(hidden_size, true, reads_symbols);
+  const int64_t lengths[Some::kBatch] = {Some::kSteps, 0, 2};
+  auto alone = Some::outputs(), together = Some::outputs();
+  auto alone_after = both.zeros(), together_after = both.zeros();
+  both.run(0, Some::kSteps, alone_after, alone, 1, lengths);
+  both.run(0, Some::kSteps, together_after, together, 3, lengths);
+  expect(alone == together && alone_after == together_after, "a chain's bits depend on threads");
+}
+
+// Many threads run one chain, each with a state of its own.
+void check_sessions(int callers) {
+  const SomeChain<float> some(33, false, false);
+  auto right = SomeChain<float>::outputs();
+  auto states = some.zeros();
+  some.run(0, SomeChain<float>::kSteps, states, right);
+  std::vector<std::thread> threads;
+  for (int caller = 0; caller < callers; caller++)
+    threads.emplace_back([&] {
+      for (int round = 0; round < 20; round++) {
+        auto y = SomeChain<float>::outputs();
+        auto own = some.zeros();
+        for (long t = 0; t < SomeChain<float>::kSteps; t++)
+          some.step(t, own, y);
+        expect(y == right, "sessions of one chain disturb each other");
+      }
+    });
+  for (std::thread& thread : threads)
+    thread.join();
+}
+
 void check_callers(int callers) {
   const int num_cells = kernels().num_cells;
   std::vector<std::thread> threads;
@@ -426,6 +580,9 @@ int main() {
       check_threads<float>(sizes), check_threads<double>(sizes);
     for (const Sizes& sizes : kLarge)
       check_threads<float>(sizes);
+    for (long hidden_size : {3, 16, 65})
+      check_chain<float>(hidden_size, true), check_chain<double>(hidden_size, false);
+    check_sessions(4);
     std::printf("%s: sizes and threads\n", isa.c_str());
   }
   check_pool(20000);

@@ -1,0 +1,569 @@
+"""Models that were shipped: whole sequences, sessions that keep a state, and named streams.
+
+A model is read once and never changes. A session is one state, or one for each row of a batch; any
+number of sessions share the weights of their model. Nothing here imports PyTorch.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elman.runtime import native
+from elman.runtime.file import FileError, Stored, read
+from elman.runtime.modules import Embedding, Floats, Module, Recurrent, make
+
+__all__ = ["InputError", "Model", "Session", "State", "Streams", "load"]
+
+_FORMAT = 1
+_MARK = b"elman-state\n"
+_MOST_THREADS = 1024
+
+
+class InputError(ValueError):
+    """What a model or session was given does not fit it; the message says what it takes."""
+
+
+def load(path: str | os.PathLike[str], threads: int = 1) -> "Model":
+    """Load a model file.
+
+    Args:
+        path: the file that `elman.save` wrote.
+        threads: how many threads a call over many steps may use, from 1 to 1024. A step of a
+            session uses the caller's alone; results do not depend on it.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileError: it is no model file, or damaged, or of a newer format.
+        InputError: threads is out of range.
+        OSError: it cannot be opened.
+    """
+    description, tensors, digest = read(Path(path))
+    return Model(description, tensors, digest, threads)
+
+
+class Model:
+    """A chain of modules with its weights.
+
+    Args:
+        description: what the file says of it.
+        tensors: its weights.
+        digest: the checksum of both, to which the states of its sessions belong.
+        threads: as `load` takes it.
+
+    Raises:
+        FileError: the description is not complete, or does not fit the weights.
+        InputError: threads is out of range.
+    """
+
+    def __init__(
+        self,
+        description: Mapping[str, Any],
+        tensors: Mapping[str, Stored],
+        digest: str,
+        threads: int = 1,
+    ) -> None:
+        """Make the modules."""
+        if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
+            raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads!r:.40}")
+        self._threads = threads
+        form = description.get("format")
+        if form != _FORMAT:
+            raise FileError(
+                f"the format of the file must be {_FORMAT}, got {form!r:.40}: it was written by a"
+                " newer elman, or is none; update elman"
+            )
+        entries = description.get("modules")
+        if not isinstance(entries, list):
+            raise FileError(f"the file must describe modules, got {entries!r:.80}")
+        self.description, self.digest = dict(description), digest
+        self.modules: list[Module] = make(entries, tensors)
+        self._recurrent = [
+            (f"{i}", module)
+            for i, module in enumerate(self.modules)
+            if isinstance(module, Recurrent)
+        ]
+        self.takes_integers = isinstance(self.modules[0], Embedding)
+        self.inputs: int | None = getattr(self.modules[0], "inputs", None)
+        self.width = self.modules[-1].width
+        self.dtype = np.dtype(
+            np.float64 if any(s.dtype == "F64" for s in tensors.values()) else np.float32
+        )
+        self._chain = native.chain(self.modules, self.dtype)
+
+    def run(self, x: Any, lengths: Any = None) -> Floats:
+        """Run over whole sequences from zeros; no state is kept.
+
+        Args:
+            x: (L, N, inputs) numbers, or (L, N) integers where the model begins with an embedding.
+            lengths: (N,) steps of each sequence, from 0 to L; None if all have L.
+
+        Returns:
+            (L, N, width). Past the end of a sequence it holds what the modules after the recurrent
+            ones make of zeros.
+
+        Raises:
+            InputError: x or lengths do not fit.
+        """
+        x = self._checked(x, ("L", "N"))
+        steps = self._lengths(lengths, x.shape[0], x.shape[1])
+        if self._chain is not None:
+            out = np.empty((*x.shape[:2], self.width), self.dtype)
+            return _done(self._chain.run(x, steps, out, self._threads), out)
+        for module in self.modules:
+            if isinstance(module, Recurrent):
+                x, _ = module.run(x, module.zeros(x.shape[1], x.dtype), steps)
+            else:
+                x = module(x)
+        return np.asarray(x)
+
+    def session(self, batch: int = 1) -> "Session":
+        """Return a new session, its state zeros.
+
+        Args:
+            batch: how many sequences run side by side, N.
+
+        Raises:
+            InputError: a module reads sequences from their end, or batch is not positive.
+        """
+        return Session(self, batch)
+
+    def _checked(self, x: Any, axes: tuple[str, ...], batch: int | None = None) -> NDArray[Any]:
+        """Return x as the modules take it; the last of `axes` is that of the batch."""
+        array = np.asarray(x)
+        names = (*axes, *([] if self.takes_integers else [f"inputs = {self.inputs}"]))
+        if array.ndim != len(names) or not (self.takes_integers or array.shape[-1] == self.inputs):
+            raise InputError(f"x must be ({', '.join(names)}), got {array.shape}")
+        if batch is not None and array.shape[len(axes) - 1] != batch:
+            raise InputError(f"x must have a batch of {batch}, as the session, got {array.shape}")
+        if self.takes_integers:
+            symbols = self.modules[0].symbols  # type: ignore[attr-defined]
+            if array.dtype.kind not in "iu":
+                raise InputError(f"x must be integers, got {array.dtype}")
+            if array.size and not (array.min() >= 0 and array.max() < symbols):
+                raise InputError(
+                    f"x must be from 0 to {symbols - 1}, got {array.min()} to {array.max()}"
+                )
+            return np.require(array, np.int64, ["C", "A"])
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"x must be numbers, got {array.dtype}")
+        return np.require(array, self.dtype, ["C", "A"])
+
+    def _lengths(self, lengths: Any, seq_len: int, batch: int) -> NDArray[np.int64] | None:
+        if lengths is None:
+            return None
+        steps = np.asarray(lengths)
+        if steps.shape != (batch,) or steps.dtype.kind not in "iu":
+            raise InputError(
+                f"lengths must be (N,) = ({batch},) integers, got {steps.shape} {steps.dtype}"
+            )
+        if steps.size and not (steps.min() >= 0 and steps.max() <= seq_len):
+            raise InputError(
+                f"lengths must be from 0 to L = {seq_len}, got {steps.min()} to {steps.max()}"
+            )
+        return np.require(steps, np.int64, ["C", "A"])
+
+
+def _done(has_run: bool, out: Floats) -> Floats:
+    """Return what the core wrote; what was checked can only have been changed meanwhile."""
+    if not has_run:
+        raise InputError("x must stay as it is during the call, but another thread changed it")
+    return out
+
+
+class Session:
+    """A state of its own over a model: `step` and `run` go on from where the last call ended.
+
+    A session is for one thread at a time; sessions of one model may run in many.
+
+    Args:
+        model: the model.
+        batch: how many sequences run side by side, N.
+
+    Raises:
+        InputError: a module reads sequences from their end, or batch is not positive.
+    """
+
+    def __init__(self, model: Model, batch: int = 1) -> None:
+        """Begin with zeros."""
+        if type(batch) is not int or batch < 1:
+            raise InputError(f"batch must be an integer from 1, got {batch!r}")
+        for _, module in model._recurrent:
+            if module.directions == 2:
+                raise InputError(
+                    "a session goes forwards, and this model reads sequences from their end too:"
+                    " use model.run for whole sequences"
+                )
+        self.model, self.batch = model, batch
+        self._states = [module.zeros(batch, model.dtype) for _, module in model._recurrent]
+        self._native = None
+        if model._chain is not None:
+            layers = [
+                part[layer : layer + 1]
+                for (_, module), state in zip(model._recurrent, self._states, strict=True)
+                for layer in range(module.num_layers)
+                for part in state
+            ]
+            self._native = native.session(model._chain, batch, layers)
+        self._shape, self._dtype = (batch, model.width), model.dtype
+
+    def step(self, x: Any, out: Floats | None = None) -> Floats:
+        """Advance by one step.
+
+        Args:
+            x: (N, inputs) numbers, or (N,) integers where the model begins with an embedding.
+            out: (N, width) where the result goes; None for a new array.
+
+        Returns:
+            (N, width), `out` if it was given.
+
+        Raises:
+            InputError: x or out does not fit; the state is as before.
+        """
+        if self._native is not None:  # the core looks at the arrays; all but the usual goes on
+            y = np.empty(self._shape, self._dtype) if out is None else out
+            if self._native.step(x, y):
+                return y
+        x = self.model._checked(x, ("N",), self.batch)
+        self._check_out(out, self._shape)
+        if self._native is None:
+            y = self._run(x[None])[0]
+        else:
+            y = np.empty(self._shape, self._dtype)
+            _done(self._native.step(x, y), y)
+        return _into(out, y)
+
+    def run(self, x: Any, out: Floats | None = None) -> Floats:
+        """Advance by several steps, with the same bits as one step at a time.
+
+        Args:
+            x: (L, N, inputs), or (L, N) integers where the model begins with an embedding.
+            out: (L, N, width) where the result goes; None for a new array.
+
+        Returns:
+            (L, N, width), `out` if it was given.
+
+        Raises:
+            InputError: x or out does not fit; the state is as before.
+        """
+        x = self.model._checked(x, ("L", "N"), self.batch)
+        shape = (len(x), *self._shape)
+        self._check_out(out, shape)
+        if self._native is None:
+            return _into(out, self._run(x))
+        if out is not None and self._native.run(x, out, self.model._threads):
+            return out
+        y = np.empty(shape, self._dtype)
+        return _into(out, _done(self._native.run(x, y, self.model._threads), y))
+
+    def _check_out(self, out: Floats | None, shape: tuple[int, ...]) -> None:
+        if out is None:
+            return
+        if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != self._dtype:
+            raise InputError(f"out must be {shape} of {self._dtype}, got {out!r:.80}")
+        if not out.flags.writeable:
+            raise InputError("out must be writeable, got an array that is not")
+
+    def _step_rows(self, rows: NDArray[np.int64], x: NDArray[Any]) -> Floats:
+        """Advance some of the sequences by one step."""
+        if self._native is not None:
+            y = np.empty((len(rows), self.model.width), self._dtype)
+            return _done(self._native.step_rows(rows, x, y), y)
+        part = Session(self.model, len(rows))
+        for (_, of_part), (_, of_all) in zip(part._named(), self._named(), strict=True):
+            of_part[...] = of_all[:, rows]
+        y = part.step(x)
+        for (_, of_part), (_, of_all) in zip(part._named(), self._named(), strict=True):
+            of_all[:, rows] = of_part
+        return y
+
+    def _run(self, x: NDArray[Any]) -> Floats:
+        """Advance by NumPy alone."""
+        states = iter(self._states)
+        after = []
+        for module in self.model.modules:
+            if isinstance(module, Recurrent):
+                x, state = module.run(x, next(states), None)
+                after.append(state)
+            else:
+                x = module(x)
+        for state, new in zip(self._states, after, strict=True):
+            for part, value in zip(state, new, strict=True):
+                part[...] = value
+        return np.asarray(x)
+
+    def reset(self, rows: Any = None) -> None:
+        """Set the state to zeros.
+
+        Args:
+            rows: (N,) booleans, the sequences to reset; None for all.
+
+        Raises:
+            InputError: rows does not fit.
+        """
+        mask = np.ones(self.batch, bool) if rows is None else np.asarray(rows)
+        if mask.shape != (self.batch,) or mask.dtype != bool:
+            raise InputError(
+                f"rows must be ({self.batch},) booleans, got {mask.shape} {mask.dtype}"
+            )
+        for state in self._states:
+            for part in state:
+                part[:, mask] = 0
+
+    def state(self) -> "State":
+        """Return a copy of the state; `State.tobytes` keeps it, `load_state` goes on from it."""
+        return State(self.model.digest, {name: part.copy() for name, part in self._named()})
+
+    def load_state(self, state: "State | Mapping[str, Any] | bytes") -> None:
+        """Go on from a state that a session of the same model and batch had.
+
+        Args:
+            state: what `state` returned, a mapping of its arrays, or its bytes.
+
+        Raises:
+            InputError: it is of another model, batch or dtype, or damaged; the state is as before.
+        """
+        if isinstance(state, (bytes, bytearray, memoryview)):
+            state = State.frombytes(bytes(state))
+        if isinstance(state, State) and state.digest != self.model.digest:
+            raise InputError("the state belongs to another model: its checksum differs")
+        own = dict(self._named())
+        if set(state) != set(own):
+            raise InputError(
+                f"the state must have {', '.join(own)}, got {', '.join(map(str, state))}"
+            )
+        for name, part in own.items():
+            given = np.asarray(state[name])
+            if given.shape != part.shape or given.dtype != part.dtype:
+                raise InputError(
+                    f"{name} must be {part.shape} of {part.dtype}, got {given.shape} of"
+                    f" {given.dtype}"
+                )
+        for name, part in own.items():
+            part[...] = state[name]
+
+    def fork(self) -> "Session":
+        """Return a session of the same model with a copy of this state."""
+        twin = Session(self.model, self.batch)
+        for (_, part), (_, own) in zip(twin._named(), self._named(), strict=True):
+            part[...] = own
+        return twin
+
+    def _named(self) -> Iterator[tuple[str, Floats]]:
+        for (name, module), state in zip(self.model._recurrent, self._states, strict=True):
+            for letter, part in zip(module.cell.states, state, strict=True):
+                yield f"{name}.{letter}", part
+
+
+def _into(out: Floats | None, y: Floats) -> Floats:
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
+class State(Mapping[str, Floats]):
+    """A state by the names of its parts, "0.h" and "0.c" for an LSTM that is module 0.
+
+    Each part is (layers, N, .). It belongs to a model, whose checksum it carries.
+
+    Args:
+        digest: the checksum of the model.
+        parts: the arrays by name.
+    """
+
+    def __init__(self, digest: str, parts: Mapping[str, Floats]) -> None:
+        """Keep the parts."""
+        self.digest, self._parts = digest, dict(parts)
+
+    def __getitem__(self, name: str) -> Floats:
+        """Return a part."""
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        """Count the parts."""
+        return len(self._parts)
+
+    def tobytes(self) -> bytes:
+        """Return the state as bytes that `Session.load_state` takes, on any machine."""
+        head = {
+            "model": self.digest,
+            "parts": [[n, list(p.shape), p.dtype.newbyteorder("<").str] for n, p in self.items()],
+        }
+        return b"".join(
+            (
+                _MARK,
+                json.dumps(head).encode(),
+                b"\n",
+                *(
+                    np.ascontiguousarray(p, p.dtype.newbyteorder("<")).tobytes()
+                    for p in self._parts.values()
+                ),
+            )
+        )
+
+    @staticmethod
+    def frombytes(content: bytes) -> "State":
+        """Read what `tobytes` wrote.
+
+        Raises:
+            InputError: it is something else, or damaged.
+        """
+        mark, _, rest = content.partition(b"\n")
+        text, _, data = rest.partition(b"\n")
+        try:
+            if mark + b"\n" != _MARK:
+                raise ValueError("it does not begin as one")
+            head = json.loads(text)
+            parts, at = {}, 0
+            for name, shape, dtype in head["parts"]:
+                if dtype not in ("<f4", "<f8") or not all(type(n) is int and n >= 0 for n in shape):
+                    raise ValueError(f"its part {name!r:.40} is of no kind that a state has")
+                size = int(np.prod([int(n) for n in shape], dtype=object)) * int(dtype[-1])
+                if at + size > len(data):
+                    raise ValueError("it is cut short")
+                part = np.frombuffer(data[at : at + size], dtype).reshape(shape)
+                parts[str(name)], at = part.astype(dtype[1:]), at + size
+            if at != len(data):
+                raise ValueError("it is too long")
+            return State(str(head["model"]), parts)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise InputError(f"the bytes are not a state of a session: {error}") from error
+
+
+class Streams:
+    """Named streams that come and go, their steps gathered into batches.
+
+    Each stream has a state of its own, and gets the same bits as in a session by itself. Calls are
+    safe from many threads; each waits for the one before.
+
+    Args:
+        model: the model.
+        capacity: how many streams there may be at once.
+
+    Raises:
+        InputError: capacity is not positive, or the model cannot run as a session.
+    """
+
+    def __init__(self, model: Model, capacity: int) -> None:
+        """Make room for the states."""
+        self._session = Session(model, capacity)
+        self._rows: dict[str, int] = {}
+        self._free = list(range(capacity))[::-1]
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Count the streams."""
+        return len(self._rows)
+
+    def step(self, inputs: Mapping[str, Any]) -> dict[str, Floats]:
+        """Advance some streams by one step; a new name begins a stream.
+
+        Args:
+            inputs: for each stream (inputs,) numbers, or an integer where the model begins with an
+                embedding.
+
+        Returns:
+            For each stream (width,).
+
+        Raises:
+            InputError: an input does not fit, or there are more streams than capacity; all streams
+                are as before.
+        """
+        with self._lock:
+            names = list(inputs)
+            if not names:
+                return {}
+            x = self._session.model._checked(self._gathered(inputs), ("N",), len(names))
+            new = [name for name in names if name not in self._rows]
+            if len(new) > len(self._free):
+                raise InputError(
+                    f"there is room for {self._session.batch} streams, and {len(new)} more than"
+                    f" {len(self._rows)} were given: drop some, or ask for more capacity"
+                )
+            for name in new:
+                self._rows[name] = self._free.pop()
+                self._clear(self._rows[name])
+            rows = np.array([self._rows[name] for name in names], np.int64)
+            return dict(zip(names, self._session._step_rows(rows, x), strict=True))
+
+    def _gathered(self, inputs: Mapping[str, Any]) -> NDArray[Any]:
+        arrays = [np.asarray(x) for x in inputs.values()]
+        model = self._session.model
+        shape = () if model.takes_integers else (model.inputs,)
+        if {array.shape for array in arrays} != {shape}:
+            name, odd = next(
+                (n, a.shape) for n, a in zip(inputs, arrays, strict=True) if a.shape != shape
+            )
+            raise InputError(f"x of each stream must be {shape}, got {odd} of {name!r:.80}")
+        return (
+            np.array(arrays)
+            if model.takes_integers
+            else np.concatenate(arrays).reshape(len(arrays), -1)
+        )
+
+    def drop(self, name: str) -> None:
+        """End a stream and forget its state.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        with self._lock:
+            self._free.append(self._row(name))
+            del self._rows[name]
+
+    def state(self, name: str) -> State:
+        """Return a copy of a stream's state, as of a session with a batch of 1.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        with self._lock:
+            row = self._row(name)
+            parts = {n: part[:, row : row + 1].copy() for n, part in self._session._named()}
+            return State(self._session.model.digest, parts)
+
+    def load_state(self, name: str, state: State | Mapping[str, Any] | bytes) -> None:
+        """Begin a stream, or set one back, with a state that a stream or session had.
+
+        Args:
+            name: the stream.
+            state: as `Session.load_state` takes it, with a batch of 1.
+
+        Raises:
+            InputError: it does not fit, or there is no room; all streams are as before.
+        """
+        with self._lock:
+            single = Session(self._session.model)
+            single.load_state(state)
+            if name not in self._rows and not self._free:
+                raise InputError(
+                    f"there is room for {self._session.batch} streams: drop some first"
+                )
+            row = self._rows.setdefault(name, self._free[-1] if self._free else -1)
+            if self._free and row == self._free[-1]:
+                self._free.pop()
+            for (_, of_all), (_, of_one) in zip(
+                self._session._named(), single._named(), strict=True
+            ):
+                of_all[:, row] = of_one[:, 0]
+
+    def _row(self, name: str) -> int:
+        if name not in self._rows:
+            raise InputError(f"there is no stream {name!r:.80}")
+        return self._rows[name]
+
+    def _clear(self, row: int) -> None:
+        for _, part in self._session._named():
+            part[:, row] = 0

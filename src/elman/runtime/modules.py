@@ -1,0 +1,399 @@
+"""The modules of a chain, in NumPy: what they are made of, and what they compute.
+
+A chain is a list of modules, each of which takes what the one before gives: (L, N, .) over whole
+sequences. A recurrent module has a state besides. This is the definition of what the runtime
+computes, and the path where the native core is not there; the core computes the same chain faster.
+
+Each kind of module is made from its entry in the description of a file and the tensors it names,
+and refuses what does not fit.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elman.cells import CELLS, Cell
+from elman.runtime.file import FileError, Stored
+
+__all__ = ["KINDS", "Floats", "Module", "Recurrent", "make"]
+
+Floats = NDArray[np.floating[Any]]
+_MOST = 2**31  # of a size
+
+
+class Module(ABC):
+    """One module of a chain.
+
+    Attributes:
+        kind: What it is called in a description.
+        width: How many numbers it gives at each step.
+    """
+
+    kind: ClassVar[str]
+    width: int
+
+    @abstractmethod
+    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Compute (..., inputs) -> (..., width), each step for itself."""
+
+    @abstractmethod
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add the module to a chain of the native core that computes with this dtype."""
+
+
+def _dense(array: NDArray[Any] | None, dtype: Any) -> NDArray[Any] | None:
+    return None if array is None else np.require(array, dtype, ["C", "A"])
+
+
+class _Reader:
+    """The entry of a module in a description, and the tensors of a file."""
+
+    def __init__(self, entry: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
+        self.entry, self.tensors = entry, tensors
+
+    def size(self, name: str, least: int = 1) -> int:
+        value = self.entry.get(name)
+        if type(value) is not int or not least <= value < _MOST:
+            raise FileError(f"{self}: {name} must be an integer from {least}, got {value!r:.80}")
+        return value
+
+    def truth(self, name: str) -> bool:
+        value = self.entry.get(name)
+        if type(value) is not bool:
+            raise FileError(f"{self}: {name} must be true or false, got {value!r:.80}")
+        return value
+
+    def word(self, name: str, known: Sequence[str]) -> str:
+        value = self.entry.get(name)
+        if value not in known:
+            raise FileError(f"{self}: {name} must be one of {', '.join(known)}, got {value!r:.80}")
+        return str(value)
+
+    def number(self, name: str) -> float:
+        value = self.entry.get(name)
+        if not isinstance(value, (int, float)) or not abs(value) < 1e30:
+            raise FileError(f"{self}: {name} must be a number, got {value!r:.80}")
+        return float(value)
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> Floats:
+        """Return a tensor of the file as floats, of the shape that the sizes ask for."""
+        full = f"{self.entry.get('name')}.{name}"
+        stored = self.tensors.get(full)
+        if stored is None:
+            raise FileError(f"{self}: the tensor {full!r:.80} is missing")
+        if stored.array.shape != shape:
+            raise FileError(f"{self}: {full!r:.80} must be {shape}, got {stored.array.shape}")
+        return widen(stored)
+
+    def __str__(self) -> str:
+        return f"module {self.entry.get('name')!r:.80} ({self.entry.get('kind')!r:.40})"
+
+
+def widen(stored: Stored) -> Floats:
+    """Return a stored tensor as floats: bfloat16 is the upper half of a float32."""
+    if stored.dtype == "BF16":
+        bits: Floats = (stored.array.astype(np.uint32) << 16).view(np.float32)
+        return bits
+    return stored.array
+
+
+class Embedding(Module):
+    """A row of a table for each number."""
+
+    kind = "embedding"
+
+    def __init__(self, read: _Reader) -> None:
+        """Read the table."""
+        self.symbols, self.width = read.size("symbols"), read.size("width")
+        self.weight = read.weight("weight", (self.symbols, self.width))
+
+    def __call__(self, x: NDArray[Any]) -> Floats:
+        """Look rows up: (...,) integers -> (..., width)."""
+        return np.asarray(self.weight[x])
+
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add the table."""
+        chain.add_embedding(_dense(self.weight, dtype), self.symbols, self.width)
+
+
+class Linear(Module):
+    """y = x W^T + b."""
+
+    kind = "linear"
+
+    def __init__(self, read: _Reader) -> None:
+        """Read weight and bias."""
+        self.inputs, self.width = read.size("inputs"), read.size("width")
+        self.weight = read.weight("weight", (self.width, self.inputs))
+        self.bias = read.weight("bias", (self.width,)) if read.truth("bias") else None
+
+    def __call__(self, x: NDArray[Any]) -> Floats:
+        """Multiply."""
+        y: Floats = x @ self.weight.T
+        return y if self.bias is None else np.asarray(y + self.bias)
+
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add weight and bias."""
+        weight, bias = _dense(self.weight, dtype), _dense(self.bias, dtype)
+        chain.add_linear(weight, bias, self.inputs, self.width)
+
+
+class LayerNorm(Module):
+    """The features of a step with mean 0 and variance 1, then scaled and shifted."""
+
+    kind = "layer_norm"
+
+    def __init__(self, read: _Reader) -> None:
+        """Read scale and shift, if it has them."""
+        self.inputs = self.width = read.size("width")
+        self.eps = read.number("eps")
+        self.weight = read.weight("weight", (self.width,)) if read.truth("weight") else None
+        self.bias = read.weight("bias", (self.width,)) if read.truth("bias") else None
+
+    def __call__(self, x: NDArray[Any]) -> Floats:
+        """Normalise."""
+        centred = x - x.mean(-1, keepdims=True)
+        y: Floats = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add scale and shift."""
+        weight, bias = _dense(self.weight, dtype), _dense(self.bias, dtype)
+        chain.add_layer_norm(weight, bias, self.eps, self.width)
+
+
+def _softmax(x: Floats) -> Floats:
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+
+def _log_softmax(x: Floats) -> Floats:
+    x = x - x.max(-1, keepdims=True)
+    return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))
+
+
+class _Math:
+    """The array operations in which `elman.cells` writes a step."""
+
+    @staticmethod
+    def split(x: Floats, parts: int) -> list[Floats]:
+        return np.split(x, parts, axis=-1)
+
+    @staticmethod
+    def sigmoid(x: Floats) -> Floats:
+        return np.asarray(0.5 * np.tanh(0.5 * x) + 0.5)  # which cannot overflow
+
+    tanh = staticmethod(np.tanh)
+
+    @staticmethod
+    def relu(x: Floats) -> Floats:
+        return np.maximum(x, 0)
+
+
+_FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
+    "relu": _Math.relu,
+    "tanh": np.tanh,
+    "sigmoid": _Math.sigmoid,
+    "softmax": _softmax,
+    "log_softmax": _log_softmax,
+    "silu": lambda x: x * _Math.sigmoid(x),
+    "softplus": lambda x: np.logaddexp(x, 0),
+    "identity": lambda x: x,
+}
+
+
+class Function(Module):
+    """A function of the features of a step: an activation, or softmax."""
+
+    kind = "function"
+
+    def __init__(self, read: _Reader) -> None:
+        """Find the function."""
+        self.inputs = self.width = read.size("width")
+        self.function = read.word("function", tuple(_FUNCTIONS))
+
+    def __call__(self, x: NDArray[Any]) -> Floats:
+        """Apply it."""
+        return _FUNCTIONS[self.function](x)
+
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add the function."""
+        chain.add_function(self.function, self.width)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The parameters of one layer and direction; see `elman.cells`."""
+
+    w_ih: Floats
+    w_hh: Floats
+    b_ih: Floats | None
+    b_hh: Floats | None
+    w_hr: Floats | None
+
+
+class Recurrent(Module):
+    """Layers of a recurrent cell on top of each other, in one or both directions."""
+
+    kind = "recurrent"
+
+    def __init__(self, read: _Reader) -> None:
+        """Read the parameters of each layer and direction."""
+        self.cell: Cell = CELLS[read.word("cell", tuple(CELLS))]
+        self.inputs, self.hidden_size = read.size("inputs"), read.size("hidden_size")
+        self.num_layers = read.size("num_layers")
+        if self.num_layers > 1024:
+            raise FileError(f"{read}: num_layers must be at most 1024, got {self.num_layers}")
+        self.proj_size = read.size("proj_size", least=0)
+        if self.proj_size and (self.cell.name != "lstm" or self.proj_size >= self.hidden_size):
+            raise FileError(f"{read}: proj_size must be 0, or of an LSTM and below hidden_size")
+        self.directions = 2 if read.truth("bidirectional") else 1
+        bias = read.truth("bias")
+        out = self.proj_size or self.hidden_size
+        self.width, rows = self.directions * out, len(self.cell.gates) * self.hidden_size
+        # The size of each state, of one layer and sequence.
+        self.state_widths = (out, self.hidden_size)[: len(self.cell.states)]
+        self.weights: list[Weights] = []
+        for layer in range(self.num_layers):
+            inputs = self.width if layer else self.inputs
+            for suffix in ("", "_reverse")[: self.directions]:
+                end = f"_l{layer}{suffix}"
+                self.weights.append(
+                    Weights(
+                        read.weight(f"weight_ih{end}", (rows, inputs)),
+                        read.weight(f"weight_hh{end}", (rows, out)),
+                        read.weight(f"bias_ih{end}", (rows,)) if bias else None,
+                        read.weight(f"bias_hh{end}", (rows,)) if bias else None,
+                        read.weight(f"weight_hr{end}", (out, self.hidden_size))
+                        if self.proj_size
+                        else None,
+                    )
+                )
+
+    def __call__(self, x: NDArray[Any]) -> Floats:
+        """Run over whole sequences, (L, N, inputs) -> (L, N, width), from zeros."""
+        return self.run(x, self.zeros(x.shape[1], x.dtype), None)[0]
+
+    def add_to(self, chain: Any, dtype: Any) -> None:
+        """Add each layer."""
+        for layer in range(self.num_layers):
+            first = layer * self.directions
+            directions = [
+                tuple(_dense(w, dtype) for w in (d.w_ih, d.w_hh, d.b_ih, d.b_hh, d.w_hr))
+                for d in self.weights[first : first + self.directions]
+            ]
+            inputs = self.width if layer else self.inputs
+            chain.add_layer(self.cell.name, inputs, self.hidden_size, self.proj_size, directions)
+
+    def zeros(self, batch: int, dtype: Any) -> list[Floats]:
+        """Return the state before the first step: (layers * directions, batch, .) each."""
+        rows = self.num_layers * self.directions
+        return [np.zeros((rows, batch, width), dtype) for width in self.state_widths]
+
+    def run(
+        self, x: Floats, state: Sequence[Floats], lengths: NDArray[np.int64] | None
+    ) -> tuple[Floats, list[Floats]]:
+        """Run over whole sequences.
+
+        Args:
+            x: (L, N, inputs).
+            state: as `zeros` gives it, with the values to start from.
+            lengths: (N,) steps of each sequence, or None if all have L.
+
+        Returns:
+            (L, N, width), zeros past the end of a sequence, and the state after it.
+        """
+        after = [part.copy() for part in state]
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(self.directions):
+                row = layer * self.directions + direction
+                output, final = self._layer(
+                    self.weights[row], x, [part[row] for part in state], lengths, direction
+                )
+                outputs.append(output)
+                for part, value in zip(after, final, strict=True):
+                    part[row] = value
+            x = np.concatenate(outputs, axis=-1)
+        return x, after
+
+    def _layer(
+        self,
+        w: Weights,
+        x: Floats,
+        state: Sequence[Floats],
+        lengths: NDArray[np.int64] | None,
+        direction: int,
+    ) -> tuple[Floats, Sequence[Floats]]:
+        seq_len = len(x)
+        output = np.zeros((*x.shape[:2], w.w_hh.shape[1]), x.dtype)
+        gx = x @ w.w_ih.T
+        gx = gx if w.b_ih is None else gx + w.b_ih
+        for t in range(seq_len)[:: -1 if direction else 1]:
+            after = self._step(w, gx[t], state)
+            if lengths is not None:
+                runs = (t < lengths)[:, None]
+                after = [np.where(runs, new, old) for new, old in zip(after, state, strict=True)]
+                output[t] = np.where(runs, after[0], 0)
+            else:
+                output[t] = after[0]
+            state = after
+        return output, state
+
+    def _step(self, w: Weights, gx: Floats, state: Sequence[Floats]) -> Sequence[Floats]:
+        """Advance by one step; gx is (N, gates * hidden_size)."""
+        cell, h = self.cell, state[0]
+        if cell.reset is None:
+            gh = h @ w.w_hh.T
+            gh = gh if w.b_hh is None else gh + w.b_hh
+        else:
+            early = len(gx[0]) - len(cell.late) * self.hidden_size if len(gx) else 0
+            first = h @ w.w_hh[:early].T
+            first = first if w.b_hh is None else first + w.b_hh[:early]
+            reset = cell.reset(_Math, gx, first, state)
+            late = reset @ w.w_hh[early:].T
+            late = late if w.b_hh is None else late + w.b_hh[early:]
+            gh = np.concatenate([first, late], axis=-1)
+        after = cell.step(_Math, gx, gh, state)
+        return after if w.w_hr is None else (after[0] @ w.w_hr.T, *after[1:])
+
+
+KINDS: dict[str, Callable[[_Reader], Module]] = {
+    kind.kind: kind for kind in (Embedding, Linear, LayerNorm, Function, Recurrent)
+}
+
+
+def make(entries: Sequence[Mapping[str, Any]], tensors: Mapping[str, Stored]) -> list[Module]:
+    """Make the modules of a description, and check that each takes what the one before gives.
+
+    Args:
+        entries: the modules, in order.
+        tensors: the tensors of the file.
+
+    Raises:
+        FileError: an entry is not complete, or does not fit its tensors or its neighbours.
+    """
+    modules: list[Module] = []
+    width: int | None = None
+    for entry in entries:
+        if not isinstance(entry, dict) or entry.get("kind") not in KINDS:
+            raise FileError(f"a module must be one of {', '.join(KINDS)}, got {entry!r:.80}")
+        read = _Reader(entry, tensors)
+        module = KINDS[entry["kind"]](read)
+        inputs = getattr(module, "inputs", None)
+        if inputs is None and modules:
+            raise FileError(f"{read} must be the first, for it takes integers")
+        if width is not None and inputs != width:
+            raise FileError(
+                f"{read} must take {width} numbers, as the one before gives, got {inputs}"
+            )
+        modules.append(module)
+        width = module.width
+    if not modules:
+        raise FileError("a model must have at least one module, got none")
+    return modules

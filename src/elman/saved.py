@@ -1,0 +1,284 @@
+"""Modules written to model files, and read back: what `elman.runtime` runs without PyTorch.
+
+A model file holds a chain: modules of which each takes what the one before gives. What can stand in
+a chain is in `_ENTRIES`; torch.nn.Sequential is taken apart, and a recurrent layer hands on its
+output. A module with a forward of its own has no such description, and is refused by name.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from elman import runtime
+from elman.cells import CELLS
+from elman.nn import GRU, LSTM, RNN
+from elman.runtime.file import Stored, read, write
+from elman.runtime.modules import widen
+from elman.shapes import KindError, ShapeError
+
+__all__ = ["load", "save"]
+
+_WEIGHTS = ("float32", "bf16")
+
+
+def save(
+    module: nn.Module,
+    path: str | os.PathLike[str],
+    weights: str = "float32",
+    *,
+    job: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a module to a file that `elman.runtime.load` runs with NumPy alone.
+
+    Args:
+        module: a recurrent layer, ours or torch.nn's, or torch.nn.Sequential of such and of
+            Embedding, Linear, LayerNorm, Dropout, activations and softmax. It is written as in
+            evaluation mode, so dropout is left out.
+        path: the file; it is replaced wholly or not at all.
+        weights: how matrices are stored: "float32" as they are, or "bf16" in half the space,
+            rounded to 8 bits of precision; the arithmetic stays that of float32. Biases stay as
+            they are.
+        job: what a program needs to know of the model besides, a value for JSON.
+
+    Raises:
+        ShapeError: `weights` is misspelt, or a module is of a dtype that cannot be stored.
+        KindError: a module cannot stand in a chain.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/model.elman"
+        >>> save(nn.Sequential(LSTM(3, 4, batch_first=True), nn.Linear(4, 2)), path)
+        >>> load(path)
+        Sequential(
+          (0): LSTM(3, 4, batch_first=True)
+          (1): Linear(in_features=4, out_features=2, bias=True)
+        )
+    """
+    if weights not in _WEIGHTS:
+        raise ShapeError(f"save: weights must be one of {', '.join(_WEIGHTS)}, got {weights!r}")
+    entries, tensors = [], dict[str, Stored]()
+    width: int | None = None
+    for name, part in _chain(module, ""):
+        if isinstance(part, nn.Dropout):
+            continue
+        entry = _ENTRIES_OF[_kind(part)](part, width)
+        entries.append({"name": name or "0", **entry})
+        width = entry["width"] if entry["kind"] != "recurrent" else _output_width(entry)
+        for parameter, tensor in part.state_dict().items():
+            tensors[f"{name or '0'}.{parameter}"] = _stored(tensor, weights)
+    if not entries:
+        raise KindError("save: the module has nothing that computes: give it a recurrent layer")
+    first, last = entries[0], width
+    takes = ["L", "N"] if first["kind"] == "embedding" else ["L", "N", first.get("inputs", last)]
+    write(
+        path,
+        {
+            "format": 1,
+            "weights": weights,
+            "modules": entries,
+            "inputs": {"x": takes},
+            "outputs": {"y": ["L", "N", last]},
+            "job": None if job is None else dict(job),
+        },
+        tensors,
+    )
+
+
+def load(path: str | os.PathLike[str]) -> nn.Module:
+    """Read a model file back into modules of PyTorch, in evaluation mode.
+
+    Args:
+        path: what `save` wrote.
+
+    Returns:
+        The one module, or torch.nn.Sequential of them; the layers are ours. Weights that were
+        stored in less than float32 are float32, with the values that were stored.
+
+    Raises:
+        FileError: it is no model file, or damaged, or of a newer format.
+        OSError: it cannot be opened.
+    """
+    description, tensors, digest = read(path)
+    runtime.Model(description, tensors, digest)  # refuses what does not fit
+    is_double = any(stored.dtype == "F64" for stored in tensors.values())
+    parts = []
+    for entry in description["modules"]:
+        part = _made(entry).to(torch.float64 if is_double else torch.float32)
+        prefix = f"{entry['name']}."
+        part.load_state_dict(
+            {
+                name.removeprefix(prefix): torch.from_numpy(np.array(widen(stored)))
+                for name, stored in tensors.items()
+                if name.startswith(prefix)
+            }
+        )
+        parts.append(part)
+    whole = parts[0] if len(parts) == 1 else _Chain(*parts)
+    return whole.eval()
+
+
+class _Chain(nn.Sequential):
+    """Modules in a row; a recurrent one hands its output on, and its state is left out."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Run the modules from zeros."""
+        for part in self:
+            input = part(input)
+            input = input[0] if isinstance(input, tuple) else input
+        return input
+
+    def _get_name(self) -> str:
+        return "Sequential"
+
+
+def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """Go through the modules in order, with their names in the whole."""
+    if isinstance(module, nn.Sequential):
+        for name, part in module.named_children():
+            yield from _chain(part, f"{prefix}.{name}" if prefix else name)
+    elif isinstance(module, nn.Dropout) or _kind(module) in _ENTRIES_OF:
+        yield prefix, module
+    else:
+        raise KindError(
+            f"save: {prefix or 'the module'} is {type(module).__name__}, whose forward cannot be"
+            " stored: write a chain of torch.nn.Sequential, or a file of ONNX with"
+            " elman.onnx.export"
+        )
+
+
+def _kind(module: nn.Module) -> type | None:
+    return next((kind for kind in _ENTRIES_OF if type(module) is kind), None)
+
+
+# --- what stands in a description ---------------------------------------------------------------
+
+
+def _recurrent(layer: Any, width: int | None) -> dict[str, Any]:
+    if layer.mode.startswith("RNN"):
+        cell = layer.mode.lower()
+    elif layer.mode == "GRU":
+        cell = "gru" if getattr(layer, "reset_after", True) else "gru_reset_before"
+    else:
+        cell = "lstm"
+    return {
+        "kind": "recurrent",
+        "cell": cell,
+        "inputs": layer.input_size,
+        "hidden_size": layer.hidden_size,
+        "num_layers": layer.num_layers,
+        "proj_size": layer.proj_size,
+        "bidirectional": bool(layer.bidirectional),
+        "bias": bool(layer.bias),
+        "batch_first": bool(layer.batch_first),
+    }
+
+
+def _output_width(entry: Mapping[str, Any]) -> int:
+    return int(entry["proj_size"] or entry["hidden_size"]) * (2 if entry["bidirectional"] else 1)
+
+
+def _embedding(module: Any, width: int | None) -> dict[str, Any]:
+    if module.max_norm is not None:
+        raise KindError("save: Embedding with max_norm changes its weights in use: take it away")
+    return {"kind": "embedding", "symbols": module.num_embeddings, "width": module.embedding_dim}
+
+
+def _linear(module: Any, width: int | None) -> dict[str, Any]:
+    return {
+        "kind": "linear",
+        "inputs": module.in_features,
+        "width": module.out_features,
+        "bias": module.bias is not None,
+    }
+
+
+def _layer_norm(module: Any, width: int | None) -> dict[str, Any]:
+    if len(module.normalized_shape) != 1:
+        raise KindError("save: LayerNorm must be over the features alone, one axis")
+    return {
+        "kind": "layer_norm",
+        "width": module.normalized_shape[0],
+        "eps": module.eps,
+        "weight": module.weight is not None,
+        "bias": module.bias is not None,
+    }
+
+
+def _function(name: str) -> Callable[[Any, int | None], dict[str, Any]]:
+    def entry(module: Any, width: int | None) -> dict[str, Any]:
+        if width is None:
+            raise KindError(f"save: {type(module).__name__} cannot be the first module of a chain")
+        if getattr(module, "dim", -1) not in (-1, 2):
+            raise KindError(f"save: {type(module).__name__} must be over the features, dim=-1")
+        if (getattr(module, "beta", 1), getattr(module, "threshold", 20)) != (1, 20):
+            raise KindError(f"save: {type(module).__name__} must have its default arguments")
+        return {"kind": "function", "function": name, "width": width}
+
+    return entry
+
+
+_FUNCTIONS = {
+    nn.ReLU: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.Softmax: "softmax",
+    nn.LogSoftmax: "log_softmax",
+    nn.SiLU: "silu",
+    nn.Softplus: "softplus",
+    nn.Identity: "identity",
+}
+_ENTRIES_OF: dict[Any, Callable[[Any, int | None], dict[str, Any]]] = {
+    **dict.fromkeys((RNN, LSTM, GRU, nn.RNN, nn.LSTM, nn.GRU), _recurrent),
+    nn.Embedding: _embedding,
+    nn.Linear: _linear,
+    nn.LayerNorm: _layer_norm,
+    **{kind: _function(name) for kind, name in _FUNCTIONS.items()},
+}
+
+
+def _made(entry: Mapping[str, Any]) -> nn.Module:
+    """Return a new module of PyTorch for an entry that was checked."""
+    if entry["kind"] == "embedding":
+        return nn.Embedding(entry["symbols"], entry["width"])
+    if entry["kind"] == "linear":
+        return nn.Linear(entry["inputs"], entry["width"], bias=entry["bias"])
+    if entry["kind"] == "layer_norm":
+        return nn.LayerNorm(
+            entry["width"], entry["eps"], elementwise_affine=entry["weight"], bias=entry["bias"]
+        )
+    if entry["kind"] == "function":
+        kind = next(k for k, name in _FUNCTIONS.items() if name == entry["function"])
+        return kind(-1) if kind in (nn.Softmax, nn.LogSoftmax) else kind()
+    cell = CELLS[entry["cell"]]
+    options: dict[str, Any] = {
+        "bias": entry["bias"],
+        "bidirectional": entry["bidirectional"],
+        "batch_first": bool(entry.get("batch_first", False)),
+    }
+    sizes = (entry["inputs"], entry["hidden_size"], entry["num_layers"])
+    if cell.onnx_op == "LSTM":
+        return LSTM(*sizes, proj_size=entry["proj_size"], **options)
+    if cell.onnx_op == "GRU":
+        return GRU(*sizes, reset_after=cell.reset is None, **options)
+    return RNN(*sizes, nonlinearity=cell.name.removeprefix("rnn_"), **options)
+
+
+# --- how a tensor is stored ---------------------------------------------------------------------
+
+
+def _stored(tensor: Tensor, weights: str) -> Stored:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype is torch.float64 and weights == "float32":
+        return Stored("F64", tensor.numpy())
+    if not tensor.is_floating_point():
+        raise ShapeError(f"save: weights must be floating point, got {tensor.dtype}")
+    tensor = tensor.float()
+    if tensor.dim() < 2 or weights == "float32":
+        return Stored("F32", tensor.numpy())
+    bits = tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    return Stored("BF16", bits)
