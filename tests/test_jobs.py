@@ -1,5 +1,6 @@
 """What every job promises: exact resuming, processes that train as one, runs that are used."""
 
+import dataclasses
 import json
 import math
 import os
@@ -112,8 +113,11 @@ def test_processes_share_each_batch_and_one_without_a_sequence_counts_nothing(
     name: str, tmp_path: Path
 ) -> None:
     job, data = find(name), CASES[name].make(tmp_path, 0)
-    read = job.read(build(job.Source, {"files": [str(data)]}))
-    settings = job.choose(read, math.inf, CASES[name].small | CASES[name].no_chance)
+    given = CASES[name].small | CASES[name].no_chance
+    of_source = {field.name for field in dataclasses.fields(job.Source)}
+    source = {n: v for n, v in given.items() if n in of_source} | {"files": [str(data)]}
+    read = job.read(build(job.Source, source))
+    settings = job.choose(read, math.inf, {n: v for n, v in given.items() if n not in of_source})
     torch.manual_seed(0)
     model = job.build(settings, read.knowledge)
     for epoch in (0, 1):
@@ -149,6 +153,8 @@ def test_a_run_begins_with_the_best_weights_of_another(name: str, tmp_path: Path
     # Other data, but what the model knows of its own stays.
     train(name, tmp_path / "other", make(tmp_path, 1), init_from=tmp_path / "old", epochs=1)
     knowledge = [trained.load(tmp_path / run).knowledge for run in ("old", "other")]
+    for known in knowledge:
+        known.pop("scales", None)  # of a series, which are those of its own data
     assert knowledge[0] == knowledge[1]
 
 
@@ -165,14 +171,17 @@ def test_a_file_of_ones_own_is_held_out_and_any_can_be_judged(name: str, tmp_pat
 
 @every_job
 def test_a_model_learns_and_beats_its_baselines(name: str, tmp_path: Path) -> None:
-    best = CASES[name].best
-    data = CASES[name].make(tmp_path, 0)
-    result = train(name, tmp_path / "run", data, epochs=20, hidden=16, dropout=0.1)
-    assert result.metrics[best] > 0.95
-    assert all(result.metrics[best] >= of[best] for of in result.baselines.values())
+    case = CASES[name]
+    data, best, sign = case.make(tmp_path, 0), case.best, -1 if case.is_error else 1
+    result = train(name, tmp_path / "run", data, **case.learns)
+    mine = sign * result.metrics[best]
+    assert mine > sign * case.enough
+    others = [of[best] for of in result.baselines.values() if best in of]
+    assert others
+    assert all(mine >= sign * other for other in others)
     details = json.loads((tmp_path / "run" / "details.json").read_text())
     assert all(len(row) == len(table["columns"]) for table in details for row in table["rows"])
-    assert len(list((tmp_path / "run").glob("*.png"))) == 2
+    assert len(list((tmp_path / "run").glob("*.png"))) >= 2
 
 
 @every_job
@@ -193,7 +202,8 @@ def test_a_dry_run_keeps_nothing(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = CASES[name].make(tmp_path, 0)
-    command = ["train", name, str(data), "--dry-run", "--epochs", "2", "--out"]
+    horizon = ["--horizon", "6"] if name == "series" else []
+    command = ["train", name, str(data), *horizon, "--dry-run", "--epochs", "2", "--out"]
     assert main([*command, str(tmp_path / "run")]) == 0
     assert "ms an update" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
@@ -207,6 +217,6 @@ def test_a_run_is_resumed_on_the_same_data_only(name: str, tmp_path: Path, chang
     train(name, tmp_path / "run", files["data"], valid=str(files["valid"]), epochs=1)
     assert training.resume(tmp_path / "run").finished
     file = files[changed] if files[changed].is_file() else min(files[changed].iterdir())
-    file.write_text(file.read_text() * 2)
+    file.write_text("\n".join(file.read_text().splitlines()[:-2]) + "\n")
     with pytest.raises(InputError, match="was trained on other data"):
         training.resume(tmp_path / "run")

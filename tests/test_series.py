@@ -4,10 +4,7 @@ import csv
 import io
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from elman import checkpoint
 from elman.cli import main
-from elman.tasks import InputError, learner, series, training
+from elman.tasks import InputError, series
 from elman.tasks.processes import Processes
 from elman.tasks.run import Run
 from elman.tasks.series.baselines import BASELINES, smoothing
@@ -361,50 +357,6 @@ def train(path: Path, out: Path, **changes: Any) -> Any:
     return series.train(path, out=out, **SMALL | changes)
 
 
-def kept(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    records = Run.open(run).records()
-    for record in records:
-        del record["clock"]
-    return records, [checkpoint.load(run / f"{n}.safetensors")[0] for n in ("best", "last")]
-
-
-class CrashError(Exception):
-    """Stands for a power cut."""
-
-
-def test_a_run_that_crashed_again_and_again_is_the_one_that_never_did(
-    sales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(sales, tmp_path / "whole")
-    monkeypatch.setattr(learner, "_CHECKPOINT_EVERY_S", 0.003)
-    monkeypatch.setattr(learner, "_CHECKPOINT_SHARE", math.inf)
-    chance, countdown = random.Random(0), 0
-
-    def report(record: dict[str, Any]) -> None:
-        nonlocal countdown
-        countdown -= 1
-        if countdown == 0:
-            raise CrashError
-
-    result, crashes = None, 0
-    while result is None:
-        countdown = chance.randint(1, 15)
-        try:
-            if (tmp_path / "broken").exists():
-                result = training.resume(tmp_path / "broken", report=report)
-            else:
-                result = train(sales, tmp_path / "broken", report=report)
-        except CrashError:
-            crashes += 1
-    assert crashes >= 2
-    assert result.metrics == whole.metrics
-    (mine, tensors), (theirs, expected) = kept(tmp_path / "broken"), kept(tmp_path / "whole")
-    assert mine == theirs
-    for found, wanted in zip(tensors, expected, strict=True):
-        assert found.keys() == wanted.keys()
-        assert all(torch.equal(found[name], wanted[name]) for name in found)
-
-
 def test_every_flag_arrives(sales: Path, tmp_path: Path) -> None:
     flags = [word for n, v in (SMALL | {"season": 6}).items() for word in (f"--{n}", str(v))]
     assert main(["train", "series", str(sales), *flags, "--out", str(tmp_path / "run")]) == 0
@@ -412,26 +364,6 @@ def test_every_flag_arrives(sales: Path, tmp_path: Path) -> None:
     kept = config["source"] | config["settings"]
     assert {name: kept[name] for name in SMALL} == SMALL
     assert kept["season"] == 6
-
-
-def test_two_processes_train_what_one_does(sales: Path, tmp_path: Path) -> None:
-    small = SMALL | {"dropout": 0.0}
-    flags = [word for n, v in small.items() for word in (f"--{n}", str(v))]
-    together = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend",
-         "c10d", "--rdzv-endpoint", "localhost:0", "-m", "elman", "train", "series", str(sales),
-         *flags, "--out", str(tmp_path / "two")],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    assert together.returncode == 0, together.stderr
-    one = series.train(sales, out=tmp_path / "one", **small)
-    mine, theirs = (
-        checkpoint.load(tmp_path / name / "best.safetensors")[0] for name in ("one", "two")
-    )
-    for name, weight in mine.items():
-        torch.testing.assert_close(theirs[name], weight, rtol=1e-3, atol=1e-5)
-    found = json.loads((tmp_path / "two" / "result.json").read_text())
-    assert found["metrics"]["loss"] == pytest.approx(one.metrics["loss"], rel=1e-4)
 
 
 @pytest.fixture(scope="module")
