@@ -73,7 +73,7 @@ class Processes:
         """Return the model as it is to be called in training, gradients averaged over processes."""
         if self.count == 1:
             return model
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(model)
 
 
 @contextmanager
