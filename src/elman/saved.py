@@ -29,8 +29,6 @@ def save(
     module: nn.Module,
     path: str | os.PathLike[str],
     weights: str = "float32",
-    *,
-    job: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a module to a file that `elman.runtime.load` runs with NumPy alone.
 
@@ -42,7 +40,6 @@ def save(
         weights: how matrices are stored: "float32" as they are, or "bf16" in half the space,
             rounded to 8 bits of precision; the arithmetic stays that of float32. Biases stay as
             they are.
-        job: what a program needs to know of the model besides, a value for JSON.
 
     Raises:
         ShapeError: `weights` is misspelt, or a module is of a dtype that cannot be stored.
@@ -83,7 +80,6 @@ def save(
             "modules": entries,
             "inputs": {"x": takes},
             "outputs": {"y": ["L", "N", last]},
-            "job": None if job is None else dict(job),
         },
         tensors,
     )

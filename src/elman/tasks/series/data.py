@@ -228,19 +228,18 @@ def read(source: SeriesSource, knowledge: Mapping[str, Any] | None = None) -> Pa
     return panel
 
 
-def read_again(file: str, knowledge: Mapping[str, Any], *, horizon: int | None = None) -> Panel:
+def read_again(file: str, knowledge: Mapping[str, Any]) -> Panel:
     """Read a table for a model that is trained already, all of it held out.
 
     Args:
         file: the table; it has the columns that the model was trained on.
         knowledge: that of the model; see `Panel.knowledge`.
-        horizon: steps that are forecast; those of the model if None.
 
     Raises:
         InputError: the table cannot be used with the model.
     """
     source = SeriesSource(files=(file,))
-    reading = _understand(Table.read(file), _given(source, knowledge), is_training=False)
+    reading = _understand(Table.read(file), _given(source, knowledge))
     series = []
     for one in _cut(reading):
         if one.name in knowledge["scales"]:
@@ -252,7 +251,7 @@ def read_again(file: str, knowledge: Mapping[str, Any], *, horizon: int | None =
     return Panel(
         tuple(series),
         reading.grid,
-        horizon or knowledge["horizon"],
+        knowledge["horizon"],
         knowledge["season"],
         knowledge["base"],
         tuple(knowledge["cycles"]),
@@ -291,7 +290,7 @@ def _given(source: SeriesSource, knowledge: Mapping[str, Any] | None) -> _Given:
     )
 
 
-def _understand(table: Table, given: _Given, *, is_training: bool = True) -> _Reading:
+def _understand(table: Table, given: _Given) -> _Reading:
     """Find the columns, the grid and the step of each row."""
     for name in (given.time, given.group, *given.target, *given.known):
         if name is not None:
