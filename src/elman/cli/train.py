@@ -176,10 +176,10 @@ def _with_config(job: str, given: dict[str, Any]) -> dict[str, Any]:
     path = given.pop("config", None)
     if path is None:
         return given
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[import-not-found, no-redef]
+    else:
+        import tomli as tomllib
     try:
         read = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
