@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from elman.carry import Carry, tbptt
     from elman.core import get_num_threads, set_num_threads, show_config
     from elman.exchange.keras import from_keras, to_keras
+    from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.ragged import BucketBatchSampler, last
     from elman.saved import load, save
@@ -39,12 +40,14 @@ _HOMES = {
     "RNNCell": "nn",
     "convert": "swap",
     "from_keras": "exchange.keras",
+    "get_language": "language",
     "get_num_threads": "core",
     "last": "ragged",
     "load": "saved",
     "per_sample_grads": "transforms",
     "revert": "swap",
     "save": "saved",
+    "set_language": "language",
     "set_num_threads": "core",
     "show_config": "core",
     "tbptt": "carry",
@@ -63,6 +66,7 @@ __all__ = [
     "__version__",
     "convert",
     "from_keras",
+    "get_language",
     "get_num_threads",
     "last",
     "load",
@@ -71,6 +75,7 @@ __all__ = [
     "revert",
     "runtime",
     "save",
+    "set_language",
     "set_num_threads",
     "show_config",
     "tbptt",
