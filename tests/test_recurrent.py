@@ -1,8 +1,11 @@
 """Layers of any cell: each from the equations of its paper, and what holds for all of them."""
 
 import copy
+import importlib.util
 import pickle
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -339,6 +342,94 @@ def test_what_cannot_be_compiled_is_computed_without(monkeypatch: pytest.MonkeyP
     with pytest.warns(UserWarning, match="mine could not be compiled.*No working C"):
         output, _ = layer(x)
     assert torch.equal(layer(x)[0], output)  # and says no more
+
+
+def test_an_slstm_is_that_of_the_package_xlstm() -> None:
+    spec = importlib.util.find_spec("xlstm")
+    if spec is None or spec.origin is None:
+        pytest.skip("the package xlstm is not installed")
+    file = Path(spec.origin).parent / "blocks/slstm/src/vanilla/slstm.py"
+    step = runpy.run_path(str(file))["slstm_forward_pointwise"]
+    layer = make("slstm")
+    x, _ = given(layer)
+    state = torch.zeros(4, N, H, dtype=torch.float64)
+    for t in range(L):
+        wx = x[t] @ layer.weight_ih_l0.T + layer.bias_ih_l0
+        state, _ = step(wx, state[0] @ layer.weight_hh_l0.T, layer.bias_hh_l0[None], state, {})
+    for ours, theirs in zip(layer(x)[1], state, strict=True):
+        torch.testing.assert_close(ours[0], theirs)
+
+
+# --- weights of the package sru ---------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")  # it compiles, and says what it could not
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"rescale": True}, {"v1": True}])
+@pytest.mark.parametrize("input_size", [F, H, 2 * H])
+def test_weights_of_sru_compute_what_they_did(input_size: int, options: dict[str, bool]) -> None:
+    package = pytest.importorskip("sru")
+    torch.manual_seed(0)
+    theirs = package.SRU(input_size, H, num_layers=2, highway_bias=-1.0, **options)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.randn_like(parameter) / 2)
+    x, layer = torch.randn(L, N, input_size), elman.from_sru(theirs)
+    output, (_, c_n) = layer(x)
+    expected, state = theirs(x)
+    torch.testing.assert_close(output, expected)
+    directions = 2 if layer.bidirectional else 1
+    state = state.view(2, N, directions, H).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(c_n, state)
+
+
+class _Sru:
+    """What an sru.SRU is read by, with made weights."""
+
+    def __init__(self, **changed: Any) -> None:
+        torch.manual_seed(0)
+        facts = {
+            "input_size": F,
+            "hidden_size": H,
+            "bidirectional": False,
+            "projection_size": 0,
+            "layer_norm": None,
+            "activation_type": 0,
+            "custom_m": None,
+            "has_skip_term": True,
+            "rescale": False,
+            "weight": torch.randn(F, 4 * H),
+            "weight_c": torch.randn(2 * H),
+            "bias": torch.randn(2 * H),
+            **changed,
+        }
+        self.rnn_lst = [type("SRUCell", (), facts)]
+
+
+def test_the_gates_of_sru_stand_in_their_places() -> None:
+    source = _Sru()
+    (cell,), layer = source.rnn_lst, elman.from_sru(source)
+    x = torch.randn(1, 1, F)
+    u = (x[0, 0] @ cell.weight).view(H, 4)
+    f, r = (u[:, 1] + cell.bias[:H]).sigmoid(), (u[:, 2] + cell.bias[H:]).sigmoid()
+    c = (1 - f) * u[:, 0]
+    torch.testing.assert_close(layer(x)[0][0, 0], r * c + (1 - r) * u[:, 3])
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"projection_size": 3}, "without n_proj"),
+        ({"layer_norm": object()}, "without layer_norm"),
+        ({"activation_type": 1}, "without use_tanh"),
+        ({"custom_m": object()}, "without custom_m"),
+        ({"has_skip_term": False}, "without has_skip_term=False"),
+    ],
+)
+def test_what_our_sru_has_not_is_refused(changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(ShapeError, match=says):
+        elman.from_sru(_Sru(**changed))
+    with pytest.raises(KindError, match=r"must be an sru\.SRU, got LSTM"):
+        elman.from_sru(torch.nn.LSTM(2, 3))
 
 
 # --- mistakes ---------------------------------------------------------------------------------

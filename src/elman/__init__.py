@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from elman.cells import cell
     from elman.core import get_num_threads, set_num_threads, show_config
     from elman.exchange.keras import from_keras, to_keras
+    from elman.exchange.sru import from_sru
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.ragged import BucketBatchSampler, last
@@ -44,6 +45,7 @@ _HOMES = {
     "cell": "cells",
     "convert": "swap",
     "from_keras": "exchange.keras",
+    "from_sru": "exchange.sru",
     "get_language": "language",
     "get_num_threads": "core",
     "last": "ragged",
@@ -72,6 +74,7 @@ __all__ = [
     "cell",
     "convert",
     "from_keras",
+    "from_sru",
     "get_language",
     "get_num_threads",
     "last",
