@@ -376,8 +376,8 @@ void bind(nb::module_& m, const char* chain, const char* session) {
   nb::class_<Session<T>>(m, session, "A state of a chain, for one thread at a time.")
       .def(nb::init<const Chain<T>&, long, const nb::list&>(), "chain"_a, "batch"_a, "states"_a,
            nb::keep_alive<1, 2>())
-      .def("step", &Session<T>::step)
-      .def("run", &Session<T>::run)
+      .def("step", &Session<T>::step, nb::arg().none(), nb::arg().none())
+      .def("run", &Session<T>::run, nb::arg().none(), nb::arg().none(), nb::arg())
       .def("step_named", &Session<T>::step_named);
 }
 

@@ -412,7 +412,7 @@ def test_streams_refuse_what_does_not_fit(model: runtime.Model) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.session(batch=0), "batch must be an integer from 1, got 0"),
+        (lambda m: m.session(batch=0), "batch must be an integer from 1 to 2147483647, got 0"),
         (lambda m: m.session().step([1, 2]), r"x must have a batch of 1, .* got \(2,\)"),
         (lambda m: m.session().step([[1]]), r"x must be \(N\), got \(1, 1\)"),
         (lambda m: m.session().step([-1]), "x must be from 0 to 10, got -1"),
