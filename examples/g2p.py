@@ -25,32 +25,9 @@ import numpy as np
 from elman import runtime
 
 BEGIN, END, MOST = 2, 3, 20  # sounds that are none, and how many a word has at most
-WORDS = [
-    "activationist",
-    "elman",
-    "recurrent",
-    "gatekeepers",
-    "blorptastic",
-    "xylograph",
-    "quixotically",
-    "unzipped",
-    "streamlet",
-    "a",
-    "i",
-    "zzz",
-    "hyperparameter",
-    "retrainable",
-    "jordanesque",
-    "overfitted",
-    "tokenize",
-    "sigmoidal",
-    "backpropagated",
-    "vectorised",
-    "neurocomputer",
-    "o'clock",
-    "phlogiston",
-    "wugs",
-]
+WORDS = """activationist elman recurrent gatekeepers blorptastic xylograph quixotically unzipped
+streamlet a i zzz hyperparameter retrainable jordanesque overfitted tokenize sigmoidal vectorised
+backpropagated neurocomputer o'clock phlogiston wugs"""
 
 
 def find() -> Path | None:
@@ -62,10 +39,10 @@ def find() -> Path | None:
 def original() -> Any:
     """Return the package's own G2p. Stand-ins for NLTK and inflect suffice for its network."""
     names = ("nltk", "nltk.corpus", "nltk.tokenize", "inflect")
-    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in names}):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in its strings
-            return importlib.import_module("g2p_en.g2p").G2p()
+    stand_ins = mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in names})
+    with stand_ins, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes in its strings
+        return importlib.import_module("g2p_en.g2p").G2p()
 
 
 def convert(weights: Any, folder: Path) -> None:
@@ -131,21 +108,21 @@ def main(show: Callable[[str], Any] = print) -> bool:
     package = find()
     if package is None:
         raise SystemExit("g2p-en must be installed: pip install --no-deps g2p-en")
-    theirs = original()
+    theirs, words = original(), WORDS.split()
     with tempfile.TemporaryDirectory() as folder:
         convert(np.load(package / "checkpoint20.npz"), Path(folder))
         ours = Spoken(Path(folder), theirs.g2idx, theirs.idx2p)
     ways: dict[str, Callable[[], list[list[str]]]] = {
-        "g2p-en, word by word": lambda: [theirs.predict(word) for word in WORDS],
-        "elman, word by word": lambda: [ours([word])[0] for word in WORDS],
-        "elman, all at once": lambda: ours(WORDS),
+        "g2p-en, word by word": lambda: [theirs.predict(word) for word in words],
+        "elman, word by word": lambda: [ours([word])[0] for word in words],
+        "elman, all at once": lambda: ours(words),
     }
     found = []
     for name, way in ways.items():
         start = time.perf_counter()
         found.append(way())
-        show(f"{name:22} {len(WORDS) / (time.perf_counter() - start):8,.0f} words/s")
-    show("  ".join(f"{word}: {' '.join(s)}" for word, s in zip(WORDS[:2], found[2], strict=False)))
+        show(f"{name:22} {len(words) / (time.perf_counter() - start):8,.0f} words/s")
+    show("  ".join(f"{word}: {' '.join(s)}" for word, s in zip(words[:2], found[2], strict=False)))
     return found[0] == found[1] == found[2]
 
 

@@ -24,9 +24,10 @@ def test_the_lstm_of_silero_vad_gives_what_its_own_graph_gives() -> None:
     if silero.find() is None:
         pytest.skip("silero-vad is not installed")
     said: list[str] = []
-    assert silero.main(seconds=10, show=said.append) < 1e-6
-    assert "speech in 0%" not in said[-1]
-    assert "speech in 100%" not in said[-1]
+    lstm, whole = silero.main(seconds=10, show=said.append)
+    assert lstm < 1e-6
+    assert whole < 1e-5  # float64 in place of our float32 is as far from the graph's
+    assert not any("speech in 0%" in line or "speech in 100%" in line for line in said)
 
 
 def test_the_grus_of_g2p_en_say_what_its_own_code_says() -> None:
