@@ -9,7 +9,7 @@ is the LSTM alone; so everything before it is computed for as many frames at onc
 
 Prints how many frames a second each way does, and the largest difference from the package's ONNX
 graph, of which the weights are taken: from the LSTM on, and in all, where the transform's rounding
-counts for more. (silero_vad_16k.safetensors, beside it, is of another training than all the graphs.)
+counts for more. (silero_vad_16k.safetensors, beside it, is of another training than the graphs.)
 """
 
 import importlib.util
@@ -110,7 +110,7 @@ def sound_like_speech(seconds: float) -> Floats:
 
 
 def by_onnx(graph: Path, samples: Floats) -> tuple[Floats, Floats]:
-    """Run the package's graph, a call for each frame; return (F,) and what its LSTM took, (F, 128)."""
+    """Run the graph, a call for each frame; return (F,) and what its LSTM took, (F, 128)."""
     import onnx
     import onnxruntime
 
