@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from elman import runtime as runtime
     from elman.carry import Carry, tbptt
     from elman.core import get_num_threads, set_num_threads, show_config
+    from elman.diagnosis import check_cell
     from elman.exchange.keras import from_keras, to_keras
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -38,6 +39,7 @@ _HOMES = {
     "LSTMCell": "nn",
     "RNN": "nn",
     "RNNCell": "nn",
+    "check_cell": "diagnosis",
     "convert": "swap",
     "from_keras": "exchange.keras",
     "get_language": "language",
@@ -64,6 +66,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "__version__",
+    "check_cell",
     "convert",
     "from_keras",
     "get_language",
