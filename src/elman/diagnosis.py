@@ -27,6 +27,8 @@ from elman.watching import Batch, Run, Step
 __all__ = ["CellReport", "Finding", "check_cell"]
 
 _Array = np.ndarray
+# The units whose weights are solved for: these tell, and more take long.
+_UNITS = 16
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def check_cell(
         input_size = model.input_size if input_size is None else input_size
         hidden_size = model.hidden_size if hidden_size is None else hidden_size
     if isinstance(step, nn.RNNCellBase):  # the core's own steps cannot be watched
-        step = _Model(*_meant_module(step)).step
+        own = _Model(*_meant_module(step))
+        step, input_size, hidden_size = own.step, own.input_size, own.hidden_size
     tried = Step(step, len(cell.states), input_size, hidden_size)
     batch = tried.draw()
     run = tried(batch)
@@ -199,12 +202,19 @@ class _Model:
         """Compute one step in PyTorch's operations."""
         return tuple(reference.step(self.cell, x, states, self.weights))
 
-    def gate(self, letter: str) -> list[_Array]:
-        """Return the rows of a gate in weight_ih, weight_hh, bias_ih and bias_hh."""
+    def gate(self, letter: str, transposed: bool = False) -> list[_Array]:
+        """Return rows of a gate of weight_ih, weight_hh, bias_ih and bias_hh.
+
+        Transposed, weight_hh is what `h @ weight_hh` makes of it.
+        """
         place = self.cell.gates.index(letter)
-        rows = slice(place * self.hidden_size, (place + 1) * self.hidden_size)
-        zeros = np.zeros(self.hidden_size)
-        return [zeros if w is None else w[rows].numpy() for w in self.weights]
+        first, count = place * self.hidden_size, min(self.hidden_size, _UNITS)
+        rows, zeros = slice(first, first + count), np.zeros(count)
+        found = [zeros if w is None else w[rows].numpy() for w in self.weights]
+        if transposed:
+            block = self.weights[1][first : first + self.hidden_size]
+            found[1] = block.T[:count].numpy()
+        return found
 
 
 def _meant(kind: Any) -> tuple[Cell, _Model | None]:
@@ -227,8 +237,7 @@ def _meant_module(module: Any) -> tuple[Cell, nn.Module]:
     if getattr(module, "proj_size", 0):
         raise ShapeError(
             say(
-                "check_cell: a module to compare with must have no projection, got "
-                "proj_size={got}",
+                "check_cell: a module to compare with must have no projection, got proj_size={got}",
                 got=module.proj_size,
             )
         )
@@ -355,10 +364,14 @@ class _Reading:
     def solve(self, value: _Array, *terms: _Array) -> list[_Array] | None:
         """Return the matrices of the terms (N, .) of which value (N, H) is the sum, or None."""
         columns = [term if term.ndim == 2 else term[:, None] for term in terms]
-        matrix = np.concatenate(columns, 1)
-        solution, *_ = np.linalg.lstsq(matrix, value, rcond=None)
-        if not _close(matrix @ solution, value, 10 * self.tolerance):
+        basis, triangle = np.linalg.qr(np.concatenate(columns, 1))
+        coefficients = basis.T @ value
+        diagonal = np.abs(np.diag(triangle))
+        if diagonal.min() <= 1e-9 * diagonal.max() or not _close(
+            basis @ coefficients, value, 10 * self.tolerance
+        ):
             return None
+        solution = np.linalg.solve(triangle, coefficients)
         ends = np.cumsum([column.shape[1] for column in columns])
         return np.split(solution.T, ends[:-1], axis=1)
 
@@ -367,7 +380,7 @@ class _Reading:
         coefficients = self.basis.T @ value
         if not _close(self.basis @ coefficients, value, 10 * self.tolerance):
             return None
-        solution = np.linalg.solve(self.triangle, coefficients).T
+        solution = np.linalg.solve(self.triangle, coefficients).T[:_UNITS]
         width = self.x.shape[1]
         return [solution[:, :width], solution[:, width:-1], solution[:, -1:]]
 
@@ -521,7 +534,9 @@ class _Reading:
         if len(missing) == len(biases):
             self.notes.append(say("It has no bias, as with bias=False, or all are zero."))
         elif drawn:
-            self.find("missing_bias", missing[0][1], say("a bias is missing: {names}.", names=names))
+            self.find(
+                "missing_bias", missing[0][1], say("a bias is missing: {names}.", names=names)
+            )
         else:
             self.notes.append(say("A bias is zero, or missing: {names}.", names=names))
 
@@ -539,7 +554,11 @@ class _Reading:
             taken[letter] = letter if letter in owners else "".join(owners[:1])
             if self.are_equal(gate.W, W) and self.are_equal(gate.U, U):
                 self.compare_bias(gate, b_i, b_h)
-            elif not owners and self.are_equal(gate.U, U.T) and self.are_equal(gate.W, W):
+            elif (
+                not owners
+                and self.are_equal(gate.U, model.gate(letter, transposed=True)[1])
+                and self.are_equal(gate.W, W)
+            ):
                 self.find(
                     "transposed",
                     letter,
@@ -707,9 +726,7 @@ class _LstmReading(_Reading):
             near = np.abs(few * value[:4] - added[:4]).max(axis=(1, 2))
             limit = self.tolerance * 100 * (1 + np.abs(added).max())
             for second in np.flatnonzero(near <= limit):
-                if second >= first and _close(
-                    values[second] * value, added, 100 * self.tolerance
-                ):
+                if second >= first and _close(values[second] * value, added, 100 * self.tolerance):
                     found.append((value, values[second]))
         ranked = []
         for pair in found:
@@ -859,7 +876,7 @@ class _GruReading(_Reading):
 
     def read_alone(self, after: _Array) -> bool:
         """Note a step without an update gate: h' = n."""
-        if not list(self.candidates(after)):
+        if next(self.candidates(after), None) is None:
             return False
         self.find(
             "update_incomplete",
@@ -877,9 +894,10 @@ class _GruReading(_Reading):
             plain = self.solve_gate(before)
             if plain is not None:
                 yield "unused", activation, value, plain
-        for activation, before in makers:
-            for r in resets:
-                for form in ("before", "after", "input", "both"):
+        wanted = "before" if self.cell.late else "after"
+        for form in sorted(("after", "before", "input", "both"), key=lambda form: form != wanted):
+            for activation, before in makers:
+                for r in resets:
                     weights = self.solve_reset(form, before, r)
                     if weights is not None:
                         yield form, activation, r, weights
@@ -888,10 +906,10 @@ class _GruReading(_Reading):
         """Return W, U, b_i and b_h of a candidate with the reset gate in one of its places."""
         x, h, ones = self.x, self.h, self.ones
         if form == "before":
-            return self.solve(value, x, r * h, ones)
+            return self.solve(value[:, :_UNITS], x, r * h, ones)
         # The other forms have a matrix for each unit, so the first tells whether to go on.
         rows = []
-        for unit in range(value.shape[1]):
+        for unit in range(value.shape[1])[:_UNITS]:
             one, gate = value[:, [unit]], r[:, [unit]]
             if form == "after":
                 weights = self.solve(one, x, gate * h, ones, gate)
@@ -907,16 +925,15 @@ class _GruReading(_Reading):
     def read_candidate(self, value: _Array) -> None:
         """Read n, whose reset gate has a place that tells the two GRUs apart."""
         wanted = "before" if self.cell.late else "after"
-        found = list(self.candidates(value))
-        if not found:
+        found = next(self.candidates(value), None)
+        if found is None:
             self.find(
                 "not_recognised",
                 "n",
                 say("the candidate is not tanh of W x, r and U h with a bias."),
             )
             return
-        found.sort(key=lambda entry: (entry[0] != "unused", entry[0] != wanted))
-        form, activation, r, weights = found[0]
+        form, activation, r, weights = found
         gate = _Gate("n", value, activation, *weights[:3])
         if form == "after":
             gate.b_h = weights[3][:, 0]

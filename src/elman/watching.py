@@ -134,12 +134,11 @@ class Step:
 
     # The way to call the step: the first that gives states of the right shape. What gives others is
     # taken where nothing else works, for `elman.diagnosis` to say so.
-    def _find(
-        self, input_size: int | None, hidden_size: int | None
-    ) -> "tuple[_Call, int, int]":
-        for features, units in self._sizes(input_size, hidden_size):
-            batch = _draw(_rows(features, units), features, units, self.states)
-            for call in self._calls():
+    def _find(self, input_size: int | None, hidden_size: int | None) -> "tuple[_Call, int, int]":
+        sizes = list(self._sizes(input_size, hidden_size))
+        for layout in ("rows", "vector", "columns"):
+            for (features, units), call in product(sizes, self._calls(layout)):
+                batch = _draw(_rows(features, units), features, units, self.states)
                 try:
                     with torch.no_grad(), torch.random.fork_rng(devices=[]):
                         run = call(batch, units)
@@ -161,17 +160,15 @@ class Step:
             text += say(": say input_size= and hidden_size=")
         raise ShapeError(text) from self._failure
 
-    def _calls(self) -> "Iterator[_Call]":
+    def _calls(self, layout: str) -> "Iterator[_Call]":
         arrays = any(isinstance(value, np.ndarray) for value in self._held)
         tensors = any(isinstance(value, Tensor) for value in self._held)
         kinds = ["numpy"] if arrays and not tensors else ["float64", "float32", "numpy"]
-        for layout, kind in product(("rows", "vector", "columns"), kinds):
+        for kind in kinds:
             for packed in (False, True) if self.states > 1 else (False,):
                 yield _Call(self._step, self.states, kind, layout, packed)
 
-    def _sizes(
-        self, input_size: int | None, hidden_size: int | None
-    ) -> Iterator[tuple[int, int]]:
+    def _sizes(self, input_size: int | None, hidden_size: int | None) -> Iterator[tuple[int, int]]:
         own = [getattr(self._step, name, None) for name in ("input_size", "hidden_size")]
         features, units = (
             given if given is not None else found if isinstance(found, int) else None
@@ -180,10 +177,14 @@ class Step:
         sizes = sorted({size for value in self._held for size in value.shape if size})
         all_units = [units] if units is not None else _with_parts(sizes)
         for unit in all_units:
-            all_features = [features] if features is not None else [
-                *sizes,
-                *(size - unit for size in sizes if size > unit),
-            ]
+            all_features = (
+                [features]
+                if features is not None
+                else [
+                    *sizes,
+                    *(size - unit for size in sizes if size > unit),
+                ]
+            )
             for feature in dict.fromkeys(all_features):
                 yield feature, unit
 
@@ -282,8 +283,9 @@ class _Call:
             results = self._apply(values)
         else:
             dtype = getattr(torch, self.kind)
+            values = [torch.tensor(value, dtype=dtype) for value in given]
             with _Watch(seen):
-                results = self._apply([torch.tensor(value, dtype=dtype) for value in given])
+                results = self._apply(values)
         found = [
             np.asarray(leaf.detach() if isinstance(leaf, Tensor) else leaf, dtype=np.float64)
             for leaf in tree_leaves(results)
@@ -319,9 +321,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.seen = seen
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
