@@ -255,8 +255,10 @@ def rnn(w: Any, wrong: str = "") -> Callable[..., Any]:
     m = w.m
 
     def step(x: Any, h: Any) -> Any:
-        before = {"no h": w.x, "no x": w.h}.get(wrong)
-        total = w.both("h", x, h) if before is None else before("h", h if wrong == "no x" else x)
+        if wrong in ("no h", "no x"):
+            total = w.x("h", x) if wrong == "no h" else w.h("h", h)
+        else:
+            total = w.both("h", x, h)
         act = {
             "sigmoid": m.sigmoid,
             "relu": m.relu,

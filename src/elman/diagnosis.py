@@ -680,9 +680,8 @@ class _LstmReading(_Reading):
             forget = near[0] if near else forget
             self.read_gate("f", forget, "sigmoid")
         added = c_after - forget * c
-        pair = self.find_pair(added)
-        if pair is not None:
-            gate, candidate = pair
+        gate, candidate, is_known = self.find_pair(added)
+        if is_known or (gate is not None and self.activation_of(added) is None):
             if "f" in self.gates and self.same(gate, 1 - forget):
                 self.find(
                     "coupled_gates",
@@ -715,8 +714,12 @@ class _LstmReading(_Reading):
             say("what is added to c is not the product of a gate and a candidate."),
         )
 
-    def find_pair(self, added: _Array) -> tuple[_Array, _Array] | None:
-        """Return the input gate and the candidate of which added is the product."""
+    def find_pair(self, added: _Array) -> tuple[Any, Any, bool]:
+        """Return the input gate and the candidate of which added is the product, or None for both.
+
+        The third says whether each is a function of what is linear in x and h; other values may
+        have this product by chance.
+        """
         values = [*self.values]
         if "f" in self.gates:
             values.append(1 - self.gates["f"].value)
@@ -736,9 +739,9 @@ class _LstmReading(_Reading):
                 score = 3 * (not known) + (kinds[gate] != "sigmoid") + (kinds[candidate] != "tanh")
                 ranked.append((score, len(ranked), pair[gate], pair[candidate]))
         if not ranked:
-            return None
-        _, _, gate_value, candidate_value = min(ranked, key=lambda entry: entry[:2])
-        return gate_value, candidate_value
+            return None, None, False
+        score, _, gate_value, candidate_value = min(ranked, key=lambda entry: entry[:2])
+        return gate_value, candidate_value, score < 3
 
     def activation_of(self, value: _Array) -> str | None:
         """Return the function that made a value of one that is linear in x and h, or None."""
