@@ -155,9 +155,7 @@ class Arrays:
         self.p = {}
         for gate in gates:
             self.p["W" + gate] = random.normal(size=(features, H)) / 2
-            self.p["U" + gate] = (
-                self.p["W" + gate] if shared else random.normal(size=(H, H)) / 2
-            )
+            self.p["U" + gate] = self.p["W" + gate] if shared else random.normal(size=(H, H)) / 2
             for bias in "bc":
                 if gate not in unbiased:
                     self.p[bias + gate] = random.normal(size=H)
@@ -291,17 +289,13 @@ class AsModule(nn.Module):
         return self.cell(self.style, self.wrong)(*args)
 
 
-def check(
-    kind: str, style: type, wrong: str = "", meant: Any = None, **options: Any
-) -> CellReport:
+def check(kind: str, style: type, wrong: str = "", meant: Any = None, **options: Any) -> CellReport:
     weights = style(GATES[kind], **options)
     if isinstance(weights, nn.Module):
         step: Any = AsModule(CELLS[kind], weights, wrong)
     else:
         step = CELLS[kind](weights, wrong)
     return elman.check_cell(step, meant or kind)
-
-
 
 
 # --- right cells --------------------------------------------------------------------------------
@@ -436,7 +430,9 @@ def test_one_weight_for_all_gates_is_named(kind: str, style: type) -> None:
 
 
 @pytest.mark.parametrize("style", [PerGate, Parameters, Side, Arrays])
-@pytest.mark.parametrize(("kind", "gate"), [("lstm", "o"), ("lstm", "f"), ("gru_reset_before", "z")])
+@pytest.mark.parametrize(
+    ("kind", "gate"), [("lstm", "o"), ("lstm", "f"), ("gru_reset_before", "z")]
+)
 def test_a_missing_bias_is_named(kind: str, gate: str, style: type) -> None:
     report = check(kind, style, unbiased=gate)
     assert (report.cause, report.gate) == ("missing_bias", gate), report.text

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from elman.exchange.keras import from_keras, to_keras
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from elman.printing import axes
     from elman.ragged import BucketBatchSampler, last
     from elman.saved import load, save
     from elman.swap import convert, revert
@@ -39,6 +40,7 @@ _HOMES = {
     "LSTMCell": "nn",
     "RNN": "nn",
     "RNNCell": "nn",
+    "axes": "printing",
     "check_cell": "diagnosis",
     "convert": "swap",
     "from_keras": "exchange.keras",
@@ -66,6 +68,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "__version__",
+    "axes",
     "check_cell",
     "convert",
     "from_keras",
