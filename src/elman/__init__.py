@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from elman.carry import Carry, tbptt
     from elman.core import get_num_threads, set_num_threads, show_config
     from elman.diagnosis import check_cell
+    from elman.drawing import plot_gates
     from elman.exchange.keras import from_keras, to_keras
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -49,6 +50,7 @@ _HOMES = {
     "last": "ragged",
     "load": "saved",
     "per_sample_grads": "transforms",
+    "plot_gates": "drawing",
     "revert": "swap",
     "save": "saved",
     "set_language": "language",
@@ -78,6 +80,7 @@ __all__ = [
     "load",
     "onnx",
     "per_sample_grads",
+    "plot_gates",
     "revert",
     "runtime",
     "save",
