@@ -25,7 +25,7 @@ LAYERS = (
     *("__main__", "cli", "drawing", "tasks", "bench", "elman"),
     *("diagnosis", "watching", "printing"),
     *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
-    *("nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
+    *("nn", "hints", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
     *("environment", "_native", "checkpoint", "language"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))

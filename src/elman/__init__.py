@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from elman.diagnosis import check_cell
     from elman.drawing import plot_gates
     from elman.exchange.keras import from_keras, to_keras
+    from elman.hints import Hint
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-    from elman.printing import axes
+    from elman.printing import axes, states
     from elman.ragged import BucketBatchSampler, last
     from elman.saved import load, save
     from elman.swap import convert, revert
@@ -37,6 +38,7 @@ _HOMES = {
     "Carry": "carry",
     "GRU": "nn",
     "GRUCell": "nn",
+    "Hint": "hints",
     "LSTM": "nn",
     "LSTMCell": "nn",
     "RNN": "nn",
@@ -56,6 +58,7 @@ _HOMES = {
     "set_language": "language",
     "set_num_threads": "core",
     "show_config": "core",
+    "states": "printing",
     "tbptt": "carry",
     "to_keras": "exchange.keras",
 }
@@ -67,6 +70,7 @@ __all__ = [
     "BucketBatchSampler",
     "Carry",
     "GRUCell",
+    "Hint",
     "LSTMCell",
     "RNNCell",
     "__version__",
@@ -87,6 +91,7 @@ __all__ = [
     "set_language",
     "set_num_threads",
     "show_config",
+    "states",
     "tbptt",
     "to_keras",
 ]

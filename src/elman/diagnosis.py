@@ -10,7 +10,7 @@ order and the form of the parameters do not matter.
 Left out: whether a step is stable or fast, and layers, which hold several cells.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -400,7 +400,7 @@ class _Reading:
                 ):
                     yield name, before
         # A step that computes by itself, or in one function, shows its results alone.
-        if 0 < value.min() and value.max() < 1:
+        if value.min() > 0 and value.max() < 1:
             yield "sigmoid", np.log(value) - np.log1p(-value)
         if -1 < value.min() < 0 < value.max() < 1:
             yield "tanh", np.arctanh(value)
@@ -771,7 +771,7 @@ class _LstmReading(_Reading):
         factor = shapes["tanh(c')"]
         gate = h_after / np.where(np.abs(factor) < 1e-6, 1, factor)
         far = np.abs(factor).min(axis=1) >= 1e-3
-        if not self.values and far.any() and 0 < gate[far].min() and gate[far].max() < 1:
+        if not self.values and far.any() and gate[far].min() > 0 and gate[far].max() < 1:
             return "tanh(c')", gate
         return None
 
