@@ -1,4 +1,4 @@
-"""Hand-written cells: right ones are accepted however they are written, and each mistake is named."""
+"""Hand-written cells: right ones are accepted in every form, and each mistake is named."""
 
 from collections.abc import Callable
 from typing import Any
@@ -77,9 +77,9 @@ class Parameters(Style):
 
     def make(self) -> None:
         for gate in self.gates:
-            W = nn.Parameter(torch.randn(self.features, H) / 2)
-            setattr(self, f"W_{gate}", W)
-            setattr(self, f"U_{gate}", W if self.shared else nn.Parameter(torch.randn(H, H) / 2))
+            of_x, of_h = (nn.Parameter(torch.randn(n, H) / 2) for n in (self.features, H))
+            setattr(self, f"W_{gate}", of_x)
+            setattr(self, f"U_{gate}", of_x if self.shared else of_h)
             if gate not in self.unbiased:
                 setattr(self, f"b_{gate}", nn.Parameter(torch.zeros(H)))
                 setattr(self, f"c_{gate}", nn.Parameter(torch.zeros(H)))
@@ -336,11 +336,11 @@ def test_the_two_grus_of_elman_are_told_apart() -> None:
 
 def test_columns_vectors_and_packed_states_are_found() -> None:
     random = np.random.default_rng(0)
-    W, U = random.normal(size=(H, IN)), random.normal(size=(H, H))
+    w, u = random.normal(size=(H, IN)), random.normal(size=(H, H))
     b = random.normal(size=(H, 1))
-    assert elman.check_cell(lambda x, h: np.tanh(W @ x + U.dot(h) + b), "rnn_tanh")
+    assert elman.check_cell(lambda x, h: np.tanh(w @ x + u.dot(h) + b), "rnn_tanh")
     flat = b[:, 0]
-    report = elman.check_cell(lambda x, h: np.tanh(np.dot(W, x) + U @ h + flat), "rnn_tanh")
+    report = elman.check_cell(lambda x, h: np.tanh(np.dot(w, x) + u @ h + flat), "rnn_tanh")
     assert report
     assert "one sequence at a time" in report.text
     both = Stacked("ifgo")
@@ -353,11 +353,11 @@ def test_columns_vectors_and_packed_states_are_found() -> None:
 
 
 def test_what_is_computed_out_of_sight_is_read_from_the_results() -> None:
-    W, U = np.random.default_rng(0).normal(size=(2, 2, 2))
+    w, u = np.random.default_rng(0).normal(size=(2, 2, 2))
 
     def step(x: Any, h: Any) -> Any:
         rows = zip(x.tolist(), h.tolist(), strict=True)
-        return np.array([np.tanh(W @ np.array(a) + U @ np.array(b)) for a, b in rows])
+        return np.array([np.tanh(w @ np.array(a) + u @ np.array(b)) for a, b in rows])
 
     assert elman.check_cell(step, "rnn_tanh")
     assert elman.check_cell(step, "rnn_relu").cause == "wrong_activation"
@@ -513,10 +513,10 @@ def written(module: Any, order: str, leave: str = "", transposed: bool = False) 
     """A step by hand with a module's own weights, its rows read in an order."""
 
     def wide(x: Tensor, h: Tensor) -> Tensor:
-        U = module.weight_hh.T
+        of_h = module.weight_hh.T
         if transposed:
-            U = torch.cat([block.T for block in U.chunk(len(order), 1)], 1)
-        total = x @ module.weight_ih.T + h @ U
+            of_h = torch.cat([block.T for block in of_h.chunk(len(order), 1)], 1)
+        total = x @ module.weight_ih.T + h @ of_h
         for name in ("bias_ih", "bias_hh"):
             if name not in leave:
                 total = total + getattr(module, name)
@@ -633,7 +633,7 @@ def test_nothing_of_the_caller_changes() -> None:
 
 
 def test_wrong_arguments_are_refused_in_one_sentence() -> None:
-    with pytest.raises(KindError, match="kind must be one of 'lstm', .* got 'lstn'"):
+    with pytest.raises(KindError, match=r"kind must be one of 'lstm', .* got 'lstn'"):
         elman.check_cell(lstm(PerGate("ifgo")), "lstn")
     with pytest.raises(KindError, match="got Linear"):
         elman.check_cell(lstm(PerGate("ifgo")), nn.Linear(2, 2))
@@ -641,11 +641,11 @@ def test_wrong_arguments_are_refused_in_one_sentence() -> None:
         elman.check_cell(3, "lstm")
     with pytest.raises(ShapeError, match="no projection, got proj_size=2"):
         elman.check_cell(lstm(PerGate("ifgo")), nn.LSTM(3, 4, proj_size=2))
+
+    def step(x: Any, h: Any) -> Any:
+        raise NotImplementedError("no")
+
     with pytest.raises(ShapeError, match=r"x \(N, input_size\) and h, .* NotImplementedError: no"):
-
-        def step(x: Any, h: Any) -> Any:
-            raise NotImplementedError("no")
-
         elman.check_cell(step, "gru", input_size=2, hidden_size=3)
     with pytest.raises(ShapeError, match="say input_size= and hidden_size="):
         elman.check_cell(lambda x, h: None, "gru")
@@ -656,6 +656,6 @@ def test_the_diagnosis_is_the_same_in_chinese(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(language, "_chosen", "zh")
     again = check("lstm", PerGate, "g activation")
     assert [(f.key, f.gate) for f in again.findings] == [(f.key, f.gate) for f in report.findings]
-    assert "g：" in again.text
+    assert "g\uff1a" in again.text
     assert "sigmoid" in again.text
     assert "tanh" in again.text

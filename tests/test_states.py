@@ -45,7 +45,7 @@ def test_what_is_no_state_is_refused_in_one_sentence() -> None:
     lstm = elman.LSTM(3, 4)
     with pytest.raises(TypeError, match=r"state must be \(h_n, c_n\), got Tensor"):
         elman.states(lstm, torch.zeros(1, 2, 4))
-    with pytest.raises(TypeError, match="module must be an RNN, LSTM or GRU .* got Linear"):
+    with pytest.raises(TypeError, match=r"module must be an RNN, LSTM or GRU .* got Linear"):
         elman.states(torch.nn.Linear(2, 2), torch.zeros(1, 2, 4))
     rule = r"h_n must be \(D \* num_layers, N, H_out\) = \(1, N, 4\), got \(2, 5, 4\)"
     with pytest.raises(ValueError, match=rule):
@@ -60,4 +60,4 @@ def test_the_same_facts_stand_in_chinese(monkeypatch: pytest.MonkeyPatch) -> Non
     chinese = elman.states(gru, state)
     assert chinese.shapes == english.shapes
     assert chinese.text.splitlines()[0] == english.text.splitlines()[0]
-    assert "第 0 层，反向" in chinese.text
+    assert "第 0 层\uff0c反向" in chinese.text

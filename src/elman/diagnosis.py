@@ -1,4 +1,4 @@
-"""Whether a hand-written step is the cell that it is meant to be, and if not, what is wrong with it.
+"""Whether a hand-written step is the cell that it is meant to be, and if not, what is wrong.
 
 The step is run on random numbers, and what it computes on the way is watched (`elman.watching`).
 The equations of the cell are then read backwards. In c' = f c + i g, f is what c' changes by when c
@@ -12,7 +12,7 @@ Left out: whether a step is stable or fast, and layers, which hold several cells
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from elman.watching import Batch, Run, Step
 
 __all__ = ["CellReport", "Finding", "check_cell"]
 
-_Array = np.ndarray
+_Array: TypeAlias = np.ndarray[Any, Any]
 # The units whose weights are solved for: these tell, and more take long.
 _UNITS = 16
 
@@ -184,15 +184,17 @@ def check_cell(
 class _Model:
     """A cell with the weights of a module: those of its first layer and direction."""
 
-    def __init__(self, cell: Cell, module: nn.Module) -> None:
+    def __init__(self, cell: Cell, module: Any) -> None:
         end = "_l0" if isinstance(module, nn.RNNBase) else ""
         self.cell = cell
-        self.input_size, self.hidden_size = int(module.input_size), int(module.hidden_size)
+        self.input_size, self.hidden_size = module.input_size, module.hidden_size
         tensors = [
             getattr(module, f"{name}{end}", None)
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         ]
-        self.weights = [None if t is None else t.detach().cpu().double() for t in tensors]
+        self.weights: list[Any] = [
+            None if t is None else t.detach().cpu().double() for t in tensors
+        ]
 
     def __call__(self, batch: Batch) -> tuple[_Array, ...]:
         results = self.step(*map(torch.from_numpy, (batch.x, *batch.states)))
@@ -223,7 +225,11 @@ def _meant(kind: Any) -> tuple[Cell, _Model | None]:
     if isinstance(kind, (nn.RNNBase, nn.RNNCellBase)):
         cell, module = _meant_module(kind)
         return cell, _Model(cell, module)
-    raise KindError(
+    raise _unknown(kind)
+
+
+def _unknown(kind: Any) -> KindError:
+    return KindError(
         say(
             "check_cell: kind must be one of {known}, or an RNN, LSTM or GRU or a cell of theirs, "
             "got {got}",
@@ -250,14 +256,7 @@ def _meant_module(module: Any) -> tuple[Cell, nn.Module]:
     if name == "gru" and not getattr(module, "reset_after", True):
         name = "gru_reset_before"
     if name not in _NAMES:
-        raise KindError(
-            say(
-                "check_cell: kind must be one of {known}, or an RNN, LSTM or GRU or a cell of "
-                "theirs, got {got}",
-                known=", ".join(map(repr, _NAMES)),
-                got=type(module).__name__,
-            )
-        )
+        raise _unknown(module)
     return CELLS[name], module
 
 
@@ -265,7 +264,7 @@ def _meant_module(module: Any) -> tuple[Cell, nn.Module]:
 
 
 def _sigmoid(x: _Array) -> _Array:
-    return 1 / (1 + np.exp(-np.clip(x, -700, 700)))
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -700, 700))))
 
 
 _ACTIVATIONS: dict[str, Callable[[_Array], _Array]] = {
@@ -295,7 +294,7 @@ def _mixes_rows(step: Step, batch: Batch, run: Run) -> bool:
 
 @dataclass
 class _Gate:
-    """A gate as it was read: function(W x + U h + b), with b_h inside the reset product of a GRU."""
+    """A gate as it was read: activation(W x + U h + b); b_h is inside a GRU's reset product."""
 
     letter: str
     value: _Array
@@ -336,7 +335,7 @@ class _Reading:
 
     def find(self, key: str, gate: str, sentence: str) -> None:
         """Note a mistake."""
-        text = f"{gate}: {sentence}" if gate else sentence
+        text = say("{gate}: {sentence}", gate=gate, sentence=sentence) if gate else sentence
         self.findings.append(Finding(key, gate, text))
 
     def same(self, some: _Array, other: _Array) -> bool:
@@ -544,7 +543,7 @@ class _Reading:
         """Note where the weights of the gates are not those of a module."""
         taken = {}
         for letter, gate in self.gates.items():
-            W, U, b_i, b_h = model.gate(letter)
+            of_x, of_h, b_i, b_h = model.gate(letter)
             owners = [
                 other
                 for other in self.cell.gates
@@ -552,12 +551,12 @@ class _Reading:
                 and self.are_equal(gate.U, model.gate(other)[1])
             ]
             taken[letter] = letter if letter in owners else "".join(owners[:1])
-            if self.are_equal(gate.W, W) and self.are_equal(gate.U, U):
+            if self.are_equal(gate.W, of_x) and self.are_equal(gate.U, of_h):
                 self.compare_bias(gate, b_i, b_h)
             elif (
                 not owners
                 and self.are_equal(gate.U, model.gate(letter, transposed=True)[1])
-                and self.are_equal(gate.W, W)
+                and self.are_equal(gate.W, of_x)
             ):
                 self.find(
                     "transposed",
@@ -659,7 +658,7 @@ class _LstmReading(_Reading):
             changed = self.step(Batch(self.x, states)).results[place]
             slopes.append((changed - c_after) / change)
         forget = slopes[0]
-        if not _close(*slopes, 100 * self.tolerance):
+        if not _close(slopes[0], slopes[1], 100 * self.tolerance):
             self.find(
                 "not_recognised",
                 "c",
@@ -728,10 +727,12 @@ class _LstmReading(_Reading):
         for first, value in enumerate(values):
             near = np.abs(few * value[:4] - added[:4]).max(axis=(1, 2))
             limit = self.tolerance * 100 * (1 + np.abs(added).max())
-            for second in np.flatnonzero(near <= limit):
-                if second >= first and _close(values[second] * value, added, 100 * self.tolerance):
-                    found.append((value, values[second]))
-        ranked = []
+            found += [
+                (value, values[second])
+                for second in np.flatnonzero(near <= limit)
+                if second >= first and _close(values[second] * value, added, 100 * self.tolerance)
+            ]
+        ranked: list[tuple[int, int, _Array, _Array]] = []
         for pair in found:
             kinds = [self.activation_of(value) for value in pair]
             for gate, candidate in ((0, 1), (1, 0)):

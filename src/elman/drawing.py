@@ -23,6 +23,18 @@ _SEQUENTIAL, _DIVERGING = "YlGnBu", "RdBu_r"
 # Characters that nobody would see on an axis.
 _VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "": "∅"}
 _MOST_LABELS = 48
+# Fonts with Chinese characters, which Matplotlib's own has not.
+_CHINESE = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "SimHei",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+)
 
 
 def plot_gates(
@@ -89,7 +101,19 @@ def plot_gates(
         steps = len(symbols)
     traces = {letter: trace[:steps] for letter, trace in traces.items()}
     rows = _order(traces.get("h", next(iter(traces.values()))), units)
-    return _draw(traces, rows, symbols, steps)
+    try:
+        new_figure(1, 1)  # which imports Matplotlib whatever the user's screen is set to
+        import matplotlib
+        from matplotlib.font_manager import fontManager
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            say("plot_gates: it draws with Matplotlib: pip install matplotlib")
+        ) from error
+    here = {font.name for font in fontManager.ttflist}
+    chinese = [name for name in _CHINESE if name in here]
+    family = [*matplotlib.rcParams["font.family"], *chinese]
+    with matplotlib.rc_context({"font.family": family}):
+        return _draw(traces, rows, symbols, steps, None if chinese else "en")
 
 
 # (L, hidden_size) of one sequence, layer and direction
@@ -109,7 +133,7 @@ def _trace(
             )
         )
     one = array[layer, direction]
-    return one[sequence] if batch_first else one[:, sequence]
+    return np.asarray(one[sequence] if batch_first else one[:, sequence])
 
 
 # Which units are drawn: those that change the most, and beside each other those that change alike,
@@ -121,7 +145,8 @@ def _order(trace: np.ndarray[Any, Any], most: int) -> np.ndarray[Any, Any]:
     if min(centred.shape) < 2:
         return chosen
     _, _, plane = np.linalg.svd(centred, full_matrices=False)
-    return chosen[np.argsort(np.arctan2(plane[1], plane[0]), kind="stable")]
+    angle = np.arctan2(plane[1], plane[0])
+    return np.asarray(chosen[np.argsort(angle, kind="stable")])
 
 
 def _draw(
@@ -129,26 +154,22 @@ def _draw(
     rows: np.ndarray[Any, Any],
     symbols: Sequence[str] | None,
     steps: int,
+    language: str | None,
 ) -> "Figure":
     titles = {
-        "i": say("input gate"),
-        "f": say("forget gate"),
-        "g": say("candidate"),
-        "o": say("output gate"),
-        "r": say("reset gate"),
-        "z": say("update gate"),
-        "n": say("candidate"),
-        "c": say("cell state"),
-        "h": say("hidden state"),
+        "i": say("input gate", language=language),
+        "f": say("forget gate", language=language),
+        "g": say("candidate", language=language),
+        "o": say("output gate", language=language),
+        "r": say("reset gate", language=language),
+        "z": say("update gate", language=language),
+        "n": say("candidate", language=language),
+        "c": say("cell state", language=language),
+        "h": say("hidden state", language=language),
     }
     width = min(max(4.5, 1.6 + 0.24 * steps), 14)
     height = min(max(0.7, 0.075 * len(rows)), 1.6)
-    try:
-        figure = new_figure(width, 0.8 + (height + 0.3) * len(traces))
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            say("plot_gates: it draws with Matplotlib: pip install matplotlib")
-        ) from error
+    figure = new_figure(width, 0.8 + (height + 0.3) * len(traces))
     panels = figure.subplots(len(traces), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (letter, trace) in zip(panels, traces.items(), strict=True):
         values = trace[:, rows].T
@@ -183,6 +204,6 @@ def _draw(
     last.set_xticks(list(places), labels, fontsize=11, parse_math=False)
     if any(len(label) > 2 for label in labels) and symbols is not None:
         last.tick_params(axis="x", rotation=60)
-    last.set_xlabel(say("time step"))
-    panels[0].set_ylabel(say("{count} units", count=len(rows)))
+    last.set_xlabel(say("time step", language=language))
+    panels[0].set_ylabel(say("{count} units", language=language, count=len(rows)))
     return figure

@@ -7,6 +7,7 @@ reason: data (N, L, F) given to a layer that is not batch_first. A first axis th
 to call while the second stays is also what training in chunks of different length looks like.
 """
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -23,7 +24,7 @@ __all__ = ["CHAIN", "Hint", "follow"]
 CHAIN = 1000
 """How many calls may pass their state on with its graph, in evaluation mode, without a hint."""
 
-_SKIPPED = tuple(str(Path(file).parent) for file in (__file__, torch.__file__) if file is not None)
+_SKIPPED = tuple(f"{Path(str(file)).parent}{os.sep}" for file in (__file__, torch.__file__))
 
 
 class Hint(UserWarning):
@@ -67,8 +68,8 @@ def follow(module: Any, before: Any, after: Any) -> None:
 
 # Warns at the line of the caller that is neither ours nor PyTorch's, once for each such line.
 def _hint(text: str) -> None:
-    frame: FrameType | None = sys._getframe(1)
-    level = 2
+    frame: FrameType | None = sys._getframe()
+    level = 1
     while frame is not None and frame.f_code.co_filename.startswith(_SKIPPED):
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, Hint, stacklevel=level - 1)
+    warnings.warn(text, Hint, stacklevel=level)

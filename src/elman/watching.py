@@ -283,9 +283,9 @@ class _Call:
             results = self._apply(values)
         else:
             dtype = getattr(torch, self.kind)
-            values = [torch.tensor(value, dtype=dtype) for value in given]
+            tensors = [torch.tensor(value, dtype=dtype) for value in given]
             with _Watch(seen):
-                results = self._apply(values)
+                results = self._apply(tensors)
         found = [
             np.asarray(leaf.detach() if isinstance(leaf, Tensor) else leaf, dtype=np.float64)
             for leaf in tree_leaves(results)
@@ -314,11 +314,11 @@ class _Call:
                     yield from np.split(value, count, axis=-1)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down what PyTorch computes."""
 
     def __init__(self, seen: list[np.ndarray]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
