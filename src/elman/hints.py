@@ -47,11 +47,11 @@ def follow(module: Any, before: Any, after: Any) -> None:
         before: the state that it was given.
         after: the state that it returned.
     """
-    if torch.compiler.is_compiling():
-        return
     first = before[0] if isinstance(before, (tuple, list)) else before
     last = after[0] if isinstance(after, tuple) else after
-    if type(first) is not Tensor or first.grad_fn is None or last.grad_fn is None:
+    if type(first) is not Tensor or not first.requires_grad or torch.compiler.is_compiling():
+        return
+    if first.grad_fn is None or last.grad_fn is None:
         return
     calls = getattr(first, "_calls_with_graph", 1) + 1
     last._calls_with_graph = calls
