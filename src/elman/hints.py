@@ -47,10 +47,11 @@ def follow(module: Any, before: Any, after: Any) -> None:
         before: the state that it was given.
         after: the state that it returned.
     """
-    first = before[0] if isinstance(before, (tuple, list)) else before
-    last = after[0] if isinstance(after, tuple) else after
+    # isinstance takes long of a tensor that is none of the classes asked for
+    first = before if type(before) is Tensor else before[0]
     if type(first) is not Tensor or not first.requires_grad or torch.compiler.is_compiling():
         return
+    last = after if type(after) is Tensor else after[0]
     if first.grad_fn is None or last.grad_fn is None:
         return
     calls = getattr(first, "_calls_with_graph", 1) + 1
