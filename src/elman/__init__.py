@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from elman.exchange.keras import from_keras, to_keras
     from elman.exchange.sru import from_sru
     from elman.hints import Hint
+    from elman.explanation import explain
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.printing import axes, states
@@ -51,6 +52,7 @@ _HOMES = {
     "axes": "printing",
     "check_cell": "diagnosis",
     "convert": "swap",
+    "explain": "explanation",
     "from_keras": "exchange.keras",
     "from_sru": "exchange.sru",
     "get_language": "language",
@@ -85,6 +87,7 @@ __all__ = [
     "cell",
     "check_cell",
     "convert",
+    "explain",
     "from_keras",
     "from_sru",
     "get_language",

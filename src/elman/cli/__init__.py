@@ -7,6 +7,7 @@
     elman report RUN            tell of it in one HTML page
     elman sample RUN            write with a model of text
     elman demo                  see it all at work, with no file needed
+    elman explain lstm          axes, states and equations of a layer of your sizes
     elman bench                 time the layers beside torch.nn's
 
 A mistake of the user ends with exit code 2 and one line that says what to do; nothing is written
@@ -24,6 +25,7 @@ from typer.exceptions import TyperException
 
 import elman
 from elman.cli.bench import bench
+from elman.cli.explain import explain
 from elman.cli.flags import Group, with_flags
 from elman.cli.process import EarlyStopError, end_streams, interruptible, prepare_streams
 from elman.cli.train import train, with_job
@@ -48,7 +50,7 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train, name="train")
-for _command in (predict, evaluate, info, compare, report, bench):
+for _command in (predict, evaluate, info, compare, report, bench, explain):
     app.command()(_command)
 
 
