@@ -80,6 +80,33 @@ def dead() -> nn.Module:
     return layer
 
 
+class OfTheNotes(nn.Module):
+    """An LSTM of the notes: one Linear for x and h, and a candidate of sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        i = f = o = g = torch.sigmoid(self.gate(x) + self.gate(h))
+        c = f * c + i * g
+        return o * torch.tanh(c), c
+
+
+def speaking(ask: Callable[[], Any]) -> Callable[[str], str]:
+    """Ask what speaks the chosen language."""
+
+    def spoken(lang: str) -> str:
+        torch.manual_seed(0)
+        elman.set_language(lang)
+        try:
+            return str(ask())
+        finally:
+            elman.set_language("en")
+
+    return spoken
+
+
 def single_with_dropout() -> nn.Module:
     with pytest.warns(UserWarning, match="dropout"):
         return elman.GRU(3, 4, dropout=0.5)
@@ -125,6 +152,15 @@ ANSWERS = [
         ("rnn(x) == rnn(x): True", "elman.Carry(rnn)"),
         "Nothing is kept from one call to the next",
         "两次调用之间不会保留任何状态",
+    ),
+    Answer(
+        5,
+        "Which direction is dim 0, 1, 2 of [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]?",
+        speaking(lambda: elman.axes(torch.arange(1, 9).view(2, 2, 2), "N L F")),
+        {},
+        ("[3, 4] N=0, L=1: F = 2", "N=0, L=0: 1 2 | N=0, L=1: 3 4"),
+        "In memory, batch first",
+        "内存中的顺序，批量在前",
     ),
     Answer(
         6,
@@ -197,6 +233,15 @@ ANSWERS = [
         ("elman.last(output, lengths) == h_n[-1]: True",),
         "output has zeros past the end of a sequence",
         "序列结束之后 output 为零",
+    ),
+    Answer(
+        15,
+        "Is my hand-written LSTM right?",
+        speaking(lambda: elman.check_cell(OfTheNotes(), "lstm")),
+        {},
+        ("sigmoid", "tanh", "i, f, g, o"),
+        "x and h share one weight",
+        "x 和 h 共用了同一个权重",
     ),
     Answer(
         16,
@@ -469,12 +514,8 @@ ANSWERS = [
     ),
 ]
 
-# What answers the others, which explain does not.
-ELSEWHERE = {
-    5: "which axis is which in a tensor of numbers",
-    14: "hello to ohlol in six ways",
-    15: "whether a hand-written cell is right",
-}
+# What no call answers, but a page whose code runs in the tests.
+ELSEWHERE = {14: "hello to ohlol in six ways"}
 
 
 def flat(text: str) -> str:

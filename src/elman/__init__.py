@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from elman.drawing import plot_gates
     from elman.exchange.keras import from_keras, to_keras
     from elman.exchange.sru import from_sru
-    from elman.hints import Hint
     from elman.explanation import explain
+    from elman.hints import Hint
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.printing import axes, states
