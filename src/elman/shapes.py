@@ -12,7 +12,7 @@ import operator
 import warnings
 from collections.abc import Sequence
 from numbers import Number
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from elman.cells import CELLS, Cell
 __all__ = [
     "KindError",
     "LazyError",
+    "Resets",
     "ShapeError",
     "UnreadableError",
     "check_cell_input",
@@ -75,6 +76,18 @@ class UnreadableError(ShapeError):
 
 class LazyError(UnreadableError):
     """A tensor has no memory of its own, but PyTorch may know what it stands for."""
+
+
+class Resets(NamedTuple):
+    """Where sequences of a padded batch start anew.
+
+    Attributes:
+        mask: (L, N) bool or uint8, true before the steps that a sequence begins with a new state.
+        to: What it begins with, (width,) for each state; none for zeros.
+    """
+
+    mask: Tensor
+    to: tuple[Tensor, ...] = ()
 
 
 class Layer(Protocol):
