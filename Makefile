@@ -74,11 +74,13 @@ works: $(VENV)/core
 clean:
 	rm -rf $(VENV) build dist runs/bench .cache .mypy_cache .pytest_cache .ruff_cache
 
-# --group needs pip 25.1.
+# --group needs pip 25.1. The two packages are what the examples read; what they depend on is not
+# needed for that, and is large.
 $(VENV)/tools: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade "pip>=25.1"
 	$(PIP) install --constraint constraints.txt --group build --group test --group lint
+	$(PIP) install --constraint constraints.txt --no-deps silero-vad g2p-en
 	touch $@
 
 # Without isolation the build tools stay where they are from one build to the next, so that only

@@ -64,6 +64,12 @@ def grid(machine: Machine) -> None:
 def keep_promises(machine: Machine) -> None:
     print("--- runtime", flush=True)
     of_runtime = alone(runtime.measure)
+    tables = [
+        runtime.table(of_runtime),
+        alone(runtime.streams_table),
+        alone(runtime.histogram_table),
+    ]
+    runtime_text = "\n\n".join(markdown_table(*table) for table in tables) + "\n"
     kept = []
     for name in promises.MEASURES:
         print(f"--- {name}", flush=True)
@@ -79,10 +85,10 @@ def keep_promises(machine: Machine) -> None:
     }
     (OUT / "promises.json").write_text(json.dumps(figures, indent=1))
     (OUT / "promises.md").write_text(markdown_table(*promises.table(kept)) + "\n")
-    (OUT / "runtime.md").write_text(markdown_table(*runtime.table(of_runtime)) + "\n")
+    (OUT / "runtime.md").write_text(runtime_text)
     (OUT / "scaling.png").write_bytes(scaling.draw(series, f"{machine.cpu}, 1 thread"))
     print(markdown_table(*promises.table(kept)))
-    print(markdown_table(*runtime.table(of_runtime)))
+    print(runtime_text)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from torch import nn
 import elman
 from elman import runtime
 from elman.bench import markdown_table
+from elman.runtime import native
 
 STREAMS = 1000
 CLOCK = time.thread_time  # what others do on the machine is not counted
@@ -43,8 +44,8 @@ class Steps(nn.Module):
 
 
 def onnx_step(chain: nn.Sequential, x: Any, hidden_size: int) -> Callable[[], Any]:
-    """One step of one stream by ONNX Runtime with one thread."""
-    h = torch.zeros(1, 1, hidden_size)
+    """One step by ONNX Runtime with one thread; x is (1, N, inputs)."""
+    h = torch.zeros(1, x.shape[1], hidden_size)
     content = io.BytesIO()
     torch.onnx.export(
         Steps(chain).eval(), (torch.from_numpy(x), h, h), content, dynamo=False,
@@ -97,16 +98,23 @@ def numpy_step(layer: nn.LSTM, x: Any) -> Callable[[], Any]:
 
 
 def microseconds(
-    contenders: dict[str, Callable[[], Any]], calls: int = 200, rounds: int = 40
+    contenders: dict[str, Callable[[], Any]],
+    calls: int = 200,
+    rounds: int = 40,
+    more: dict[str, int] | None = None,
 ) -> dict[str, float]:
-    """The best time of a call of each, over rounds in which they take turns."""
+    """The best time of a call of each, over rounds in which they take turns of so many calls.
+
+    Those in `more` have so many instead, where a turn would be too short to warm the caches.
+    """
     best = dict.fromkeys(contenders, float("inf"))
     for _ in range(rounds):
         for name, call in contenders.items():
+            count = (more or {}).get(name, calls)
             start = CLOCK()
-            for _ in range(calls):
+            for _ in range(count):
                 call()
-            best[name] = min(best[name], (CLOCK() - start) / calls * 1e6)
+            best[name] = min(best[name], (CLOCK() - start) / count * 1e6)
     return best
 
 
@@ -143,23 +151,65 @@ def characters() -> dict[str, float]:
     )
 
 
-def many_streams() -> dict[str, float]:
+def onnx_batch(layer: nn.LSTM, x: Any) -> Callable[[], Any]:
+    """One step of all streams in one call of ONNX Runtime, in the order of its arrays."""
+    return onnx_step(nn.Sequential(layer), x[None], layer.hidden_size)
+
+
+def many_streams(inputs: int) -> dict[str, float]:
+    """Microseconds of a step of one of STREAMS streams of an LSTM of 128, and the bound.
+
+    The bound is the time of the multiply-adds alone at the machine's peak, without tanh.
+    """
     torch.manual_seed(0)
-    layer = nn.LSTM(64, 128)
+    layer = nn.LSTM(inputs, 128)
     model = saved(layer)
     streams = runtime.Streams(model, STREAMS)
-    x = {f"{i}": np.random.rand(64).astype(np.float32) for i in range(STREAMS)}
+    x = {f"{i}": np.random.rand(inputs).astype(np.float32) for i in range(STREAMS)}
+    together = np.stack(list(x.values()))
+    whole, out = model.session(STREAMS), np.empty((STREAMS, 128), np.float32)
     sessions = [(model.session(), value[None]) for value in x.values()]
     one = onnx_step(nn.Sequential(layer), x["0"][None, None], 128)
     times = microseconds(
         {
             "elman": lambda: streams.step(x),
+            "one session of all": lambda: whole.step(together, out),
             "a session each": lambda: [session.step(value) for session, value in sessions],
             "ONNX Runtime": lambda: [one() for _ in range(STREAMS)],
+            "ONNX Runtime, one call": onnx_batch(layer, together),
         },
         calls=1,
+        more={"elman": 10, "one session of all": 10, "ONNX Runtime, one call": 10},
     )
-    return {name: time / STREAMS for name, time in times.items()}
+    multiply_adds = 4 * 128 * (inputs + 128)
+    bound = 2e-3 * multiply_adds / native._native.fma_peak(1, 0.3)
+    return {name: time / STREAMS for name, time in times.items()} | {"bound": bound}
+
+
+STEPS = 1_000_000
+PARTS = (0.5, 0.99, 0.999, 1)
+
+
+def longest_steps(steps: int = STEPS) -> dict[str, list[float]]:
+    """Microseconds below which those parts of the steps of one stream of an LSTM 32 stay.
+
+    By the clock on the wall, so that whatever interrupts a step counts.
+    """
+    torch.manual_seed(0)
+    layer = nn.LSTM(32, 32)
+    session, x = saved(layer).session(), np.random.rand(1, 32).astype(np.float32)
+    out = np.empty((1, 32), np.float32)
+    onnx = onnx_step(nn.Sequential(layer), x[None], 32)
+
+    def parts(step: Callable[[], Any]) -> list[float]:
+        took, now = np.empty(steps), time.perf_counter
+        for i in range(steps):
+            start = now()
+            step()
+            took[i] = now() - start
+        return [float(value) for value in np.quantile(took[100:], PARTS) * 1e6]
+
+    return {"elman": parts(lambda: session.step(x, out)), "ONNX Runtime": parts(onnx)}
 
 
 IMPORT = """
@@ -196,7 +246,7 @@ class Figure:
 
 def measure() -> list[Figure]:
     """What is promised of the runtime, and what was measured."""
-    small, large, text, many = one_stream(32), one_stream(256), characters(), many_streams()
+    small, large, text, many = one_stream(32), one_stream(256), characters(), many_streams(64)
     halves = one_stream(256, "bf16")
     milliseconds, mebibytes = imported()
     return [
@@ -221,5 +271,24 @@ def table(figures: list[Figure]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
+def streams_table() -> tuple[list[str], list[list[str]]]:
+    """Microseconds of a step of one of many streams, for some widths of the input."""
+    rows = {inputs: many_streams(inputs) for inputs in (16, 64, 128)}
+    names = list(rows[16])
+    return ["streams of LSTM 128", *names, "ratio"], [
+        [f"{inputs} inputs", *(f"{times[name]:.2f}" for name in names),
+         f"{times['ONNX Runtime'] / times['elman']:.1f}x"]
+        for inputs, times in rows.items()
+    ]  # fmt: skip
+
+
+def histogram_table() -> tuple[list[str], list[list[str]]]:
+    """Microseconds below which parts of a million steps of one stream stay."""
+    return ["a step of LSTM 32, us", *(f"{part:.1%}" for part in PARTS)], [
+        [name, *(f"{value:.2f}" for value in values)] for name, values in longest_steps().items()
+    ]
+
+
 if __name__ == "__main__":
-    print(markdown_table(*table(measure())))
+    for part in (table(measure()), streams_table(), histogram_table()):
+        print(markdown_table(*part), end="\n\n")

@@ -214,32 +214,44 @@ bool Chain<T>::knows(const int64_t* symbols, long count) const {
 // second-level cache. A multiple of the rows of a tile.
 constexpr long kRowsTogether = 96;
 
+// Whether rows follow one another where they lie.
+bool are_neighbours(const int64_t* rows, long count) {
+  for (long i = 1; i < count; i++)
+    if (rows[i] != rows[0] + i)
+      return false;
+  return true;
+}
+
 template <class T>
 bool Chain<T>::step(const int64_t* rows, long count, const void* x, T* const* states, T* y) const {
   if (symbols_ && !knows(static_cast<const int64_t*>(x), count))
     return false;
   Scratch::Frame scratch;
-  T** const at = scratch.take<T*>(static_cast<long>(states_.size()));
-  const long most = std::min(count, kRowsTogether);
-  for (std::size_t s = 0; rows && s < states_.size(); s++)
-    at[s] = scratch.take<T>(most * states_[s].width);
+  const long layers = static_cast<long>(states_.size()), most = std::min(count, kRowsTogether);
+  T **const at = scratch.take<T*>(layers), **const copies = scratch.take<T*>(layers);
+  for (long s = 0; s < layers; s++)
+    copies[s] = scratch.take<T>(most * states_[static_cast<std::size_t>(s)].width);
   for (long from = 0; from < count; from += most) {
     const long n = std::min(most, count - from);
+    // The first rows go on from copies: no others need more memory, so that if there is too little,
+    // all states are as they were.
+    const bool in_place = from > 0 && (!rows || are_neighbours(rows + from, n));
+    auto row = [&](long i) { return rows ? rows[from + i] : from + i; };
     // Calls f(a row of a state, its place among those together, its width).
     auto each_row = [&](auto&& f) {
-      for (std::size_t s = 0; rows && s < states_.size(); s++)
+      for (std::size_t s = 0; !in_place && s < states_.size(); s++)
         for (long i = 0, width = states_[s].width; i < n; i++)
-          f(states[s] + rows[from + i] * width, at[s] + i * width, width);
+          f(states[s] + row(i) * width, copies[s] + i * width, width);
     };
-    for (std::size_t s = 0; !rows && s < states_.size(); s++)
-      at[s] = states[s] + from * states_[s].width;
-    each_row([](const T* row, T* place, long width) { std::copy_n(row, width, place); });
+    for (std::size_t s = 0; s < states_.size(); s++)
+      at[s] = in_place ? states[s] + row(0) * states_[s].width : copies[s];
+    each_row([](const T* from_row, T* place, long width) { std::copy_n(from_row, width, place); });
     const void* const in = symbols_
                                ? static_cast<const void*>(static_cast<const int64_t*>(x) + from)
                                : static_cast<const T*>(x) + from * inputs_;
     if (!run(1, n, in, nullptr, at, y + from * width_, 1))
       return false; // another thread changed x
-    each_row([](T* row, const T* place, long width) { std::copy_n(place, width, row); });
+    each_row([](T* to_row, const T* place, long width) { std::copy_n(place, width, to_row); });
   }
   return true;
 }

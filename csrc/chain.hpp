@@ -70,11 +70,12 @@ public:
 
   // x: [L, N, inputs], or [L, N] symbols; y: [L, N, width], which overlaps nothing. States are
   // replaced by those after the last step. Returns false, with nothing done, if one of the symbols
-  // is none.
+  // is none; throws std::bad_alloc, and some of the states are then replaced.
   bool run(long seq_len, long batch, const void* x, const int64_t* lengths, T* const* states, T* y,
            int threads) const;
   // One step, of `count` rows that are all rows of the states or, if not null, of `rows`, each at
-  // most once. Their x and y lie together. No layer of the chain has two directions.
+  // most once. Their x and y lie together. No layer of the chain has two directions. Throws
+  // std::bad_alloc, with all states as before.
   bool step(const int64_t* rows, long count, const void* x, T* const* states, T* y) const;
 
 private:

@@ -2,6 +2,7 @@
 
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -17,6 +18,7 @@
 #include "chain.hpp"
 #include "dispatch.hpp"
 #include "gil.hpp"
+#include "threads.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -171,6 +173,8 @@ bool run_chain(const Chain<T>& chain, nb::handle x_array, nb::handle lengths_arr
   if (!is_input(chain, x, {seq_len, batch}) || !y.is<T>({seq_len, batch, chain.width()}) ||
       x.overlaps(y))
     return false;
+  if (seq_len == 0 || batch == 0)
+    return true;
   std::vector<int64_t> steps; // a copy, which nobody changes after the look at it
   if (!lengths_array.is_none()) {
     if (!lengths.is<int64_t>({batch}))
@@ -218,7 +222,7 @@ public:
   bool step(nb::handle x_array, nb::handle out) {
     const Memory x(x_array), y(out, true);
     return is_input(chain_, x, {batch_}) && y.is<T>({batch_, chain_.width()}) && !x.overlaps(y) &&
-           advance(nullptr, batch_, x, y);
+           advance(nullptr, batch_, x.data<const void>(), y);
   }
 
   bool run(nb::handle x_array, nb::handle out, int threads) {
@@ -228,39 +232,105 @@ public:
     const long seq_len = y.size(0);
     return is_input(chain_, x, {seq_len, batch_}) && y.is<T>({seq_len, batch_, chain_.width()}) &&
            !x.overlaps(y) &&
-           with_or_without_gil(chain_.multiply_adds() * static_cast<double>(seq_len * batch_), [&] {
-             return chain_.run(seq_len, batch_, x.data<const void>(), nullptr, states_.data(),
-                               y.data<T>(), threads);
-           });
+           with_or_without_gil(chain_.multiply_adds() * static_cast<double>(seq_len * batch_),
+                               [&] { return advance_by(seq_len, x, y, threads); });
   }
 
-  // A step of some rows of the state, each at most once.
-  bool step_rows(nb::handle rows_array, nb::handle x_array, nb::handle out) {
-    const Memory rows(rows_array), x(x_array), y(out, true);
-    if (rows.axes() != 1)
+  // A step of the rows that `places` has for the names in `inputs`, a row of its own for each. The
+  // rows of `out` have their order.
+  bool step_named(const nb::dict& places, const nb::dict& inputs, nb::handle out) {
+    const Memory y(out, true);
+    const std::size_t count = inputs.size();
+    if (!y.is<T>({static_cast<long>(count), chain_.width()}))
       return false;
-    const long count = rows.size(0);
-    if (!rows.is<int64_t>({count}) || !is_input(chain_, x, {count}) ||
-        !y.is<T>({count, chain_.width()}) || x.overlaps(y))
-      return false;
-    const auto* row = rows.data<const int64_t>();
-    for (long n = 0; n < count; n++)
-      if (row[n] < 0 || row[n] >= batch_)
+    rows_.resize(count);
+    if (chain_.symbols())
+      symbols_.resize(count);
+    else
+      numbers_.resize(count * static_cast<std::size_t>(chain_.inputs()));
+    PyObject *next_name, *next_value;
+    Py_ssize_t at = 0;
+    std::size_t i = 0;
+    for (; PyDict_Next(inputs.ptr(), &at, &next_name, &next_value); i++) {
+      // A value that is asked for its memory may run anything, and change the dict.
+      const nb::object name = nb::borrow(next_name), value = nb::borrow(next_value);
+      if (i == count || !find(places, name, rows_[i]) || !gather(value, i))
         return false;
-    return advance(row, count, x, y);
+    }
+    if (i < count)
+      return false;
+    const void* const x = chain_.symbols() ? static_cast<const void*>(symbols_.data())
+                                           : static_cast<const void*>(numbers_.data());
+    return advance(rows_.data(), static_cast<long>(count), x, y);
   }
 
 private:
-  bool advance(const int64_t* rows, long count, const Memory& x, const Memory& y) {
+  static bool as_integer(PyObject* object, int64_t& value) {
+    if (!PyLong_CheckExact(object))
+      return false;
+    int overflow = 0;
+    value = PyLong_AsLongLongAndOverflow(object, &overflow);
+    return overflow == 0;
+  }
+
+  // The row of a name, if it has one and that is there.
+  bool find(const nb::dict& places, nb::handle name, int64_t& row) const {
+    PyObject* const place = PyDict_GetItemWithError(places.ptr(), name.ptr());
+    if (!place && PyErr_Occurred())
+      nb::raise_python_error();
+    return place && as_integer(place, row) && row >= 0 && row < batch_;
+  }
+
+  // Copies what is the input of a stream to place i of those that are gathered.
+  bool gather(nb::handle value, std::size_t i) {
+    if (chain_.symbols() && as_integer(value.ptr(), symbols_[i]))
+      return true;
+    const Memory x(value);
+    if (chain_.symbols()) {
+      if (!x.is<int64_t>({}))
+        return false;
+      symbols_[i] = *x.data<const int64_t>();
+    } else {
+      const long width = chain_.inputs();
+      if (!x.is<T>({width}))
+        return false;
+      std::copy_n(x.data<const T>(), width, numbers_.data() + i * static_cast<std::size_t>(width));
+    }
+    return true;
+  }
+
+  bool advance(const int64_t* rows, long count, const void* x, const Memory& y) {
     return with_or_without_gil(chain_.multiply_adds() * static_cast<double>(count), [&] {
-      return chain_.step(rows, count, x.data<const void>(), states_.data(), y.data<T>());
+      return chain_.step(rows, count, x, states_.data(), y.data<T>());
     });
+  }
+
+  // Several steps of all rows; if there is too little memory, the states are as before.
+  bool advance_by(long seq_len, const Memory& x, const Memory& y, int threads) {
+    Scratch::Frame scratch;
+    const long layers = static_cast<long>(states_.size());
+    T** const copies = scratch.take<T*>(layers);
+    auto each_state = [&](auto&& f) {
+      for (std::size_t s = 0; s < states_.size(); s++)
+        f(s, batch_ * chain_.states()[s].width);
+    };
+    each_state([&](std::size_t s, long values) {
+      copies[s] = scratch.take<T>(values);
+      std::copy_n(states_[s], values, copies[s]);
+    });
+    if (!chain_.run(seq_len, batch_, x.data<const void>(), nullptr, copies, y.data<T>(), threads))
+      return false;
+    each_state([&](std::size_t s, long values) { std::copy_n(copies[s], values, states_[s]); });
+    return true;
   }
 
   const Chain<T>& chain_;
   const long batch_;
   std::vector<std::unique_ptr<Memory>> held_;
   std::vector<T*> states_;
+  // What step_named gathers, kept so that it allocates nothing when it is called again.
+  std::vector<int64_t> rows_, symbols_;
+  std::vector<T> numbers_;
 };
 
 template <class T>
@@ -306,9 +376,9 @@ void bind(nb::module_& m, const char* chain, const char* session) {
   nb::class_<Session<T>>(m, session, "A state of a chain, for one thread at a time.")
       .def(nb::init<const Chain<T>&, long, const nb::list&>(), "chain"_a, "batch"_a, "states"_a,
            nb::keep_alive<1, 2>())
-      .def("step", &Session<T>::step)
-      .def("run", &Session<T>::run)
-      .def("step_rows", &Session<T>::step_rows);
+      .def("step", &Session<T>::step, nb::arg().none(), nb::arg().none())
+      .def("run", &Session<T>::run, nb::arg().none(), nb::arg().none(), nb::arg())
+      .def("step_named", &Session<T>::step_named);
 }
 
 } // namespace

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import json
 import os
 import random
 import shutil
@@ -27,7 +28,8 @@ import torch
 from onnx import helper, numpy_helper
 
 import elman
-from elman import checkpoint, cli
+from elman import checkpoint, cli, runtime
+from elman.runtime import file
 
 KINDS = (elman.RNN, elman.LSTM, elman.GRU)
 CELLS = (elman.RNNCell, elman.LSTMCell, elman.GRUCell)
@@ -48,11 +50,35 @@ class Place:
         self.models = [onnx.ModelProto.FromString(content) for content in self.files]
         checkpoint.save(path / "good", {"w": torch.randn(3, 4), "b": torch.ones(2)}, {"step": [3]})
         self.checkpoint = (path / "good").read_bytes()
+        self.model_files = []
+        for i, module in enumerate(some_models()):
+            for weights in ("float32", "bf16") if i < 2 else ("float32",):
+                elman.save(module, path / "model", weights)
+                self.model_files.append((path / "model").read_bytes())
+        self.runtimes = []
+        for content in self.model_files:
+            (path / "model").write_bytes(content)
+            self.runtimes.append(runtime.load(path / "model"))
         self.text = path / "text.txt"
         self.text.write_text("the cat sat on the mat. " * 60, encoding="utf-8")
         self.run = path / "run"
         code, said = quietly(["train", "text", str(self.text), *SMALL, "--out", str(self.run)])
         assert code == 0, said
+
+
+def some_models() -> list[torch.nn.Module]:
+    """A model of each kind of module and cell, small."""
+    nn = torch.nn
+    return [
+        nn.Sequential(
+            nn.Embedding(5, 3), elman.LSTM(3, 4, 2, proj_size=2), nn.LayerNorm(2), nn.Linear(2, 3)
+        ),
+        nn.Sequential(
+            nn.Linear(2, 3), nn.Tanh(), elman.GRU(3, 4, reset_after=False), nn.Softmax(-1)
+        ),
+        elman.LSTM(2, 3, bidirectional=True),
+        elman.RNN(2, 3, nonlinearity="relu", dtype=torch.float64),
+    ]
 
 
 SMALL = ["--hidden", "4", "--batch", "2", "--chunk", "8", "--epochs", "1", "--seed", "1"]
@@ -150,6 +176,184 @@ def read_checkpoint(place: Place, chance: random.Random) -> None:
         checkpoint.load(file)
 
 
+def assembled(header: dict[str, Any], data: bytes) -> bytes:
+    """A model file, its checksum that of what it holds, wherever that can be said."""
+    meta = header.get("__metadata__")
+    if isinstance(meta, dict) and isinstance(meta.get("elman"), str):
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        with contextlib.suppress(file.FileError, UnicodeError):
+            tensors = file._tensors(Path("case"), entries, memoryview(data))
+            meta["sha256"] = file._digest(meta["elman"], tensors)
+    encoded = json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + data
+
+
+ODD_JSON = (
+    *(0, -1, 1, 2, 3, 7, 2**31, 2**63, 2**70, 1e300, 1.5, float("nan"), float("inf"), "", "x"),
+    *(
+        "\ud800",
+        "relu",
+        "lstm",
+        "linear",
+        "F64",
+        "BF16",
+        "F16",
+        None,
+        True,
+        False,
+        [],
+        {},
+        [1],
+        [[]],
+    ),
+    *([0, 2**40], {"kind": []}, {"a": {}}),
+)
+
+
+def places_in(value: Any) -> list[tuple[Any, Any]]:
+    """Every container in a value of JSON with each of its keys."""
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    found = [(value, key) for key in keys]
+    for key in keys:
+        if isinstance(value[key], (dict, list)):
+            found += places_in(value[key])
+    return found
+
+
+def changed(value: Any, chance: random.Random) -> None:
+    """Change, remove, repeat, rename or exchange something inside a value of JSON."""
+    found = places_in(value)
+    if not found:
+        return
+    holder, key = chance.choice(found)
+    other, other_key = chance.choice(found)
+    what = chance.randrange(8)
+    if what == 0:
+        del holder[key]
+    elif what == 1 and isinstance(holder, list):
+        holder.insert(key, json.loads(json.dumps(holder[key])))
+    elif what == 2 and isinstance(holder, dict):
+        holder[chance.choice(("x", "", "\ud800", *map(str, holder)))] = holder.pop(key)
+    elif what == 3:
+        holder[key], other[other_key] = (
+            json.loads(json.dumps(part)) for part in (other[other_key], holder[key])
+        )
+    elif what in (4, 5) and type(holder[key]) is int:
+        holder[key] += chance.choice((-8, -4, -1, 1, 4, 8))
+    else:
+        holder[key] = chance.choice(ODD_JSON)
+
+
+def damaged_model(content: bytes, chance: random.Random) -> bytes:
+    """A model file with its bytes, header, description or tensors changed, the checksum not so."""
+    what = chance.randrange(4)
+    if what == 0:
+        return damaged(content, chance)
+    size = 8 + int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8:size]), content[size:]
+    times = chance.choice((1, 1, 1, 2, 4))
+    if what == 1:
+        for _ in range(times):
+            changed(header, chance)
+    elif what == 2:
+        description = json.loads(header["__metadata__"]["elman"])
+        for _ in range(times):
+            changed(description, chance)
+        header["__metadata__"]["elman"] = json.dumps(description)
+    else:
+        kinds = (np.float32, np.float64, np.uint16)
+        data = np.frombuffer(chance.randbytes(len(data) // 8 * 8), chance.choice(kinds)).tobytes()
+        if chance.random() < 0.3:
+            data = data[: chance.randrange(len(data))]
+    return assembled(header, data)
+
+
+def read_model(place: Place, chance: random.Random) -> None:
+    """A damaged model file runs, or is refused with the one error."""
+    path = place.path / "case.elman"
+    path.write_bytes(damaged_model(chance.choice(place.model_files), chance))
+    with contextlib.suppress(runtime.FileError):
+        model = runtime.load(path)
+        if (model.inputs or 1) > 99:
+            return  # of a layer norm, say, which has no weights
+        shape = (3, 2) if model.takes_integers else (3, 2, model.inputs)
+        x = np.zeros(shape, np.int64 if model.takes_integers else np.float32)
+        assert model.run(x).shape == (3, 2, model.width)
+        with contextlib.suppress(runtime.InputError):  # one that reads backwards has no sessions
+            session = model.session(2)
+            assert session.step(x[0]).shape == (2, model.width)
+
+
+def use_runtime(place: Place, chance: random.Random) -> None:
+    """What a model, session or streams are given is taken, or refused, and no state is lost."""
+    model = chance.choice([m for m in place.runtimes if len(m.modules) > 1 or m.width != 6])
+    batch = chance.randrange(1, 4)
+
+    def good(*outer: int) -> Any:
+        if model.takes_integers:
+            return np.array([chance.randrange(5) for _ in range(int(np.prod(outer)))]).reshape(
+                outer
+            )
+        return np.full((*outer, model.inputs), chance.random(), model.dtype)
+
+    def array() -> Any:
+        if chance.random() < 0.2:
+            return chance.choice((*STRANGE, [[1], [1, 2]], object(), {}, {"0.h": 1}))
+        kinds = (np.float32,) * 4 + (
+            np.float64,
+            np.int64,
+            np.bool_,
+            np.float16,
+            ">f4",
+            "U3",
+            object,
+        )
+        shape = [chance.choice((0, 1, 2, 3, 4)) for _ in range(chance.randrange(5))]
+        made = np.zeros(shape, chance.choice(kinds))
+        if chance.random() < 0.2:
+            made.flags.writeable = False
+        return made.T if chance.random() < 0.3 else made
+
+    def bytes_of(state: Any) -> Any:
+        return damaged(state.tobytes(), chance)
+
+    session, streams = model.session(batch), runtime.Streams(model, 3)
+    session.run(good(2, batch))
+    streams.step({"a": good(), "b": good()})
+    names = ("a", "b", "c", "d", None, 5, [])
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: session.step(array(), chance.choice((None, array()))),
+        lambda: session.step(good(batch), array()),
+        lambda: session.run(array(), chance.choice((None, array()))),
+        lambda: session.run(good(3, batch), array()),
+        lambda: model.run(array(), array()),
+        lambda: model.run(good(3, 2), array()),
+        lambda: model.session(chance.choice((*STRANGE, array()))),
+        lambda: session.reset(array()),
+        lambda: session.load_state(array()),
+        lambda: session.load_state({name: array() for name in session.state()}),
+        lambda: session.load_state(bytes_of(session.state())),
+        lambda: streams.step({"a": good(), "b": array()}),
+        lambda: streams.step({name: good() for name in "abcd"[: chance.randrange(5)]}),
+        lambda: streams.step(array()),
+        lambda: streams.drop(chance.choice(names)),
+        lambda: streams.state(chance.choice(names)),
+        lambda: streams.load_state(chance.choice(names), array()),
+        lambda: streams.load_state("c", bytes_of(streams.state("b"))),
+        lambda: runtime.Streams(model, chance.choice((0, -1, 1.5, None, "x"))),
+    )
+    for _ in range(3):
+        before = session.state().tobytes(), streams._session.state().tobytes(), len(streams)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                chance.choice(calls)()
+            except runtime.InputError:
+                after = session.state().tobytes(), streams._session.state().tobytes(), len(streams)
+                assert before == after, "what was refused changed a state"
+    assert session.step(good(batch)).shape == (batch, model.width)
+
+
 def use_layer(place: Place, chance: random.Random) -> None:
     """A layer or cell made or called in a wrong way computes, or says why not."""
     kind = chance.choice((*KINDS, *CELLS))
@@ -220,6 +424,8 @@ KINDS_OF_CASE: dict[str, tuple[Callable[[Place, random.Random], None], int]] = {
     "onnx": (read_onnx, 8),
     "checkpoint": (read_checkpoint, 6),
     "layer": (use_layer, 8),
+    "model": (read_model, 8),
+    "runtime": (use_runtime, 8),
     "command": (run_command, 1),
     "run": (open_run, 1),
 }
@@ -239,10 +445,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="until Ctrl-C if left")
     parser.add_argument("--seed", type=int, default=None, help="another each time if left out")
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="for inputs that fail")
+    parser.add_argument("--kind", choices=KINDS_OF_CASE, help="cases of this kind alone")
+    parser.add_argument("--cases", type=int, default=None, help="how many")
     parser.add_argument("--case", nargs=2, metavar=("KIND", "NUMBER"), help="one case again")
     given = parser.parse_args()
     seed = int.from_bytes(os.urandom(4), "big") if given.seed is None else given.seed
     names = [name for name, (_, weight) in KINDS_OF_CASE.items() for _ in range(weight)]
+    if given.kind:
+        names = [given.kind]
     failed = done = 0
     with tempfile.TemporaryDirectory() as directory:
         place = Place(Path(directory))
@@ -253,7 +463,7 @@ def main() -> int:
         until = time.monotonic() + given.seconds
         with contextlib.suppress(KeyboardInterrupt):
             for number in itertools.count(seed * 10**6):
-                if time.monotonic() > until:
+                if time.monotonic() > until or done == given.cases:
                     break
                 name = names[number % len(names)]
                 try:

@@ -5,7 +5,10 @@ import random
 import fuzz
 import pytest
 
-CASES = {"onnx": 1200, "checkpoint": 1500, "layer": 1500, "command": 30, "run": 30}
+CASES = {
+    **{"onnx": 1200, "checkpoint": 1500, "layer": 1500, "model": 2000, "runtime": 1000},
+    **{"command": 30, "run": 30},
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
 import itertools
+import os
 import subprocess
 import sys
+import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -394,6 +397,99 @@ def test_named_streams_get_what_sessions_of_their_own_get(model: runtime.Model) 
     close(streams.step({"b": 3})["b"], sessions["b"].step([3])[0])
 
 
+@pytest.mark.usefixtures("agree")
+def test_streams_take_whatever_a_session_takes(tmp_path: Path) -> None:
+    elman.save(elman.LSTM(4, 6, 2), tmp_path / "m")
+    model = runtime.load(tmp_path / "m")
+    x = np.random.default_rng(1).random((3, 150, 4), np.float32)
+    given = {str(n): list(ODD.values())[n % len(ODD)] for n in range(0, 150, 7)}
+    streams, whole = runtime.Streams(model, 150), model.session(150)
+    for step in x:
+        inputs = {str(n): given.get(str(n), lambda v: v)(step[n]) for n in range(150)}
+        found = streams.step(inputs)
+        assert list(found) == list(inputs)
+        close(np.stack(list(found.values())), whole.step(step))
+
+
+def test_streams_begin_from_zeros_where_others_ended(model: runtime.Model) -> None:
+    streams = runtime.Streams(model, capacity=3)
+    first = streams.step({"a": 1, "b": 2, "c": 3})
+    streams.step({"c": 4, "a": 5})
+    streams.drop("a")
+    streams.drop("c")
+    again = streams.step({"d": 3, "e": 1})
+    same(again["d"], first["c"])
+    same(again["e"], first["a"])
+
+
+def test_a_step_into_an_array_allocates_nothing(tmp_path: Path) -> None:
+    if not native._cells:
+        pytest.skip("the native core is not in use")
+    elman.save(nn.Sequential(elman.LSTM(8, 16, 2), nn.Linear(16, 4)), tmp_path / "m")
+    session = runtime.load(tmp_path / "m").session()
+    x, out = np.zeros((1, 8), np.float32), np.empty((1, 4), np.float32)
+    several, outs = np.zeros((5, 1, 8), np.float32), np.empty((5, 1, 4), np.float32)
+
+    def most(call: Any, times: int) -> int:
+        """The bytes that Python and NumPy have held at once; those of the core: test_core.cpp."""
+        call()
+        tracemalloc.start()
+        for _ in range(times):
+            call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert most(lambda: session.step(x, out), 1000) < 300  # counters of the loop, a small tuple
+    assert most(lambda: session.run(several, outs), 100) < outs.nbytes + 1500
+    assert most(lambda: session.step(x), 1000) > out.nbytes  # what would be seen
+
+
+def test_a_large_step_lets_other_threads_run(tmp_path: Path) -> None:
+    if not native._cells:
+        pytest.skip("the native core is not in use")
+    elman.save(elman.LSTM(128, 512), tmp_path / "m")
+    session = runtime.load(tmp_path / "m").session(64)
+    x, out = np.zeros((64, 128), np.float32), np.empty((64, 512), np.float32)
+    go, ran = threading.Lock(), []
+    go.acquire()
+    other = threading.Thread(target=lambda: ran.append(go.acquire()))
+    interval = sys.getswitchinterval()
+    other.start()
+    sys.setswitchinterval(1000)  # from here on another thread runs only if this one lets it
+    try:
+        go.release()
+        for _ in range(1000):
+            session.step(x, out)
+            if ran:
+                break
+        has_run = bool(ran)
+    finally:
+        sys.setswitchinterval(interval)
+        other.join()
+    assert has_run
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads threads from Linux")
+def test_a_step_wakes_no_thread_and_leaves_none_spinning(tmp_path: Path) -> None:
+    elman.save(elman.LSTM(64, 256), tmp_path / "m")
+    code = (
+        "import os, sys, time, numpy as np; sys.modules['torch'] = None\n"
+        "import elman.runtime\n"
+        "def cpu(): return {t: open(f'/proc/self/task/{t}/schedstat').read().split()[2] for t in"
+        " os.listdir('/proc/self/task') if t != str(os.getpid())}\n"
+        f"session = elman.runtime.load({str(tmp_path / 'm')!r}, threads=4).session(200)\n"
+        "streams = elman.runtime.Streams(session.model, 200)\n"
+        "x, before = np.zeros((200, 64), np.float32), cpu()\n"
+        "for _ in range(20): session.step(x); streams.step(dict(enumerate(x)))\n"
+        "assert cpu() == before, 'another thread has run'\n"
+        "start = time.process_time(); time.sleep(0.3)\n"
+        "assert time.process_time() - start < 0.1, 'something spins'\n"
+    )
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
 def test_streams_refuse_what_does_not_fit(model: runtime.Model) -> None:
     streams = runtime.Streams(model, capacity=2)
     streams.step({"a": 1})
@@ -412,7 +508,7 @@ def test_streams_refuse_what_does_not_fit(model: runtime.Model) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.session(batch=0), "batch must be an integer from 1, got 0"),
+        (lambda m: m.session(batch=0), "batch must be an integer from 1 to 2147483647, got 0"),
         (lambda m: m.session().step([1, 2]), r"x must have a batch of 1, .* got \(2,\)"),
         (lambda m: m.session().step([[1]]), r"x must be \(N\), got \(1, 1\)"),
         (lambda m: m.session().step([-1]), "x must be from 0 to 10, got -1"),

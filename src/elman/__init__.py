@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from elman.carry import Carry, tbptt
     from elman.cells import cell
     from elman.core import get_num_threads, set_num_threads, show_config
+    from elman.diagnosis import check_cell
+    from elman.drawing import plot_gates
     from elman.exchange.keras import from_keras, to_keras
     from elman.exchange.sru import from_sru
+    from elman.hints import Hint
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from elman.printing import axes, states
     from elman.ragged import BucketBatchSampler, last
     from elman.recurrent import Recurrent
     from elman.saved import load, save
@@ -37,12 +41,15 @@ _HOMES = {
     "Carry": "carry",
     "GRU": "nn",
     "GRUCell": "nn",
+    "Hint": "hints",
     "LSTM": "nn",
     "LSTMCell": "nn",
     "RNN": "nn",
     "RNNCell": "nn",
     "Recurrent": "recurrent",
     "cell": "cells",
+    "axes": "printing",
+    "check_cell": "diagnosis",
     "convert": "swap",
     "from_keras": "exchange.keras",
     "from_sru": "exchange.sru",
@@ -51,11 +58,13 @@ _HOMES = {
     "last": "ragged",
     "load": "saved",
     "per_sample_grads": "transforms",
+    "plot_gates": "drawing",
     "revert": "swap",
     "save": "saved",
     "set_language": "language",
     "set_num_threads": "core",
     "show_config": "core",
+    "states": "printing",
     "tbptt": "carry",
     "to_keras": "exchange.keras",
 }
@@ -67,11 +76,14 @@ __all__ = [
     "BucketBatchSampler",
     "Carry",
     "GRUCell",
+    "Hint",
     "LSTMCell",
     "RNNCell",
     "Recurrent",
     "__version__",
+    "axes",
     "cell",
+    "check_cell",
     "convert",
     "from_keras",
     "from_sru",
@@ -81,12 +93,14 @@ __all__ = [
     "load",
     "onnx",
     "per_sample_grads",
+    "plot_gates",
     "revert",
     "runtime",
     "save",
     "set_language",
     "set_num_threads",
     "show_config",
+    "states",
     "tbptt",
     "to_keras",
 ]

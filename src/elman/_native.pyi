@@ -94,8 +94,8 @@ class Session32:
     def run(self, x: Any, out: Any, threads: int, /) -> bool:
         """Advance by several steps."""
 
-    def step_rows(self, rows: Any, x: Any, out: Any, /) -> bool:
-        """Advance some rows of the states by one step, each at most once."""
+    def step_named(self, places: dict[Any, int], inputs: dict[Any, Any], out: Any, /) -> bool:
+        """Advance by one step the rows that have a place, each its own, for the names in inputs."""
 
 class Chain64(Chain32):
     """The same of float64."""

@@ -36,7 +36,7 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
-from elman import library, ops, shapes
+from elman import hints, library, ops, shapes
 from elman.cells import CELLS, Cell
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
@@ -103,6 +103,13 @@ class _Recurrent(Module):
         weights = [None if name is None else getattr(self, name) for name, _ in self._layout]
         shapes.check_weights(self, self._layout, weights)
         return weights
+
+    # The state after a call as users see it; hx is what the call was given.
+    def _as_state(self, hx: Any, states: Sequence[Tensor]) -> Any:
+        state = _as_hx(states)
+        if hx is not None and not self.training and torch.is_grad_enabled():
+            hints.follow(self, hx, state)
+        return state
 
     def _autocast(self, input: Any, hx: Any, *lengths: Any) -> Any:
         # The core computes in float32 whatever comes in, so lowering the inputs and the weights
@@ -345,7 +352,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
             results = (output.transpose(0, 1), *final)
         else:
             results = self._run(input, None, states, weights, lengths)
-        return results[0], _as_hx(results[1:])
+        return results[0], self._as_state(hx, results[1:])
 
     def _forward_packed(
         self, input: PackedSequence, hx: Any, weights: list[Any]
@@ -763,11 +770,11 @@ class _StepCell(_Recurrent, torch.nn.RNNCellBase):
             widths = (self.hidden_size,) * len(cell.states)
             states = shapes.check_states(self, hx, shape[:-1], axes, widths, weights[0])
         if len(shape) == 2:
-            return _as_hx(self._run(cell, input, states, weights))
+            return self._as_state(hx, self._run(cell, input, states, weights))
         if states is not None:
             states = tuple(state.unsqueeze(0) for state in states)
         results = self._run(cell, input.unsqueeze(0), states, weights)
-        return _as_hx([result.squeeze(0) for result in results])
+        return self._as_state(hx, [result.squeeze(0) for result in results])
 
     # (N, H_in), hx -> the next states
     def _run(

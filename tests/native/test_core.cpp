@@ -420,6 +420,12 @@ public:
     const long row = t * kBatch + n;
     expect(chain_.step(&n, 1, x(row), at.data(), y.data() + row * kWidth), "a chain did not run");
   }
+  // A step of so many rows with the same numbers.
+  void step_many(long count, States& states, Array& y) const {
+    const Array same(static_cast<std::size_t>(count * chain_.inputs()), T(0.3));
+    const std::vector<T*> at = addresses(states);
+    expect(chain_.step(nullptr, count, same.data(), at.data(), y.data()), "a chain did not run");
+  }
   bool refuses(int64_t symbol) const {
     States states = zeros();
     Array y(kBatch * kWidth);
@@ -454,6 +460,33 @@ private:
   Array numbers_;
   std::vector<int64_t> symbols_;
 };
+
+// Whichever allocation of a step fails, in a thread that has no memory yet, all states are as they
+// were.
+void check_scarce_steps(long count) {
+  using Some = SomeChain<float>;
+  const Some some(9, false, false);
+  auto right = some.zeros(count);
+  auto y = Some::Array(static_cast<std::size_t>(count * Some::kWidth));
+  some.step_many(count, right, y);
+  bool is_enough = false;
+  long allocations = 0;
+  for (; !is_enough; allocations++) {
+    expect(allocations < 100, "a step needs no end of memory");
+    std::thread([&] {
+      auto states = some.zeros(count);
+      try {
+        const Scarce scarce(allocations);
+        some.step_many(count, states, y);
+        is_enough = true;
+      } catch (const std::bad_alloc&) {
+      }
+      expect(states == (is_enough ? right : some.zeros(count)),
+             "a step without memory is half done");
+    }).join();
+  }
+  expect(allocations > 3, "a step needed no memory, which is hard to believe");
+}
 
 // However a run is cut into calls, rows and threads, it has the same bits; a step takes no memory.
 template <class T>
@@ -582,6 +615,8 @@ int main() {
       check_threads<float>(sizes);
     for (long hidden_size : {3, 16, 65})
       check_chain<float>(hidden_size, true), check_chain<double>(hidden_size, false);
+    for (long count : {1, 7, 250})
+      check_scarce_steps(count);
     check_sessions(4);
     std::printf("%s: sizes and threads\n", isa.c_str());
   }

@@ -84,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Stored
     digest = _digest(metadata["elman"], tensors)
     if metadata.get("sha256") != digest:
         raise FileError(f"{path} is damaged: its checksum is not that of what it holds")
-    return _json(path, metadata["elman"].encode()), tensors, digest
+    return _json(path, _encoded(metadata["elman"])), tensors, digest
 
 
 def write(
@@ -155,8 +155,12 @@ def _tensors(path: Path, header: dict[str, Any], data: memoryview) -> dict[str, 
     return tensors
 
 
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # JSON can hold half a surrogate pair
+
+
 def _digest(description: str, tensors: Mapping[str, Stored]) -> str:
-    digest = hashlib.sha256(description.encode())
+    digest = hashlib.sha256(_encoded(description))
     for name, stored in sorted(tensors.items()):
         array = np.ascontiguousarray(stored.array, _DTYPES[stored.dtype])
         digest.update(f"{name!r} {stored.dtype} {array.shape}".encode())

@@ -7,13 +7,14 @@ number of sessions share the weights of their model. Nothing here imports PyTorc
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.language import say
 from elman.runtime import native
 from elman.runtime.file import FileError, Stored, read
 from elman.runtime.modules import Embedding, Floats, Module, Recurrent, make
@@ -23,6 +24,7 @@ __all__ = ["InputError", "Model", "Session", "State", "Streams", "load"]
 _FORMAT = 1
 _MARK = b"elman-state\n"
 _MOST_THREADS = 1024
+_MOST_ROWS = 2**31 - 1
 
 
 class InputError(ValueError):
@@ -137,7 +139,7 @@ class Model:
 
     def _checked(self, x: Any, axes: tuple[str, ...], batch: int | None = None) -> NDArray[Any]:
         """Return x as the modules take it; the last of `axes` is that of the batch."""
-        array = np.asarray(x)
+        array = _array("x", x)
         names = (*axes, *([] if self.takes_integers else [f"inputs = {self.inputs}"]))
         if array.ndim != len(names) or not (self.takes_integers or array.shape[-1] == self.inputs):
             raise InputError(f"x must be ({', '.join(names)}), got {array.shape}")
@@ -159,7 +161,7 @@ class Model:
     def _lengths(self, lengths: Any, seq_len: int, batch: int) -> NDArray[np.int64] | None:
         if lengths is None:
             return None
-        steps = np.asarray(lengths)
+        steps = _array("lengths", lengths)
         if steps.shape != (batch,) or steps.dtype.kind not in "iu":
             raise InputError(
                 f"lengths must be (N,) = ({batch},) integers, got {steps.shape} {steps.dtype}"
@@ -169,6 +171,16 @@ class Model:
                 f"lengths must be from 0 to L = {seq_len}, got {steps.min()} to {steps.max()}"
             )
         return np.require(steps, np.int64, ["C", "A"])
+
+
+def _array(what: str, given: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(
+            say("{what} must be an array, got {got}: {error}", what=what, got=f"{given!r:.80}",
+                error=error)
+        ) from error  # fmt: skip
 
 
 def _done(has_run: bool, out: Floats) -> Floats:
@@ -193,8 +205,15 @@ class Session:
 
     def __init__(self, model: Model, batch: int = 1) -> None:
         """Begin with zeros."""
-        if type(batch) is not int or batch < 1:
-            raise InputError(f"batch must be an integer from 1, got {batch!r}")
+        if type(batch) is not int or not 1 <= batch <= _MOST_ROWS:
+            raise InputError(
+                say(
+                    "{what} must be an integer from 1 to {most}, got {got}",
+                    what="batch",
+                    most=_MOST_ROWS,
+                    got=f"{batch!r:.40}",
+                )
+            )
         for _, module in model._recurrent:
             if module.directions == 2:
                 raise InputError(
@@ -271,19 +290,6 @@ class Session:
         if not out.flags.writeable:
             raise InputError("out must be writeable, got an array that is not")
 
-    def _step_rows(self, rows: NDArray[np.int64], x: NDArray[Any]) -> Floats:
-        """Advance some of the sequences by one step."""
-        if self._native is not None:
-            y = np.empty((len(rows), self.model.width), self._dtype)
-            return _done(self._native.step_rows(rows, x, y), y)
-        part = Session(self.model, len(rows))
-        for (_, of_part), (_, of_all) in zip(part._named(), self._named(), strict=True):
-            of_part[...] = of_all[:, rows]
-        y = part.step(x)
-        for (_, of_part), (_, of_all) in zip(part._named(), self._named(), strict=True):
-            of_all[:, rows] = of_part
-        return y
-
     def _run(self, x: NDArray[Any]) -> Floats:
         """Advance by NumPy alone."""
         states = iter(self._states)
@@ -308,7 +314,7 @@ class Session:
         Raises:
             InputError: rows does not fit.
         """
-        mask = np.ones(self.batch, bool) if rows is None else np.asarray(rows)
+        mask = np.ones(self.batch, bool) if rows is None else _array("rows", rows)
         if mask.shape != (self.batch,) or mask.dtype != bool:
             raise InputError(
                 f"rows must be ({self.batch},) booleans, got {mask.shape} {mask.dtype}"
@@ -334,20 +340,26 @@ class Session:
             state = State.frombytes(bytes(state))
         if isinstance(state, State) and state.digest != self.model.digest:
             raise InputError("the state belongs to another model: its checksum differs")
+        if not isinstance(state, Mapping):
+            raise InputError(
+                say("the state must be a mapping of arrays, or bytes, got {got}",
+                    got=f"{state!r:.80}")
+            )  # fmt: skip
         own = dict(self._named())
         if set(state) != set(own):
             raise InputError(
                 f"the state must have {', '.join(own)}, got {', '.join(map(str, state))}"
             )
+        parts = {name: _array(name, state[name]) for name in own}
         for name, part in own.items():
-            given = np.asarray(state[name])
+            given = parts[name]
             if given.shape != part.shape or given.dtype != part.dtype:
                 raise InputError(
                     f"{name} must be {part.shape} of {part.dtype}, got {given.shape} of"
                     f" {given.dtype}"
                 )
         for name, part in own.items():
-            part[...] = state[name]
+            part[...] = parts[name]
 
     def fork(self) -> "Session":
         """Return a session of the same model with a copy of this state."""
@@ -438,7 +450,7 @@ class State(Mapping[str, Floats]):
             if at != len(data):
                 raise ValueError("it is too long")
             return State(str(head["model"]), parts)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise InputError(f"the bytes are not a state of a session: {error}") from error
 
 
@@ -460,7 +472,8 @@ class Streams:
         """Make room for the states."""
         self._session = Session(model, capacity)
         self._rows: dict[str, int] = {}
-        self._free = list(range(capacity))[::-1]
+        self._dropped: list[int] = []
+        self._unused = iter(range(capacity))
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -472,7 +485,7 @@ class Streams:
 
         Args:
             inputs: for each stream (inputs,) numbers, or an integer where the model begins with an
-                embedding.
+                embedding. A dense array of the model's dtype is read where it lies.
 
         Returns:
             For each stream (width,).
@@ -481,37 +494,70 @@ class Streams:
             InputError: an input does not fit, or there are more streams than capacity; all streams
                 are as before.
         """
+        if not isinstance(inputs, Mapping):
+            raise InputError(
+                say("inputs must be a mapping from names to arrays, got {got}",
+                    got=f"{inputs!r:.80}")
+            )  # fmt: skip
+        given = dict(inputs)
+        if not given:
+            return {}
         with self._lock:
-            names = list(inputs)
-            if not names:
-                return {}
-            x = self._session.model._checked(self._gathered(inputs), ("N",), len(names))
-            new = [name for name in names if name not in self._rows]
-            if len(new) > len(self._free):
-                raise InputError(
-                    f"there is room for {self._session.batch} streams, and {len(new)} more than"
-                    f" {len(self._rows)} were given: drop some, or ask for more capacity"
-                )
-            for name in new:
-                self._rows[name] = self._free.pop()
-                self._clear(self._rows[name])
-            rows = np.array([self._rows[name] for name in names], np.int64)
-            return dict(zip(names, self._session._step_rows(rows, x), strict=True))
+            native, y = self._session._native, self._outputs(len(given))
+            if native is not None and native.step_named(self._rows, given, y):
+                return dict(zip(given, y, strict=True))
+            x = self._gathered(given)
+            begun = self._begin([name for name in given if name not in self._rows])
+            try:
+                self._advance(self._rows | begun, dict(zip(given, x, strict=True)), y)
+            except BaseException:
+                self._dropped.extend(begun.values())
+                raise
+            self._rows.update(begun)
+            return dict(zip(given, y, strict=True))
 
-    def _gathered(self, inputs: Mapping[str, Any]) -> NDArray[Any]:
-        arrays = [np.asarray(x) for x in inputs.values()]
+    def _outputs(self, count: int) -> Floats:
+        return np.empty((count, self._session.model.width), self._session.model.dtype)
+
+    def _gathered(self, inputs: Mapping[str, Any]) -> Sequence[Any]:
+        """Return all inputs, one after another, as the model takes them."""
         model = self._session.model
         shape = () if model.takes_integers else (model.inputs,)
-        if {array.shape for array in arrays} != {shape}:
-            name, odd = next(
-                (n, a.shape) for n, a in zip(inputs, arrays, strict=True) if a.shape != shape
+        arrays = [_array("x", x) for x in inputs.values()]
+        for name, array in zip(inputs, arrays, strict=True):
+            if array.shape != shape:
+                raise InputError(
+                    f"x of each stream must be {shape}, got {array.shape} of {name!r:.80}"
+                )
+        x = model._checked(np.stack(arrays), ("N",), len(arrays))
+        return x.tolist() if model.takes_integers else list(x)
+
+    def _begin(self, names: Sequence[str]) -> dict[str, int]:
+        """Return a row of zeros for each name."""
+        capacity = self._session.batch
+        if len(names) > capacity - len(self._rows):
+            raise InputError(
+                f"there is room for {capacity} streams, and {len(names)} more than"
+                f" {len(self._rows)} were given: drop some, or ask for more capacity"
             )
-            raise InputError(f"x of each stream must be {shape}, got {odd} of {name!r:.80}")
-        return (
-            np.array(arrays)
-            if model.takes_integers
-            else np.concatenate(arrays).reshape(len(arrays), -1)
-        )
+        rows = [self._dropped.pop() if self._dropped else next(self._unused) for _ in names]
+        for _, part in self._session._named():
+            part[:, rows] = 0
+        return dict(zip(names, rows, strict=True))
+
+    def _advance(self, places: dict[str, int], inputs: dict[str, Any], out: Floats) -> None:
+        """Advance the rows that have the places of the names in `inputs` by one step."""
+        session = self._session
+        if session._native is not None:
+            _done(session._native.step_named(places, inputs, out), out)
+            return
+        rows = [places[name] for name in inputs]
+        part = Session(session.model, len(rows))
+        for (_, of_part), (_, of_all) in zip(part._named(), session._named(), strict=True):
+            of_part[...] = of_all[:, rows]
+        part.step(np.array(list(inputs.values())), out)
+        for (_, of_part), (_, of_all) in zip(part._named(), session._named(), strict=True):
+            of_all[:, rows] = of_part
 
     def drop(self, name: str) -> None:
         """End a stream and forget its state.
@@ -520,7 +566,7 @@ class Streams:
             InputError: there is none of that name.
         """
         with self._lock:
-            self._free.append(self._row(name))
+            self._dropped.append(self._row(name))
             del self._rows[name]
 
     def state(self, name: str) -> State:
@@ -547,23 +593,23 @@ class Streams:
         with self._lock:
             single = Session(self._session.model)
             single.load_state(state)
-            if name not in self._rows and not self._free:
-                raise InputError(
-                    f"there is room for {self._session.batch} streams: drop some first"
-                )
-            row = self._rows.setdefault(name, self._free[-1] if self._free else -1)
-            if self._free and row == self._free[-1]:
-                self._free.pop()
+            begun = self._begin([] if self._has(name) else [name])
+            row = begun[name] if begun else self._rows[name]
             for (_, of_all), (_, of_one) in zip(
                 self._session._named(), single._named(), strict=True
             ):
                 of_all[:, row] = of_one[:, 0]
+            self._rows.update(begun)
+
+    def _has(self, name: str) -> bool:
+        try:
+            return name in self._rows
+        except TypeError as error:
+            raise InputError(
+                say("the name of a stream must be hashable, got {got}", got=f"{name!r:.80}")
+            ) from error
 
     def _row(self, name: str) -> int:
-        if name not in self._rows:
+        if not self._has(name):
             raise InputError(f"there is no stream {name!r:.80}")
         return self._rows[name]
-
-    def _clear(self, row: int) -> None:
-        for _, part in self._session._named():
-            part[:, row] = 0

@@ -381,7 +381,7 @@ def make(entries: Sequence[Mapping[str, Any]], tensors: Mapping[str, Stored]) ->
     modules: list[Module] = []
     width: int | None = None
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("kind") not in KINDS:
+        if not isinstance(entry, dict) or entry.get("kind") not in tuple(KINDS):
             raise FileError(f"a module must be one of {', '.join(KINDS)}, got {entry!r:.80}")
         read = _Reader(entry, tensors)
         module = KINDS[entry["kind"]](read)
