@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from elman.exchange.keras import from_keras, to_keras
     from elman.exchange.sru import from_sru
     from elman.hints import Hint
+    from elman.inside import gates
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.printing import axes, states
@@ -53,6 +54,7 @@ _HOMES = {
     "convert": "swap",
     "from_keras": "exchange.keras",
     "from_sru": "exchange.sru",
+    "gates": "inside",
     "get_language": "language",
     "get_num_threads": "core",
     "last": "ragged",
@@ -87,6 +89,7 @@ __all__ = [
     "convert",
     "from_keras",
     "from_sru",
+    "gates",
     "get_language",
     "get_num_threads",
     "last",

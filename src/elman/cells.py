@@ -297,6 +297,7 @@ def cell(
     recurrent: bool = True,
     vectors: Mapping[str, int] | None = None,
     initial: Mapping[str, float] | None = None,
+    values: Step | None = None,
     paper: str = "",
 ) -> Callable[[Step], Cell]:
     """Make a cell of a function that advances the state by one step, for `elman.Recurrent`.
@@ -315,6 +316,8 @@ def cell(
             each has, by its name. The function is given them as a fifth argument, a mapping.
         initial: The number that a vector starts from, by its name; those not named are drawn as the
             weights are.
+        values: `values(m, gx, gh, state)`, called as the function is, returns what each gate is
+            after its nonlinearity, for `elman.gates`.
         paper: Where the cell comes from.
 
     Raises:
@@ -362,6 +365,7 @@ def cell(
             recurrent=recurrent,
             vectors=dict(vectors or {}),
             initial=dict(initial or {}),
+            values=values,
             is_known=False,
         )
 

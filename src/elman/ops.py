@@ -168,10 +168,7 @@ def _requires_grad(
 ) -> bool:
     if input.requires_grad:
         return True
-    for tensor in to:
-        if tensor.requires_grad:
-            return True
-    for tensor in weights:
+    for tensor in (*to, *weights):
         if tensor is not None and tensor.requires_grad:
             return True
     return hx is not None and any(state.requires_grad for state in hx)
