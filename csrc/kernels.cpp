@@ -259,6 +259,7 @@ struct Direction {
   T* keep(long t, long n) const {
     return p.keep + (d * at.all_rows() + at.place(t, n)) * cell.kept * at.H;
   }
+  T* c(long t, long n) const { return p.c + (d * at.all_rows() + at.place(t, n)) * at.H; }
   // Whether row n starts anew before step t.
   bool resets(long t, long n) const { return p.resets && p.resets[at.place(t, n)]; }
   // The state that row n had before step t: that of its previous step or, at its first, the
@@ -552,6 +553,10 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
                           hidden ? hidden + n * at.H : dir.y(t, row), c[(s + 1) & 1] + n * at.H,
                           dir.p.keep ? dir.keep(t, row) : nullptr},
                          at.H, units);
+        if (dir.p.c)
+          copy(dir.c(t, row) + units.from,
+               static_cast<const T*>(c[(s + 1) & 1] + n * at.H + units.from),
+               units.to - units.from);
       }
       if (hidden) {
         for (long n = 0; n < count; n++)
@@ -650,6 +655,8 @@ void forward(int index, const Problem<T>& p, int threads) {
   clear_padding(at, p.y, at.D * at.R);
   for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
     clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
+  for (long d = 0; p.c && d < at.D; d++)
+    clear_padding(at, p.c + d * at.all_rows() * at.H, at.H);
   Operands<T> operands[2];
   const bool is_packed = p.weights[0].packed || p.weights[0].halves;
   for (long d = 0; d < at.D; d++)

@@ -40,6 +40,7 @@ struct Problem {
   const Weights<T>* weights;  // [D]
   T* y;                       // [rows, D, R] out of forward, into backward
   T* keep;                    // [D, rows, kept * H] likewise; null: forward keeps nothing
+  T* c;                       // [D, rows, H] out of forward; null: not wanted
   T *h_n, *c_n;               // [D, N, R], [D, N, H] out of forward
 };
 

@@ -155,6 +155,7 @@ def forward(
     keep: bool,
     mask: Tensor | None = None,
     to: Sequence[Tensor] = (),
+    cells: bool = False,
 ) -> list[Tensor]:
     """Run a layer, or one step of a cell.
 
@@ -170,9 +171,11 @@ def forward(
         mask: (L, N) bool, before which steps a sequence of a padded batch starts anew, in one
             direction; None for nowhere.
         to: With mask, what it starts from, (width,) for each state; none for zeros.
+        cells: Whether the cell state of every step is read.
 
     Returns:
-        The output and the final states, or the next states of a step; then, if keep, `kept`.
+        The output and the final states, or the next states of a step; then, if keep, `kept`; then,
+        if cells, (D, L, N, hidden_size).
 
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
@@ -194,13 +197,17 @@ def forward(
     c_n = results[-1]  # read as such by cells that have one
     if keep:
         results.append(new(directions, *input.shape[:-1], kept_width(cell, hidden_size)))
+    where = results[-1].data_ptr() if keep else 0
+    if cells:
+        results.append(new(directions, *input.shape[:-1], hidden_size))
     _native.forward(
         *sizes,
         *ragged,
         *_in_order(addresses, len(states)),
         *resets,
         results[0].data_ptr(),
-        results[-1].data_ptr() if keep else 0,
+        where,
+        results[-1].data_ptr() if cells else 0,
         results[0 if is_step else 1].data_ptr(),
         c_n.data_ptr(),
         get_num_threads(),

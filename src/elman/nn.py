@@ -480,6 +480,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
                     weights[self._parts * rows.start : self._parts * rows.stop],
                     lengths,
                     _of_layer(resets, layer),
+                    letters,
                 )
                 found.append(values)
         stacked = {

@@ -70,34 +70,46 @@ def inside(
     weights: Weights,
     lengths: Tensor | None,
     resets: Resets | None,
+    letters: str,
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Run one layer and tell its states and gates; as `elman.reference.inside`."""
+    """Run one layer and tell its states, or gates too, by their letters.
+
+    Arguments and results are those of `elman.reference.inside`.
+    """
     if core.computes(cell, input) and not any(_modes(input)) and not _is_beyond_the_core():
+        call = cell, input, None, lengths, hx, weights, resets
         try:
-            *found, kept = _run(cell, input, None, lengths, hx, weights, resets, tells=True)
+            found = _run(*call, letters)
         except core.LazyError:
             pass
         else:
-            return tuple(found), _values(cell, found[0], kept, len(weights) // 5)
+            results, told = found[: 1 + len(cell.states)], [*found[1 + len(cell.states) :], None][0]
+            return results, _values(cell, letters, found[0], told, weights)
     elif input.dtype in _WIDENED and input.device.type == "cpu":
         if resets is not None:
             resets = resets._replace(to=_widen(resets.to))
         wide = _widen(hx), _widen(weights)
-        results, values = inside(cell, input.float(), *wide, lengths, resets)
+        results, values = inside(cell, input.float(), *wide, lengths, resets, letters)
         lower = input.dtype
         return tuple(r.to(lower) for r in results), {k: v.to(lower) for k, v in values.items()}
-    return reference.inside(cell, input, hx, weights, lengths, resets)
+    return reference.inside(cell, input, hx, weights, lengths, resets, letters)
 
 
-# The states and gates by their letters, (D, L, N, .), from the output and what the core kept.
-def _values(cell: Cell, output: Tensor, kept: Tensor, directions: int) -> dict[str, Tensor]:
-    by_direction = output.unflatten(-1, (directions, -1))  # type: ignore[no-untyped-call]
+# The states and gates by their letters, (D, L, N, .), from the output and what the core told: all
+# that it keeps, or the cell states alone.
+def _values(
+    cell: Cell, letters: str, output: Tensor, told: Tensor | None, weights: Weights
+) -> dict[str, Tensor]:
+    assert weights[0] is not None
+    hidden_size = len(weights[0]) // len(cell.gates)
+    by_direction = output.unflatten(-1, (len(weights) // 5, -1))  # type: ignore[no-untyped-call]
     values = {"h": by_direction.movedim(2, 0)}
-    if cell.values is not None:
-        letters = cell.gates + cell.states[1:]
-        vectors = kept.unflatten(-1, (core.kept_width(cell, 1), -1))  # type: ignore[no-untyped-call]
-        values |= {letter: vectors[..., i, :] for i, letter in enumerate(letters)}
-    return {letter: values[letter] for letter in dict.fromkeys(cell.states + cell.gates)}
+    if told is not None:
+        kept = told.shape[-1] // hidden_size
+        vectors = told.unflatten(-1, (kept, -1))  # type: ignore[no-untyped-call]
+        each = cell.gates + cell.states[1:] if kept > 1 else cell.states[1:]
+        values |= {letter: vectors[..., i, :] for i, letter in enumerate(each)}
+    return {letter: values[letter] for letter in letters}
 
 
 def step(
@@ -152,15 +164,17 @@ def _run(
     hx: tuple[Tensor, ...] | None,
     weights: Weights,
     resets: Resets | None = None,
-    tells: bool = False,
+    letters: str = "",
 ) -> tuple[Tensor, ...]:
     mask, to = resets or (None, ())
+    beyond_h = bool(letters.strip("h"))
     if torch.is_grad_enabled() and _requires_grad(input, hx, weights, to):
         states = hx or (None,) * len(cell.states)
-        how = cell, batch_sizes, lengths, mask, tells, len(states), len(weights)
+        how = cell, batch_sizes, lengths, mask, beyond_h, len(states), len(weights)
         return _Layer.apply(*how, input, *states, *weights, *to)  # type: ignore[no-untyped-call, no-any-return]
     call = cell, input, batch_sizes, lengths, hx or (), weights
-    return tuple(core.forward(*call, tells, mask, to))
+    gates = bool(set(letters) - set(cell.states))
+    return tuple(core.forward(*call, gates, mask, to, beyond_h and not gates))
 
 
 def _requires_grad(

@@ -108,8 +108,9 @@ def inside(
     weights: Sequence[Tensor | None],
     lengths: Tensor | None,
     resets: Resets | None,
+    letters: str,
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Run one layer as `layer` does, and tell every state and gate of every step.
+    """Run one layer as `layer` does, and tell states and gates of every step.
 
     Args:
         cell: As in `layer`, like the others.
@@ -118,12 +119,13 @@ def inside(
         weights: As in `layer`.
         lengths: As in `layer`.
         resets: As in `layer`.
+        letters: Of which states and gates.
 
     Returns:
-        What `layer` returns, and (D, L, N, .) for each letter of the states and, if the cell tells
-        their values, of the gates; zeros past the end of a sequence.
+        What `layer` returns, and (D, L, N, .) for each of the letters; zeros past the end of a
+        sequence.
     """
-    told = _telling(cell)
+    told = _telling(cell) if set(letters) - set(cell.states) else cell
     more = len(told.states) - len(cell.states)
     if hx is not None and more:
         hx = (*hx, *[hx[-1].new_zeros(*hx[-1].shape[:-1], _hidden_size(cell, weights))] * more)
@@ -137,6 +139,7 @@ def inside(
     values = {
         letter: torch.stack(directions).unflatten(1, input.shape[:2])  # type: ignore[no-untyped-call]
         for letter, directions in each
+        if letter in letters
     }
     return (output, *(torch.stack(s) for s in zip(*final, strict=True))), values
 
@@ -144,9 +147,8 @@ def inside(
 # A cell whose gates are states beside its own, which its step sets and does not read.
 @cache
 def _telling(cell: Cell) -> Cell:
-    if cell.values is None:
-        return replace(cell, is_known=False)
     values, count = cell.values, len(cell.states)
+    assert values is not None
     assert not set(cell.gates) & set(cell.states)
 
     def step(
@@ -420,8 +422,9 @@ def gradients(
                 mask, tuple(t for t in others[len(states) + len(weights) :] if t is not None)
             )
         if len(upstream) > 1 + len(cell.states):
-            results, values = inside(cell, x, hx, of_weights, lengths, resets)
-            results = *results, kept(cell, values)
+            letters = cell.gates + cell.states[1:]
+            results, values = inside(cell, x, hx, of_weights, lengths, resets, letters)
+            results = *results, torch.cat([values[letter] for letter in letters], -1)
         elif x.dim() == 3:
             results = layer(cell, x, None, hx, of_weights, lengths, resets)
         elif batch_sizes is not None:
@@ -433,11 +436,3 @@ def gradients(
     cotangents = tuple(gradient for gradient in upstream if gradient is not None)
     found = iter(torch.func.vjp(run, *asked)[1](cotangents))
     return tuple(next(found) if want else None for want in wanted)
-
-
-def kept(cell: Cell, values: dict[str, Tensor]) -> Tensor:
-    """Return what the core keeps of a layer, of the values that `inside` tells.
-
-    These are the gates, then the states after h; what else it keeps nobody reads.
-    """
-    return torch.cat([values[letter] for letter in cell.gates + cell.states[1:]], -1)
