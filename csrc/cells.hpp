@@ -17,7 +17,8 @@
 //            reset()'s result again
 //
 // backward() gets dstate[] = the gradient of the new state, and replaces it by that part of the
-// gradient of the previous state that does not pass through gh.
+// gradient of the previous state that does not pass through gh. The kept values have
+// gradients of their own where somebody reads them: plus(i, d) is d and that of keep[i].
 #pragma once
 
 #include <tuple>
@@ -46,7 +47,7 @@ struct Rnn {
 
   template <class T>
   static ELMAN_INLINE void backward(const Vec<T>*, const Vec<T> (&)[1], Vec<T> h,
-                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[1], Vec<T> (&)[1]) {
+                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[1], Vec<T> (&)[1], auto) {
     if constexpr (kRelu) {
       dgx[0] = h <= Vec<T>{} ? Vec<T>{} : dstate[0];
     } else {
@@ -73,11 +74,12 @@ struct Gru {
 
   template <class T>
   static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[1], Vec<T>,
-                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[3], Vec<T> (&dgh)[3]) {
+                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[3], Vec<T> (&dgh)[3],
+                                    auto plus) {
     const Vec<T> r = keep[0], z = keep[1], n = keep[2], gh_n = keep[3], dh = dstate[0];
-    dgx[2] = dh * (T(1) - z) * (T(1) - n * n);
-    dgx[1] = dh * (previous[0] - n) * z * (T(1) - z);
-    dgx[0] = dgx[2] * gh_n * r * (T(1) - r);
+    dgx[2] = plus(2, dh * (T(1) - z)) * (T(1) - n * n);
+    dgx[1] = plus(1, dh * (previous[0] - n)) * z * (T(1) - z);
+    dgx[0] = plus(0, dgx[2] * gh_n) * r * (T(1) - r);
     dgh[0] = dgx[0], dgh[1] = dgx[1], dgh[2] = dgx[2] * r;
     dstate[0] = dh * z;
   }
@@ -105,11 +107,12 @@ struct GruResetBefore {
 
   template <class T>
   static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[1], Vec<T>,
-                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[3], Vec<T> (&)[3]) {
+                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[3], Vec<T> (&)[3],
+                                    auto plus) {
     const Vec<T> z = keep[1], n = keep[2], dh = dstate[0];
-    dgx[2] = dh * (T(1) - z) * (T(1) - n * n);
-    dgx[1] = dh * (previous[0] - n) * z * (T(1) - z);
-    dgx[0] = Vec<T>{}; // until reset_backward()
+    dgx[2] = plus(2, dh * (T(1) - z)) * (T(1) - n * n);
+    dgx[1] = plus(1, dh * (previous[0] - n)) * z * (T(1) - z);
+    dgx[0] = plus(0, Vec<T>{}); // of r itself, until reset_backward()
     dstate[0] = dh * z;
   }
 
@@ -117,7 +120,7 @@ struct GruResetBefore {
   static ELMAN_INLINE Vec<T> reset_backward(const Vec<T>* keep, Vec<T> previous, Vec<T> dreset,
                                             Vec<T>& dh, Vec<T> (&dgx)[2]) {
     const Vec<T> r = keep[0];
-    dgx[0] = dreset * previous * r * (T(1) - r);
+    dgx[0] = (dreset * previous + dgx[0]) * r * (T(1) - r);
     dh += dreset * r;
     return r * previous;
   }
@@ -142,13 +145,15 @@ struct Lstm {
 
   template <class T>
   static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[2], Vec<T>,
-                                    Vec<T> (&dstate)[2], Vec<T> (&dgx)[4], Vec<T> (&)[4]) {
+                                    Vec<T> (&dstate)[2], Vec<T> (&dgx)[4], Vec<T> (&)[4],
+                                    auto plus) {
     const Vec<T> i = keep[0], f = keep[1], g = keep[2], o = keep[3], tanh_c = tanh<T>(keep[4]);
-    const Vec<T> dh = dstate[0], dc = dstate[1] + dh * o * (T(1) - tanh_c * tanh_c);
-    dgx[0] = dc * g * i * (T(1) - i);
-    dgx[1] = dc * previous[1] * f * (T(1) - f);
-    dgx[2] = dc * i * (T(1) - g * g);
-    dgx[3] = dh * tanh_c * o * (T(1) - o);
+    const Vec<T> dh = dstate[0];
+    const Vec<T> dc = plus(4, dstate[1] + dh * o * (T(1) - tanh_c * tanh_c));
+    dgx[0] = plus(0, dc * g) * i * (T(1) - i);
+    dgx[1] = plus(1, dc * previous[1]) * f * (T(1) - f);
+    dgx[2] = plus(2, dc * i) * (T(1) - g * g);
+    dgx[3] = plus(3, dh * tanh_c) * o * (T(1) - o);
     dstate[0] = Vec<T>{};
     dstate[1] = dc * f;
   }

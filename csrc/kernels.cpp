@@ -34,6 +34,7 @@ struct ForwardRow {
 template <class T>
 struct BackwardRow {
   const T *keep, *h_previous, *c_previous, *h, *dy; // c_previous null: zeros; dy null: zeros
+  const T* dkeep;                                   // null: zeros
   const T *dh, *dc;                                 // gradient of the new state
   T *dh_previous, *dc_previous; // out: of the previous one, but for gh's part; may be dh and dc
   T *dgx, *dgh;                 // out
@@ -67,7 +68,7 @@ void forward_row(const ForwardRow<T>& row, long H, Units units) {
   });
 }
 
-template <class T, class Cell>
+template <class T, class Cell, bool kGatesAreRead>
 void backward_row(const BackwardRow<T>& row, long H, Units units) {
   for_each_vector<T>(units, [&](long u, auto get, auto put) __attribute__((always_inline)) {
     Vec<T> keep[kAtLeastOne<Cell::kept>], previous[Cell::num_states], dstate[Cell::num_states];
@@ -86,7 +87,12 @@ void backward_row(const BackwardRow<T>& row, long H, Units units) {
       if (row.hidden)
         put(row.hidden + u, Cell::template hidden<T>(keep));
     }
-    Cell::template backward<T>(keep, previous, get(row.h + u), dstate, dgx, dgh);
+    auto plus = [&](int i, Vec<T> d) __attribute__((always_inline)) {
+      if constexpr (kGatesAreRead)
+        d += get(row.dkeep + i * H + u);
+      return d;
+    };
+    Cell::template backward<T>(keep, previous, get(row.h + u), dstate, dgx, dgh, plus);
     put(row.dh_previous + u, dstate[0]);
     if constexpr (Cell::num_states > 1)
       put(row.dc_previous + u, dstate[1]);
@@ -136,6 +142,7 @@ struct CellKernel {
   bool adds, passes;
   void (*forward)(const ForwardRow<T>&, long hidden_size, Units);
   void (*backward)(const BackwardRow<T>&, long hidden_size, Units);
+  void (*backward_of_gates)(const BackwardRow<T>&, long hidden_size, Units); // with dkeep
   // null unless late
   void (*reset)(const T* gx, T* gh, const T* h, T* out, long hidden_size);
   void (*reset_backward)(const T* keep, const T* h_previous, const T* dreset, T* dh, T* dgx,
@@ -151,7 +158,8 @@ constexpr CellKernel<T> make_kernel() {
                        Cell::adds,
                        Cell::passes,
                        &forward_row<T, Cell>,
-                       &backward_row<T, Cell>,
+                       &backward_row<T, Cell, false>,
+                       &backward_row<T, Cell, true>,
                        nullptr,
                        nullptr};
   if constexpr (Cell::late > 0) {
@@ -251,14 +259,21 @@ struct Direction {
   T* keep(long t, long n) const {
     return p.keep + (d * at.all_rows() + at.place(t, n)) * cell.kept * at.H;
   }
+  T* c(long t, long n) const { return p.c + (d * at.all_rows() + at.place(t, n)) * at.H; }
+  // Whether row n starts anew before step t.
+  bool resets(long t, long n) const { return p.resets && p.resets[at.place(t, n)]; }
   // The state that row n had before step t: that of its previous step or, at its first, the
-  // initial.
+  // initial, or what it starts anew from.
   const T* h_before(long t, long n) const {
+    if (resets(t, n))
+      return p.h_to ? p.h_to : at.zeros;
     if (n < at.batch_at(before(t)))
       return y(before(t), n);
     return p.h_0 ? state(p.h_0, n, at.R) : at.zeros;
   }
   const T* c_before(long t, long n) const { // from the kept values, of which c is the last
+    if (resets(t, n))
+      return p.c_to;
     if (n < at.batch_at(before(t)))
       return keep(before(t), n) + (cell.kept - 1) * at.H;
     return p.c_0 ? state(p.c_0, n, at.H) : nullptr;
@@ -440,7 +455,8 @@ template <class T>
 bool pays_together(const Direction<T>& dir, int threads) {
   const Shape<T>& at = dir.at;
   return threads > 1 && at.L > 1 && !dir.p.batch_sizes && !dir.p.lengths && !dir.p.projection &&
-         !dir.cell.late && static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
+         !dir.p.resets && !dir.cell.late &&
+         static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
 }
 
 // The share of a thread, in whole panels of products whose outputs are the units.
@@ -530,10 +546,17 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
       }
       for (long n = 0; n < count; n++, m++) {
         const long row = block.begin + n;
-        dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : in[n],
-                          c[s & 1] + n * at.H, hidden ? hidden + n * at.H : dir.y(t, row),
-                          c[(s + 1) & 1] + n * at.H, dir.p.keep ? dir.keep(t, row) : nullptr},
+        const T* c_previous = c[s & 1] + n * at.H;
+        if (dir.resets(t, row))
+          c_previous = dir.p.c_to ? dir.p.c_to : at.zeros;
+        dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : in[n], c_previous,
+                          hidden ? hidden + n * at.H : dir.y(t, row), c[(s + 1) & 1] + n * at.H,
+                          dir.p.keep ? dir.keep(t, row) : nullptr},
                          at.H, units);
+        if (dir.p.c)
+          copy(dir.c(t, row) + units.from,
+               static_cast<const T*>(c[(s + 1) & 1] + n * at.H + units.from),
+               units.to - units.from);
       }
       if (hidden) {
         for (long n = 0; n < count; n++)
@@ -632,6 +655,8 @@ void forward(int index, const Problem<T>& p, int threads) {
   clear_padding(at, p.y, at.D * at.R);
   for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
     clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
+  for (long d = 0; p.c && d < at.D; d++)
+    clear_padding(at, p.c + d * at.all_rows() * at.H, at.H);
   Operands<T> operands[2];
   const bool is_packed = p.weights[0].packed || p.weights[0].halves;
   for (long d = 0; d < at.D; d++)
@@ -688,6 +713,7 @@ struct BackwardBuffers {
   T* dh_total;         // [chunk rows, R] with a projection: gradient of its output, ...
   T *hidden, *dhidden; // [chunk rows, H], [N, H] ... its input, and the gradient of that
   T *reset, *dreset;   // the same two with late gates: of the h that they see
+  T *dh_to, *dc_to;    // [N, R], [N, H] with resets: of what each row started anew from
 };
 
 // The gradients of the states between two steps, for the rows of the batch: step s reads dh and
@@ -698,6 +724,13 @@ struct StateGradients {
   T* dh;                 // [N, R]
   T *dh_rest[2], *dc[2]; // [N, R], [N, H]
 };
+
+// Adds n values at `from` to those at `to`, and leaves zeros.
+template <class T>
+void take(T* from, T* to, long n) {
+  for (long i = 0; i < n; i++)
+    to[i] += from[i], from[i] = T(0);
+}
 
 // Steps [s0, s1) of a direction, last first, for a block of rows and some units: gradients of the
 // gates, and of the states. Those from `done` on are done, but for the product of step `done`.
@@ -726,6 +759,14 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
         rest[n] = state.dh_rest[s & 1] + row * at.R, out[n] = state.dh + row * at.R;
       }
       multiply_units<T>(count, in, w_hh, dir.cell.passes ? rest : nullptr, out, s & 1, units, at.R);
+      for (long n = 0; dir.p.resets && n < count; n++) {
+        const long row = block.begin + n;
+        if (dir.resets(t, row)) { // the gradient goes where the state came from
+          take(state.dh + row * at.R, b.dh_to + row * at.R, at.R);
+          if (dir.cell.states > 1)
+            take(state.dc[(s - 1) & 1] + row * at.H, b.dc_to + row * at.H, at.H);
+        }
+      }
     }
     if (s == s0)
       return -1;
@@ -749,14 +790,16 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
     for (long n = 0; n < count; n++) {
       const long row = block.begin + n, r = chunk_row(n);
       T* const dhidden = b.dhidden + row * at.H; // with a projection h does not pass on
-      dir.cell.backward(
-          {dir.cell.kept ? dir.keep(t, row) : nullptr, projected ? at.zeros : dir.h_before(t, row),
-           dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
-           projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n),
-           projected ? dhidden : state.dh + row * at.R, dc + row * at.H,
-           projected ? dhidden : rest_out + row * at.R, state.dc[s & 1] + row * at.H,
-           b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
-          at.H, units);
+      const auto backward = g.dkeep ? dir.cell.backward_of_gates : dir.cell.backward;
+      backward({dir.cell.kept ? dir.keep(t, row) : nullptr,
+                projected ? at.zeros : dir.h_before(t, row),
+                dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
+                projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n),
+                g.dkeep ? g.dkeep + (dir.keep(t, row) - dir.p.keep) : nullptr,
+                projected ? dhidden : state.dh + row * at.R, dc + row * at.H,
+                projected ? dhidden : rest_out + row * at.R, state.dc[s & 1] + row * at.H,
+                b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
+               at.H, units);
     }
     if (dir.cell.late) {
       for (long n = 0; n < count; n++)
@@ -910,6 +953,11 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
   b.dhidden = scratch.take<T>(projected ? at.N * at.H : 0);
   b.reset = scratch.take<T>(dir.cell.late ? chunk_rows * at.H : 0);
   b.dreset = scratch.take<T>(dir.cell.late ? at.N * at.H : 0);
+  const long resetting = dir.p.resets ? at.N : 0;
+  b.dh_to = scratch.take<T>(resetting * at.R);
+  b.dc_to = scratch.take<T>(resetting * at.H);
+  copy<T>(b.dh_to, nullptr, resetting * at.R);
+  copy<T>(b.dc_to, nullptr, resetting * at.H);
   // Row addresses of a chunk, group by group: x, the previous h, dgx, dgh, what late gates see and,
   // projected, its input and output.
   const T **x = scratch.take<const T*>(chunk_rows), **h = scratch.take<const T*>(chunk_rows);
@@ -993,6 +1041,17 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
       copy(dir.state(g.dh_0, n, at.R), b.dh + n * at.R, at.R);
     if (g.dc_0)
       copy(dir.state(g.dc_0, n, at.H), b.dc + n * at.H, at.H);
+  }
+  // Row by row in the caller's order, whoever computed which.
+  if (g.dh_to)
+    copy<T>(g.dh_to, nullptr, at.R);
+  if (g.dc_to)
+    copy<T>(g.dc_to, nullptr, at.H);
+  for (long n = 0; n < resetting; n++) {
+    if (g.dh_to)
+      take(b.dh_to + n * at.R, g.dh_to, at.R);
+    if (g.dc_to)
+      take(b.dc_to + n * at.H, g.dc_to, at.H);
   }
 }
 

@@ -34,9 +34,13 @@ struct Problem {
   const int64_t* lengths;     // [N] from 0 to L, of padded arrays, or null: all have L
   const T* x;                 // [rows, I]
   const T *h_0, *c_0;         // [D, N, R], [D, N, H], or null: zeros
+  const uint8_t* resets;      // [L, N] of padded arrays: not 0 where a row starts anew before a
+                              // step, from h_to and c_to; or null. One direction alone
+  const T *h_to, *c_to;       // [R], [H], or null: zeros
   const Weights<T>* weights;  // [D]
   T* y;                       // [rows, D, R] out of forward, into backward
   T* keep;                    // [D, rows, kept * H] likewise; null: forward keeps nothing
+  T* c;                       // [D, rows, H] out of forward; null: not wanted
   T *h_n, *c_n;               // [D, N, R], [D, N, H] out of forward
 };
 
@@ -47,7 +51,9 @@ template <class T>
 struct Gradients {
   long groups;
   const T *dy, *dh_n, *dc_n;          // [rows, D, R], [D, N, R], [D, N, H]
+  const T* dkeep;                     // [D, rows, kept * H], of the gates and c
   T *dx, *dh_0, *dc_0;                // [rows, I], [D, N, R], [D, N, H]
+  T *dh_to, *dc_to;                   // [R], [H]
   const WeightGradients<T>* dweights; // [D]
 };
 

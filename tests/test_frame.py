@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = (
     *("__main__", "cli", "drawing", "tasks", "bench", "elman"),
     *("explanation", "diagnosis", "watching", "printing"),
-    *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
+    *("inside", "swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
     *("recurrent", "nn", "hints", "ops", "library", "core", "reference", "shapes", "runtime"),
     *("cells",),
     *("environment", "_native", "checkpoint", "language"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from elman.exchange.sru import from_sru
     from elman.explanation import explain
     from elman.hints import Hint
+    from elman.inside import gates
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.printing import axes, states
@@ -55,6 +56,7 @@ _HOMES = {
     "explain": "explanation",
     "from_keras": "exchange.keras",
     "from_sru": "exchange.sru",
+    "gates": "inside",
     "get_language": "language",
     "get_num_threads": "core",
     "last": "ragged",
@@ -90,6 +92,7 @@ __all__ = [
     "explain",
     "from_keras",
     "from_sru",
+    "gates",
     "get_language",
     "get_num_threads",
     "last",
