@@ -9,6 +9,7 @@
 // out, or which thread computes them.
 #pragma once
 
+#include "kernels.hpp"
 #include "threads.hpp"
 #include "vec.hpp"
 
@@ -42,7 +43,8 @@ constexpr int tile_rows(int chains) {
 
 // A right operand, depth x cols. Packed it is read in order: panels of a few vectors of columns,
 // [panel][depth][vector][lane]. That costs a pass over it, which a product of a few rows is not
-// worth; those read it as it lies. Packed in halves, in bfloat16, it is widened when it is read.
+// worth; those read it as it lies. Packed in bfloat16 it is widened when it is read; packed in int8
+// it meets rows that are rounded to int8 too, see `quantise`.
 enum class Layout { kPacked, kRows, kColumns }; // the latter two: [depth][cols], [cols][depth]
 
 template <class T>
@@ -50,7 +52,8 @@ struct Operand {
   const T* data;
   long depth, cols;
   Layout layout;
-  const uint16_t* halves = nullptr; // if not null, packed, and in place of data
+  LowPrecision low = {}; // if there, packed, and in place of data
+  float least = 0;       // beside int8, the magnitude that every row of the left side has at least
 };
 
 template <class T>
@@ -193,7 +196,7 @@ void multiply_halves(long rows, const float* const* a, const Operand<float>& b,
     const long p = backwards ? to - 1 - i : from + i;
     const int width = static_cast<int>(smaller(P, vectors - p * P));
     const int last = static_cast<int>(smaller(V, b.cols - (p * P + width - 1) * V));
-    const uint16_t* const data = b.halves + p * P * V * b.depth;
+    const uint16_t* const data = b.low.halves + p * P * V * b.depth;
     if (rows > 1) {
       for (long at = 0; at < width * V * b.depth; at += V)
         store(wide + at, load_widened(data + at));
@@ -205,7 +208,7 @@ void multiply_halves(long rows, const float* const* a, const Operand<float>& b,
       const long other = backwards ? p - 1 : p + 1;
       if (i + 1 < panels && (larger(p, other) + 1) * P * V <= b.cols) {
         const long first = smaller(p, other);
-        const Panel<uint16_t> two{b.halves + first * P * V * b.depth, P * V, P * V * b.depth};
+        const Panel<uint16_t> two{b.low.halves + first * P * V * b.depth, P * V, P * V * b.depth};
         tile<float, 1, P, 1, 2, false>(a, b.depth, two, initial, c, first * P * V, V, two.data);
         i++;
         continue;
@@ -338,6 +341,180 @@ void multiply_columns(long rows, const T* const* a, const Operand<T>& b, const T
   }
 }
 
+// ---- int8 ----
+//
+// The right operand is q[k][j] * scales[j], the left one is rounded to integers from -127 to 127 of
+// a scale of its row:
+//
+//   range = max(least, max |a[k]|),  scale = range / 127,  p[k] = nearest(a[k] * (127 / range))
+//   c[j] = initial[j] + float(sum of p[k] q[k][j]) * (scale * scales[j])
+//
+// each operation rounded for itself to float32. The sum is exact, so the same on every machine. A
+// row of less than kNothing counts as zeros, one with a NaN or an infinity gives NaN. `least` is 1
+// where a stands for an h that is at most 1: then the scale is 1/127 at every step.
+//
+// Packed: for every column a correction (int32) and a scale (float), then panels
+// [panel][depth / kTerms][vector][lane][kTerms], all of them of whole vectors.
+
+constexpr float kNothing = 0x1p-100f;
+constexpr int32_t kInfinityBits = 0x7f800000;
+constexpr long kDotBias = 128; // that the terms of kDots have too much
+
+// Rounds a row; what lies past `depth`, up to a whole vector, is zeros. Returns its scale.
+template <bool kDots>
+ELMAN_INLINE float quantise(const float* row, long depth, float least, Term<kDots>* terms) {
+  Ints most{};
+  for_each_vector<float>({0, depth}, [&](long i, auto get, auto) __attribute__((always_inline)) {
+    const Ints magnitude = (Ints)get(row + i) & INT32_MAX; // ordered as the floats are, NaN above
+    most = magnitude > most ? magnitude : most;
+  });
+  const int32_t bits = largest_lane(most);
+  float range;
+  __builtin_memcpy(&range, &bits, sizeof(range));
+  range = bits < kInfinityBits && range < least ? least : range;
+  const bool is_nothing = range < kNothing;
+  const float scale = is_nothing ? 0.f : range / 127.f;
+  const Vec<float> inverse = broadcast(is_nothing ? 0.f : 127.f / range);
+  for_each_vector<float>({0, depth}, [&](long i, auto get, auto) __attribute__((always_inline)) {
+    store_terms<kDots>(terms + i, nearest(get(row + i) * inverse));
+  });
+  return bits < kInfinityBits ? scale : __builtin_nanf("");
+}
+
+// sums[m][vector] = initial + a[m] . panels, for kRows rows and kPanels panels that are `next`
+// bytes apart, over `depth` / kTerms times.
+template <int kRows, int kVectors, int kPanels, bool kDots>
+__attribute__((noinline)) void tile_of_bytes(const Term<kDots>* const* a, long times,
+                                             const int8_t* panel, long next, const int32_t* initial,
+                                             int32_t* sums) {
+  constexpr int V = kLanes<float>, N = kVectors * kPanels, kBytes = V * kTerms<kDots>;
+  const Term<kDots>* row[kRows];
+  unroll<kRows>([&](auto m) __attribute__((always_inline)) { row[m] = a[m]; });
+  Ints sum[kRows][N];
+  unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+    unroll<N>([&](auto n)
+                  __attribute__((always_inline)) { sum[m][n] = load_ints(initial + n * V); });
+  });
+  for (long t = 0; t < times; t++, panel += kVectors * kBytes) {
+    decltype(load_weights<kDots>(panel)) w[N];
+    unroll<N>([&](auto n) __attribute__((always_inline)) {
+      w[n] = load_weights<kDots>(panel + n / kVectors * next + n % kVectors * kBytes);
+    });
+    unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+      const auto terms = broadcast_terms<kDots>(row[m] + t * kTerms<kDots>);
+      unroll<N>([&](auto n) __attribute__((always_inline)) {
+        add_products<kDots>(sum[m][n], terms, w[n]);
+      });
+    });
+  }
+  unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+    unroll<N>([&](auto n) __attribute__((always_inline)) {
+      store_ints(sums + (m * N + n) * V, sum[m][n]);
+    });
+  });
+}
+
+// c = initial + sums * (scale * scales), of one row.
+inline __attribute__((noinline)) void scale_sums(const int32_t* sums, float scale,
+                                                 const float* scales, const float* initial,
+                                                 float* c, long cols) {
+  for_each_vector<float>({0, cols}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
+    Vec<float> v = to_floats(load_ints(sums + i)) * (scale * load(scales + i));
+    keep_in_register<float>(v); // or the sum would be fused with the product
+    put(c + i, initial ? v + get(initial + i) : v);
+  });
+}
+
+// Rows that are rounded together: they stay near while all panels pass.
+constexpr long kRowsOfBytes = 96;
+
+ELMAN_INLINE long padded_cols(long cols) {
+  return num_panels<float>(cols) * panel_cols<float>(cols);
+}
+inline long packed_bytes(long cols, long depth) {
+  return padded_cols(cols) * (2 * static_cast<long>(sizeof(float)) + ceil_div(depth, 4) * 4);
+}
+
+template <int kChains, bool kDots>
+void multiply_bytes(long rows, const float* const* a, const Operand<float>& b,
+                    const float* const* initial, float* const* c, bool backwards, long from,
+                    long to) {
+  constexpr int V = kLanes<float>, P = panel_vectors(kChains), kRows = tile_rows(1);
+  const long times = ceil_div(b.depth, kTerms<kDots>), stride = ceil_div(b.depth, V) * V + V;
+  const long columns = padded_cols(b.cols), next = P * V * kTerms<kDots> * times;
+  const auto* corrections = reinterpret_cast<const int32_t*>(b.low.bytes);
+  const auto* scales = reinterpret_cast<const float*>(corrections + columns);
+  const auto* panels = reinterpret_cast<const int8_t*>(scales + columns);
+
+  Scratch::Frame scratch;
+  const long most = smaller(rows, kRowsOfBytes);
+  auto* const terms = scratch.take<Term<kDots>>(most * stride);
+  auto** const term_rows = scratch.take<const Term<kDots>*>(most);
+  float* const row_scales = scratch.take<float>(most);
+  alignas(kVectorBytes) int32_t sums[larger(kRows, 2) * P * V];
+  for (long r0 = 0; r0 < rows; r0 += most) {
+    const long count = smaller(most, rows - r0);
+    for (long m = 0; m < count; m++) {
+      term_rows[m] = terms + m * stride;
+      row_scales[m] = quantise<kDots>(a[r0 + m], b.depth, b.least, terms + m * stride);
+    }
+    // Writes the sums of n rows from row m, in columns from `col`.
+    auto finish = [&](long m, int n, long col, int width) __attribute__((always_inline)) {
+      for (int i = 0; i < n; i++)
+        scale_sums(sums + i * width, row_scales[m + i], scales + col,
+                   initial ? initial[r0 + m + i] + col : nullptr, c[r0 + m + i] + col,
+                   smaller(width, b.cols - col));
+    };
+    for (long i = 0; i < to - from; i++) {
+      const long p = backwards ? to - 1 - i : from + i;
+      if constexpr (kChains == 1) {
+        if (count == 1 && i + 1 < to - from) { // as for floats: more sums for the pipeline
+          const long first = backwards ? p - 1 : p;
+          tile_of_bytes<1, P, 2, kDots>(term_rows, times, panels + first * next, next,
+                                        corrections + first * P * V, sums);
+          finish(0, 1, first * P * V, 2 * P * V);
+          i++;
+          continue;
+        }
+      }
+      const long tiles = ceil_div(count, kRows);
+      for (long m = 0, t = 0; t < tiles; t++) {
+        const int n = static_cast<int>((count - m + tiles - t - 1) / (tiles - t));
+        unroll<kRows>([&](auto rest) __attribute__((always_inline)) {
+          if (n == rest.value + 1)
+            tile_of_bytes<rest.value + 1, P, 1, kDots>(term_rows + m, times, panels + p * next, 0,
+                                                       corrections + p * P * V, sums);
+        });
+        finish(m, n, p * P * V, P * V);
+        m += n;
+      }
+    }
+  }
+}
+
+// Packs w, [cols][depth], whose values are multiples of the scales of its rows.
+inline void pack_bytes(const float* w, const float* scales, long cols, long depth, bool dots,
+                       int8_t* packed) {
+  const long terms = dots ? kTerms<true> : kTerms<false>, times = ceil_div(depth, terms);
+  const long columns = padded_cols(cols), width = panel_cols<float>(cols);
+  auto* const corrections = reinterpret_cast<int32_t*>(packed);
+  auto* const out_scales = reinterpret_cast<float*>(corrections + columns);
+  auto* const panels = reinterpret_cast<int8_t*>(out_scales + columns);
+  for (long j = 0; j < columns; j++) {
+    const float scale = j < cols ? scales[j] : 0.f;
+    int8_t* const column = panels + (j / width * width * times + j % width) * terms;
+    int32_t sum = 0;
+    for (long k = 0; k < times * terms; k++) {
+      const float exact = k < depth && scale > 0 ? w[j * depth + k] / scale : 0.f;
+      const auto q = static_cast<int8_t>(exact + (exact < 0 ? -0.5f : 0.5f));
+      column[k / terms * width * terms + k % terms] = q;
+      sum += q;
+    }
+    corrections[j] = dots ? static_cast<int32_t>(-kDotBias * sum) : 0;
+    out_scales[j] = scale;
+  }
+}
+
 // c[m] = initial[m] + a[m] . b for every row m; initial may be null (zeros) or c itself.
 // `backwards` walks the columns from the last: a caller that comes back with the same b alternates,
 // and finds in the cache what it used last. Of an operand that is not by columns, panels [from, to)
@@ -349,8 +526,12 @@ void multiply(long rows, const T* const* a, const Operand<T>& b, const T* const*
     return;
   auto in_chains = [&](auto n) __attribute__((always_inline)) {
     if constexpr (sizeof(T) == sizeof(float)) {
-      if (b.halves)
+      if (b.low.halves)
         return multiply_halves<n.value>(rows, a, b, initial, c, backwards, from, to);
+      if (b.low.bytes && b.low.dots)
+        return multiply_bytes<n.value, kMayDot>(rows, a, b, initial, c, backwards, from, to);
+      if (b.low.bytes)
+        return multiply_bytes<n.value, false>(rows, a, b, initial, c, backwards, from, to);
     }
     if (b.layout == Layout::kColumns)
       multiply_columns<T, n.value>(rows, a, b, initial, c);

@@ -109,15 +109,26 @@ class Builder {
 public:
   // An array of so many values, or None.
   const T* array(nb::handle given, std::initializer_list<long> shape) {
-    if (given.is_none())
-      return nullptr;
-    const Memory& memory = *held_.emplace_back(std::make_unique<Memory>(given));
-    if (!memory.is<T>(shape))
-      throw std::invalid_argument("a weight must be a dense array of its module's shape and dtype");
-    return memory.data<const T>();
+    return values<T>(given, shape);
+  }
+  // The scales of a matrix in int8, or None.
+  const float* scales(nb::handle given, long rows) {
+    if (!given.is_none() && !std::is_same_v<T, float>)
+      throw std::invalid_argument("int8 is beside float32 alone");
+    return values<float>(given, {rows});
   }
 
 private:
+  template <class V>
+  const V* values(nb::handle given, std::initializer_list<long> shape) {
+    if (given.is_none())
+      return nullptr;
+    const Memory& memory = *held_.emplace_back(std::make_unique<Memory>(given));
+    if (!memory.is<V>(shape))
+      throw std::invalid_argument("a weight must be a dense array of its module's shape and dtype");
+    return memory.data<const V>();
+  }
+
   std::vector<std::unique_ptr<Memory>> held_;
 };
 
@@ -151,8 +162,12 @@ void add_layer(Chain<T>& chain, const std::string& cell, long inputs, long hidde
     weights.push_back({read.array(given[0], {rows, inputs}), read.array(given[1], {rows, out}),
                        read.array(given[2], {rows}), read.array(given[3], {rows}),
                        read.array(given[4], {out, hidden_size})});
-    const Weights<T>& w = weights.back();
-    if (!w.w_ih || !w.w_hh || !w.b_ih != !w.b_hh || !w.w_hr != !projection)
+    Weights<T>& w = weights.back();
+    w.scales_ih = read.scales(given[5], rows), w.scales_hh = read.scales(given[6], rows);
+    w.scales_hr = read.scales(given[7], out);
+    const bool is_whole = !w.scales_ih == !w.scales_hh &&
+                          !w.scales_hr == !(w.scales_ih && w.w_hr) && w.w_ih && w.w_hh;
+    if (!is_whole || !w.b_ih != !w.b_hh || !w.w_hr != !projection)
       throw std::invalid_argument("a layer must have the weights of its kind");
   }
   if (weights.empty() || weights.size() > 2)
@@ -266,7 +281,7 @@ private:
 template <class T>
 void bind(nb::module_& m, const char* chain, const char* session) {
   nb::class_<Chain<T>>(m, chain, "Modules and their weights; none is added once it has run.")
-      .def(nb::init<>())
+      .def(nb::init<bool>(), "may_dot"_a = true)
       .def(
           "add_embedding",
           [](Chain<T>& self, nb::handle table, long symbols, long width) {
@@ -279,14 +294,16 @@ void bind(nb::module_& m, const char* chain, const char* session) {
           "table"_a, "symbols"_a, "width"_a)
       .def(
           "add_linear",
-          [](Chain<T>& self, nb::handle weight, nb::handle bias, long inputs, long width) {
+          [](Chain<T>& self, nb::handle weight, nb::handle bias, long inputs, long width,
+             nb::handle scales) {
             Builder<T> read;
             const T* values = read.array(weight, {width, inputs});
             if (!values)
               throw std::invalid_argument("a linear module must have a weight");
-            self.add_linear(values, read.array(bias, {width}), inputs, width);
+            self.add_linear(values, read.array(bias, {width}), inputs, width,
+                            read.scales(scales, width));
           },
-          "weight"_a, "bias"_a.none(), "inputs"_a, "width"_a)
+          "weight"_a, "bias"_a.none(), "inputs"_a, "width"_a, "scales"_a.none())
       .def(
           "add_layer_norm",
           [](Chain<T>& self, nb::handle scale, nb::handle shift, double eps, long width) {

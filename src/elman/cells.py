@@ -77,6 +77,7 @@ class Cell:
         onnx_attributes: What the ONNX operator needs to be told, beyond sizes and direction.
         late: The last letters of `gates` whose gh is made of the h that `reset` returns, if any.
         reset: `reset(m, gx, gh, state)`, with gh of the gates before `late`, returns that h.
+        bounded: Whether h, before a projection, is from -1 to 1 if the one before it is.
 
     Example:
         >>> from elman.cells import CELLS
@@ -95,6 +96,7 @@ class Cell:
     onnx_attributes: Mapping[str, Any] = field(default_factory=dict)
     late: str = ""
     reset: Callable[[Math, Array, Array, Sequence[Array]], Array] | None = None
+    bounded: bool = True
 
 
 def rnn_tanh(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
@@ -183,6 +185,7 @@ CELLS: Mapping[str, Cell] = {
         Cell(
             *("rnn_relu", "h", "h", rnn_relu, "RNN", "h", "Le, Jaitly and Hinton 2015"),
             {"activations": ["Relu"]},
+            bounded=False,
         ),
         Cell("lstm", "ifgo", "hc", lstm, "LSTM", "iofg", "Hochreiter and Schmidhuber 1997"),
         Cell("gru", "rzn", "h", gru, "GRU", "zrn", "Cho et al. 2014", {"linear_before_reset": 1}),

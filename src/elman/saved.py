@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from elman import runtime
 from elman.cells import CELLS
 from elman.nn import GRU, LSTM, RNN
 from elman.runtime.file import Stored, read, write
-from elman.runtime.modules import widen
+from elman.runtime.modules import MOST_TERMS, SCALES, Matrix, quantise, widen
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["load", "save"]
 
-_WEIGHTS = ("float32", "bf16")
+_WEIGHTS = ("float32", "bf16", "int8")
 
 
 def save(
@@ -37,12 +38,14 @@ def save(
             Embedding, Linear, LayerNorm, Dropout, activations and softmax. It is written as in
             evaluation mode, so dropout is left out.
         path: the file; it is replaced wholly or not at all.
-        weights: how matrices are stored: "float32" as they are, or "bf16" in half the space,
-            rounded to 8 bits of precision; the arithmetic stays that of float32. Biases stay as
-            they are.
+        weights: how matrices are stored: "float32" as they are; "bf16" in half the space, rounded
+            to 8 bits of precision, with the arithmetic of float32; or "int8" in a quarter, as
+            integers from -127 to 127 with a scale for each row, by which inputs and hidden states
+            are multiplied as such integers too. Biases and layer norms stay as they are.
 
     Raises:
-        ShapeError: `weights` is misspelt, or a module is of a dtype that cannot be stored.
+        ShapeError: `weights` is misspelt, or a module is of a dtype that cannot be stored, or, for
+            int8, has weights that are not finite or more than 131,072 inputs.
         KindError: a module cannot stand in a chain.
         OSError: the file cannot be written.
 
@@ -67,7 +70,7 @@ def save(
         entries.append({"name": name or "0", **entry})
         width = entry["width"] if entry["kind"] != "recurrent" else _output_width(entry)
         for parameter, tensor in part.state_dict().items():
-            tensors[f"{name or '0'}.{parameter}"] = _stored(tensor, weights)
+            tensors.update(_stored(f"{name or '0'}.{parameter}", tensor, weights))
     if not entries:
         raise KindError("save: the module has nothing that computes: give it a recurrent layer")
     first, last = entries[0], width
@@ -108,9 +111,8 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         prefix = f"{entry['name']}."
         part.load_state_dict(
             {
-                name.removeprefix(prefix): torch.from_numpy(np.array(widen(stored)))
-                for name, stored in tensors.items()
-                if name.startswith(prefix)
+                parameter: torch.from_numpy(_floats(tensors, prefix + parameter))
+                for parameter in part.state_dict()
             }
         )
         parts.append(part)
@@ -267,14 +269,36 @@ def _made(entry: Mapping[str, Any]) -> nn.Module:
 # --- how a tensor is stored ---------------------------------------------------------------------
 
 
-def _stored(tensor: Tensor, weights: str) -> Stored:
+def _stored(name: str, tensor: Tensor, weights: str) -> dict[str, Stored]:
     tensor = tensor.detach().cpu()
     if tensor.dtype is torch.float64 and weights == "float32":
-        return Stored("F64", tensor.numpy())
+        return {name: Stored("F64", tensor.numpy())}
     if not tensor.is_floating_point():
         raise ShapeError(f"save: weights must be floating point, got {tensor.dtype}")
     tensor = tensor.float()
     if tensor.dim() < 2 or weights == "float32":
-        return Stored("F32", tensor.numpy())
-    bits = tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    return Stored("BF16", bits)
+        return {name: Stored("F32", tensor.numpy())}
+    if weights == "bf16":
+        bits = tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+        return {name: Stored("BF16", bits)}
+    if not tensor.isfinite().all():
+        raise ShapeError(
+            f"save: {name} must be finite to be stored in int8, got NaN or infinity: store float32"
+        )
+    if tensor.shape[1] > MOST_TERMS:
+        raise ShapeError(
+            f"save: {name} in int8 must have at most {MOST_TERMS} columns, got {tensor.shape[1]}:"
+            " store bf16"
+        )
+    integers, scales = quantise(tensor.numpy())
+    return {
+        name: Stored("I8", integers.astype(np.int8)),
+        name + SCALES: Stored("F32", scales[:, 0]),
+    }
+
+
+def _floats(tensors: Mapping[str, Stored], name: str) -> NDArray[Any]:
+    stored = tensors[name]
+    if stored.dtype != "I8":
+        return np.array(widen(stored))
+    return Matrix(stored.array, widen(tensors[name + SCALES])).dense
