@@ -362,7 +362,8 @@ constexpr long kDotBias = 128; // that the terms of kDots have too much
 
 // Rounds a row; what lies past `depth`, up to a whole vector, is zeros. Returns its scale.
 template <bool kDots>
-ELMAN_INLINE float quantise(const float* row, long depth, float least, Term<kDots>* terms) {
+float quantise(const float* row, long depth, float least, void* to) {
+  auto* const terms = static_cast<Term<kDots>*>(to);
   Ints most{};
   for_each_vector<float>({0, depth}, [&](long i, auto get, auto) __attribute__((always_inline)) {
     const Ints magnitude = (Ints)get(row + i) & INT32_MAX; // ordered as the floats are, NaN above
@@ -381,17 +382,16 @@ ELMAN_INLINE float quantise(const float* row, long depth, float least, Term<kDot
   return bits < kInfinityBits ? scale : __builtin_nanf("");
 }
 
-// sums[m][vector] = initial + a[m] . panels, for kRows rows and kPanels panels that are `next`
-// bytes apart, over `depth` / kTerms times.
+// sums[m][vector] = initial + a[m] . panels, for kRows rows and kPanels panels of kVectors that are
+// `next` bytes apart, taking terms `times` times.
 template <int kRows, int kVectors, int kPanels, bool kDots>
-__attribute__((noinline)) void tile_of_bytes(const Term<kDots>* const* a, long times,
-                                             const int8_t* panel, long next, const int32_t* initial,
-                                             int32_t* sums) {
+void tile_of_bytes(const void* const* a, long times, const int8_t* panel, long next,
+                   const int32_t* initial, int32_t* sums) {
   constexpr int V = kLanes<float>, N = kVectors * kPanels, kBytes = V * kTerms<kDots>;
   const Term<kDots>* row[kRows];
-  unroll<kRows>([&](auto m) __attribute__((always_inline)) { row[m] = a[m]; });
   Ints sum[kRows][N];
   unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+    row[m] = static_cast<const Term<kDots>*>(a[m]);
     unroll<N>([&](auto n)
                   __attribute__((always_inline)) { sum[m][n] = load_ints(initial + n * V); });
   });
@@ -415,9 +415,8 @@ __attribute__((noinline)) void tile_of_bytes(const Term<kDots>* const* a, long t
 }
 
 // c = initial + sums * (scale * scales), of one row.
-inline __attribute__((noinline)) void scale_sums(const int32_t* sums, float scale,
-                                                 const float* scales, const float* initial,
-                                                 float* c, long cols) {
+inline void scale_sums(const int32_t* sums, float scale, const float* scales, const float* initial,
+                       float* c, long cols) {
   for_each_vector<float>({0, cols}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
     Vec<float> v = to_floats(load_ints(sums + i)) * (scale * load(scales + i));
     keep_in_register<float>(v); // or the sum would be fused with the product
@@ -425,8 +424,31 @@ inline __attribute__((noinline)) void scale_sums(const int32_t* sums, float scal
   });
 }
 
-// Rows that are rounded together: they stay near while all panels pass.
-constexpr long kRowsOfBytes = 96;
+// What multiplies by panels of a width, in one of the two ways in which bytes lie.
+struct ByteTiles {
+  static constexpr int kRows = tile_rows(1);
+  using Tile = void (*)(const void* const* a, long times, const int8_t* panel, long next,
+                        const int32_t* initial, int32_t* sums);
+  int terms, term_size;
+  float (*quantise)(const float* row, long depth, float least, void* to);
+  Tile of_two_panels, of_rows[kRows]; // of one row; of 1, 2, ... rows
+};
+template <int kVectors, bool kDots>
+inline constexpr ByteTiles byte_tiles =
+    []<int... i>(std::integer_sequence<int, i...>) -> ByteTiles {
+  return {kTerms<kDots>,
+          sizeof(Term<kDots>),
+          quantise<kDots>,
+          tile_of_bytes<1, kVectors, 2, kDots>,
+          {tile_of_bytes<i + 1, kVectors, 1, kDots>...}};
+}(std::make_integer_sequence<int, ByteTiles::kRows>{});
+
+template <bool kDots>
+const ByteTiles& byte_tiles_for(int chains) {
+  return chains == 1   ? byte_tiles<panel_vectors(1), kDots>
+         : chains == 2 ? byte_tiles<panel_vectors(2), kDots>
+                       : byte_tiles<panel_vectors(4), kDots>;
+}
 
 ELMAN_INLINE long padded_cols(long cols) {
   return num_panels<float>(cols) * panel_cols<float>(cols);
@@ -435,66 +457,58 @@ inline long packed_bytes(long cols, long depth) {
   return padded_cols(cols) * (2 * static_cast<long>(sizeof(float)) + ceil_div(depth, 4) * 4);
 }
 
-template <int kChains, bool kDots>
-void multiply_bytes(long rows, const float* const* a, const Operand<float>& b,
-                    const float* const* initial, float* const* c, bool backwards, long from,
-                    long to) {
-  constexpr int V = kLanes<float>, P = panel_vectors(kChains), kRows = tile_rows(1);
-  const long times = ceil_div(b.depth, kTerms<kDots>), stride = ceil_div(b.depth, V) * V + V;
-  const long columns = padded_cols(b.cols), next = P * V * kTerms<kDots> * times;
+// Rows that are rounded together: they stay near while all panels pass.
+constexpr long kRowsOfBytes = 96;
+
+// `multiply` by an operand in int8.
+__attribute__((noinline)) inline void multiply_bytes(long rows, const float* const* a,
+                                                     const Operand<float>& b,
+                                                     const float* const* initial, float* const* c,
+                                                     bool backwards, long from, long to) {
+  constexpr long V = kLanes<float>, kRows = ByteTiles::kRows;
+  const ByteTiles& tiles = kMayDot && b.low.dots ? byte_tiles_for<kMayDot>(chains<float>(b.cols))
+                                                 : byte_tiles_for<false>(chains<float>(b.cols));
+  const long width = panel_cols<float>(b.cols), columns = padded_cols(b.cols);
+  const long times = ceil_div(b.depth, tiles.terms), next = width * tiles.terms * times;
+  const long row_bytes = (ceil_div(b.depth, V) + 1) * V * tiles.term_size;
   const auto* corrections = reinterpret_cast<const int32_t*>(b.low.bytes);
   const auto* scales = reinterpret_cast<const float*>(corrections + columns);
   const auto* panels = reinterpret_cast<const int8_t*>(scales + columns);
 
   Scratch::Frame scratch;
   const long most = smaller(rows, kRowsOfBytes);
-  auto* const terms = scratch.take<Term<kDots>>(most * stride);
-  auto** const term_rows = scratch.take<const Term<kDots>*>(most);
+  int8_t* const terms = scratch.take<int8_t>(most * row_bytes);
+  const void** const term_rows = scratch.take<const void*>(most);
   float* const row_scales = scratch.take<float>(most);
-  alignas(kVectorBytes) int32_t sums[larger(kRows, 2) * P * V];
+  alignas(kVectorBytes) int32_t sums[kRows * panel_vectors(1) * V];
   for (long r0 = 0; r0 < rows; r0 += most) {
     const long count = smaller(most, rows - r0);
     for (long m = 0; m < count; m++) {
-      term_rows[m] = terms + m * stride;
-      row_scales[m] = quantise<kDots>(a[r0 + m], b.depth, b.least, terms + m * stride);
+      term_rows[m] = terms + m * row_bytes;
+      row_scales[m] = tiles.quantise(a[r0 + m], b.depth, b.least, terms + m * row_bytes);
     }
-    // Writes the sums of n rows from row m, in columns from `col`.
-    auto finish = [&](long m, int n, long col, int width) __attribute__((always_inline)) {
-      for (int i = 0; i < n; i++)
-        scale_sums(sums + i * width, row_scales[m + i], scales + col,
-                   initial ? initial[r0 + m + i] + col : nullptr, c[r0 + m + i] + col,
-                   smaller(width, b.cols - col));
-    };
-    for (long i = 0; i < to - from; i++) {
-      const long p = backwards ? to - 1 - i : from + i;
-      if constexpr (kChains == 1) {
-        if (count == 1 && i + 1 < to - from) { // as for floats: more sums for the pipeline
-          const long first = backwards ? p - 1 : p;
-          tile_of_bytes<1, P, 2, kDots>(term_rows, times, panels + first * next, next,
-                                        corrections + first * P * V, sums);
-          finish(0, 1, first * P * V, 2 * P * V);
-          i++;
-          continue;
+    for (long i = 0, panels_here = 1; i < to - from; i += panels_here) {
+      // As for floats, one row has more sums for the pipeline in two panels.
+      panels_here = count == 1 && i + 1 < to - from ? 2 : 1;
+      const long p = backwards ? to - i - panels_here : from + i, col = p * width;
+      const long cols = panels_here * width, groups = ceil_div(count, kRows);
+      for (long m = 0, g = 0; g < groups; g++) {
+        const long n = (count - m + groups - g - 1) / (groups - g);
+        const ByteTiles::Tile tile = panels_here == 2 ? tiles.of_two_panels : tiles.of_rows[n - 1];
+        tile(term_rows + m, times, panels + p * next, next, corrections + col, sums);
+        for (long end = m + n, s = 0; m < end; m++, s += cols) {
+          const float* const first = initial ? initial[r0 + m] + col : nullptr;
+          scale_sums(sums + s, row_scales[m], scales + col, first, c[r0 + m] + col,
+                     smaller(cols, b.cols - col));
         }
-      }
-      const long tiles = ceil_div(count, kRows);
-      for (long m = 0, t = 0; t < tiles; t++) {
-        const int n = static_cast<int>((count - m + tiles - t - 1) / (tiles - t));
-        unroll<kRows>([&](auto rest) __attribute__((always_inline)) {
-          if (n == rest.value + 1)
-            tile_of_bytes<rest.value + 1, P, 1, kDots>(term_rows + m, times, panels + p * next, 0,
-                                                       corrections + p * P * V, sums);
-        });
-        finish(m, n, p * P * V, P * V);
-        m += n;
       }
     }
   }
 }
 
 // Packs w, [cols][depth], whose values are multiples of the scales of its rows.
-inline void pack_bytes(const float* w, const float* scales, long cols, long depth, bool dots,
-                       int8_t* packed) {
+__attribute__((noinline)) inline void pack_bytes(const float* w, const float* scales, long cols,
+                                                 long depth, bool dots, int8_t* packed) {
   const long terms = dots ? kTerms<true> : kTerms<false>, times = ceil_div(depth, terms);
   const long columns = padded_cols(cols), width = panel_cols<float>(cols);
   auto* const corrections = reinterpret_cast<int32_t*>(packed);
@@ -524,14 +538,14 @@ void multiply(long rows, const T* const* a, const Operand<T>& b, const T* const*
               T* const* c, bool backwards, long from, long to) {
   if (rows == 0)
     return;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (b.low.bytes)
+      return multiply_bytes(rows, a, b, initial, c, backwards, from, to);
+  }
   auto in_chains = [&](auto n) __attribute__((always_inline)) {
     if constexpr (sizeof(T) == sizeof(float)) {
       if (b.low.halves)
         return multiply_halves<n.value>(rows, a, b, initial, c, backwards, from, to);
-      if (b.low.bytes && b.low.dots)
-        return multiply_bytes<n.value, kMayDot>(rows, a, b, initial, c, backwards, from, to);
-      if (b.low.bytes)
-        return multiply_bytes<n.value, false>(rows, a, b, initial, c, backwards, from, to);
     }
     if (b.layout == Layout::kColumns)
       multiply_columns<T, n.value>(rows, a, b, initial, c);

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -351,11 +352,15 @@ void check_dense(int threads) {
   } while (std::next_permutation(order, order + 3));
 }
 
+// How the matrices of a chain are kept: in int8 by the processor's instructions for that, or not.
+enum class Kept { kFloats, kBytes, kBytesInPairs };
+
 // A chain of every cell and module, its weights the same ones for the same sizes.
 template <class T>
 class SomeChain {
 public:
-  SomeChain(long hidden_size, bool both, bool reads_symbols) {
+  SomeChain(long hidden_size, bool both, bool reads_symbols, Kept kept)
+      : in_bytes_(kept != Kept::kFloats), chain_(kept == Kept::kBytes) {
     const long first = 5;
     if (reads_symbols)
       chain_.add_embedding(draw(kSymbols * first).data(), kSymbols, first);
@@ -365,20 +370,31 @@ public:
       const long rows = static_cast<long>(std::string_view(info.gates).size()) * hidden_size;
       const long projection = info.states[1] ? hidden_size / 2 : 0;
       const long out = projection ? projection : hidden_size;
-      std::vector<std::vector<T>> values;
+      std::vector<Array> values;
+      std::vector<std::vector<float>> scales;
       std::vector<Weights<T>> weights;
       for (int d = 0; d < (both ? 2 : 1); d++) {
-        for (long n : {rows * width, rows * out, rows, rows, out * hidden_size})
-          values.push_back(draw(n));
+        values.push_back(draw(rows)), values.push_back(draw(rows));
+        for (auto [outputs, inputs] : {std::pair{rows, width}, {rows, out}, {out, hidden_size}}) {
+          values.push_back(draw(outputs * inputs));
+          scales.push_back(round(values.back(), inputs));
+        }
         const auto* w = &values[values.size() - 5];
-        weights.push_back({w[0].data(), w[1].data(), cell ? w[2].data() : nullptr,
-                           cell ? w[3].data() : nullptr, projection ? w[4].data() : nullptr});
+        const auto* s = &scales[scales.size() - 3];
+        weights.push_back({w[2].data(), w[3].data(), cell ? w[0].data() : nullptr,
+                           cell ? w[1].data() : nullptr, projection ? w[4].data() : nullptr});
+        if (in_bytes_)
+          weights.back().scales_ih = s[0].data(), weights.back().scales_hh = s[1].data(),
+          weights.back().scales_hr = s[2].data();
       }
       chain_.add_layer(cell, width, hidden_size, projection, weights);
       width = out * (both ? 2 : 1);
     }
     chain_.add_layer_norm(draw(width).data(), nullptr, 1e-5, width);
-    chain_.add_linear(draw(kWidth * width).data(), draw(kWidth).data(), width, kWidth);
+    Array w = draw(kWidth * width);
+    const std::vector<float> scales = round(w, width);
+    chain_.add_linear(w.data(), draw(kWidth).data(), width, kWidth,
+                      in_bytes_ ? scales.data() : nullptr);
     for (int f = 0; f <= static_cast<int>(Function::kLogSoftmax); f++)
       chain_.add_function(static_cast<Function>(f), kWidth);
     for (long i = 0; i < kSteps * kBatch * first; i++)
@@ -449,6 +465,18 @@ private:
     return values;
   }
 
+  // Makes the values of each row multiples of a scale, if they are to be kept so.
+  std::vector<float> round(Array& values, long inputs) const {
+    std::vector<float> scales;
+    for (std::size_t i = 0; i < values.size() && in_bytes_; i++) {
+      if (i % static_cast<std::size_t>(inputs) == 0)
+        scales.push_back(0.5f / 127 / (1 + static_cast<float>(scales.size() % 7)));
+      values[i] = std::rint(values[i] * T(2 * 127)) * T(scales.back());
+    }
+    return scales;
+  }
+
+  const bool in_bytes_;
   std::minstd_rand random_{1};
   Chain<T> chain_;
   Array numbers_;
@@ -457,9 +485,10 @@ private:
 
 // However a run is cut into calls, rows and threads, it has the same bits; a step takes no memory.
 template <class T>
-void check_chain(long hidden_size, bool reads_symbols) {
+typename SomeChain<T>::Array check_chain(long hidden_size, bool reads_symbols,
+                                         Kept kept = Kept::kFloats) {
   using Some = SomeChain<T>;
-  const Some some(hidden_size, false, reads_symbols);
+  const Some some(hidden_size, false, reads_symbols, kept);
   auto whole = Some::outputs(), stepped = Some::outputs(), apart = Some::outputs();
   auto after = some.zeros(), step_by_step = some.zeros(), row_by_row = some.zeros();
   some.run(0, Some::kSteps, after, whole, 2);
@@ -474,18 +503,19 @@ void check_chain(long hidden_size, bool reads_symbols) {
   expect(!reads_symbols || (some.refuses(-1) && some.refuses(Some::kSymbols)),
          "a symbol that is none was read");
 
-  const Some both(hidden_size, true, reads_symbols);
+  const Some both(hidden_size, true, reads_symbols, kept);
   const int64_t lengths[Some::kBatch] = {Some::kSteps, 0, 2};
   auto alone = Some::outputs(), together = Some::outputs();
   auto alone_after = both.zeros(), together_after = both.zeros();
   both.run(0, Some::kSteps, alone_after, alone, 1, lengths);
   both.run(0, Some::kSteps, together_after, together, 3, lengths);
   expect(alone == together && alone_after == together_after, "a chain's bits depend on threads");
+  return whole;
 }
 
 // Many threads run one chain, each with a state of its own.
 void check_sessions(int callers) {
-  const SomeChain<float> some(33, false, false);
+  const SomeChain<float> some(33, false, false, Kept::kFloats);
   auto right = SomeChain<float>::outputs();
   auto states = some.zeros();
   some.run(0, SomeChain<float>::kSteps, states, right);
@@ -582,6 +612,10 @@ int main() {
       check_threads<float>(sizes);
     for (long hidden_size : {3, 16, 65})
       check_chain<float>(hidden_size, true), check_chain<double>(hidden_size, false);
+    for (long hidden_size : {3, 16, 65, 130})
+      expect(check_chain<float>(hidden_size, false, Kept::kBytes) ==
+                 check_chain<float>(hidden_size, false, Kept::kBytesInPairs),
+             "products in int8 depend on the instructions");
     check_sessions(4);
     std::printf("%s: sizes and threads\n", isa.c_str());
   }
