@@ -197,7 +197,7 @@ class Figure:
 def measure() -> list[Figure]:
     """What is promised of the runtime, and what was measured."""
     small, large, text, many = one_stream(32), one_stream(256), characters(), many_streams()
-    halves = one_stream(256, "bf16")
+    halves, integers = one_stream(256, "bf16"), one_stream(256, "int8")
     milliseconds, mebibytes = imported()
     return [
         Figure("a step of LSTM 32", small["elman"], "us", 2),
@@ -205,6 +205,7 @@ def measure() -> list[Figure]:
         Figure("of ONNX Runtime's", small["elman"] / small["ONNX Runtime"], "x", 1 / 4),
         Figure("a step of LSTM 256", large["elman"] / large["ONNX Runtime"], "x", 0.6),
         Figure("the same in bfloat16", halves["elman"] / halves["ONNX Runtime"], "x", 0.6),
+        Figure("the same in int8", integers["elman"] / integers["ONNX Runtime"], "x", 0.25),
         Figure("embedding, LSTM 128, linear", text["elman"] / text["ONNX Runtime"], "x", 0.35),
         Figure("1,000 streams of LSTM 128", many["elman"] / many["ONNX Runtime"], "x", 1 / 15),
         Figure("a session for each of them", many["a session each"] / many["ONNX Runtime"], "x", 1),

@@ -284,7 +284,7 @@ def test_the_file_holds_integers_and_scales(tmp_path: Path) -> None:
     module = elman.LSTM(32, 64, proj_size=16)
     elman.save(module, tmp_path / "float")
     path = saved(module, tmp_path / "m")
-    assert path.stat().st_size < 0.3 * (tmp_path / "float").stat().st_size
+    assert path.stat().st_size < 0.35 * (tmp_path / "float").stat().st_size
     stored = safetensors.torch.load_file(path)
     dequantised = elman.load(path).state_dict()
     for name, parameter in module.state_dict().items():
