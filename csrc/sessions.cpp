@@ -1,5 +1,6 @@
 #include "sessions.hpp"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <array>
@@ -8,6 +9,7 @@
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -175,10 +177,11 @@ void add_layer(Chain<T>& chain, const std::string& cell, long inputs, long hidde
   chain.add_layer(index, inputs, hidden_size, projection, weights);
 }
 
-// Runs whole sequences from zeros. Returns false, with nothing done, unless all that is given fits.
+// Runs whole sequences, from states that are replaced by those after the last step, or from zeros.
+// Returns false, with nothing done, unless all that is given fits.
 template <class T>
 bool run_chain(const Chain<T>& chain, nb::handle x_array, nb::handle lengths_array, nb::handle out,
-               int threads) {
+               int threads, const std::optional<nb::list>& given) {
   const Memory x(x_array), lengths(lengths_array), y(out, true);
   if (y.axes() != 3)
     return false;
@@ -196,12 +199,23 @@ bool run_chain(const Chain<T>& chain, nb::handle x_array, nb::handle lengths_arr
       if (length < 0 || length > seq_len)
         return false;
   }
+  std::vector<std::unique_ptr<Memory>> held;
   std::vector<std::vector<T>> values;
   std::vector<T*> states;
-  for (const auto& [directions, width] : chain.states())
-    values.emplace_back(static_cast<std::size_t>(directions * batch * width));
-  for (std::vector<T>& state : values)
-    states.push_back(state.data());
+  if (given && given->size() != chain.states().size())
+    return false;
+  for (const auto& [directions, width] : chain.states()) {
+    if (!given) {
+      values.emplace_back(static_cast<std::size_t>(directions * batch * width));
+      states.push_back(values.back().data());
+      continue;
+    }
+    const Memory& state =
+        *held.emplace_back(std::make_unique<Memory>((*given)[states.size()], true));
+    if (!state.is<T>({directions, batch, width}) || state.overlaps(y) || state.overlaps(x))
+      return false;
+    states.push_back(state.data<T>());
+  }
   return with_or_without_gil(chain.multiply_adds() * static_cast<double>(seq_len * batch), [&] {
     return chain.run(seq_len, batch, x.data<const void>(),
                      lengths_array.is_none() ? nullptr : steps.data(), states.data(), y.data<T>(),
@@ -319,7 +333,8 @@ void bind(nb::module_& m, const char* chain, const char* session) {
           "name"_a, "width"_a)
       .def("add_layer", &add_layer<T>, "cell"_a, "inputs"_a, "hidden_size"_a, "projection"_a,
            "directions"_a)
-      .def("run", &run_chain<T>, "x"_a, "lengths"_a.none(), "out"_a, "threads"_a);
+      .def("run", &run_chain<T>, "x"_a, "lengths"_a.none(), "out"_a, "threads"_a,
+           "states"_a = nb::none());
   nb::class_<Session<T>>(m, session, "A state of a chain, for one thread at a time.")
       .def(nb::init<const Chain<T>&, long, const nb::list&>(), "chain"_a, "batch"_a, "states"_a,
            nb::keep_alive<1, 2>())

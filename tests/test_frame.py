@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # From top to bottom. A module imports what stands below it, and a folder is one layer; "elman"
 # stands for the public names of the package.
 LAYERS = (
-    *("__main__", "cli", "tasks", "bench", "elman"),
+    *("__main__", "cli", "tasks", "bench", "elman", "quantized"),
     *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
     *("nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
     *("environment", "_native", "checkpoint", "language"),

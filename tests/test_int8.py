@@ -378,9 +378,15 @@ def _double(tensors: dict[str, Stored]) -> None:
     [
         (_without, "the tensor '0.weight_ih_l0_scale' is missing"),
         (_scales(np.ones(8)), r"'0.weight_ih_l0_scale' must be \(9,\), got \(8,\)"),
-        (_scales([*np.ones(8), np.nan]), "the scales of weight_ih_l0 must be from 0 and finite"),
-        (_scales([*np.ones(8), np.inf]), "the scales of weight_ih_l0 must be from 0 and finite"),
-        (_scales([*np.ones(8), -1]), "the scales of weight_ih_l0 must be from 0 and finite"),
+        (
+            _scales([*np.ones(8), np.nan]),
+            "weight_ih_l0 must be finite and not negative",
+        ),
+        (
+            _scales([*np.ones(8), np.inf]),
+            "weight_ih_l0 must be finite and not negative",
+        ),
+        (_scales([*np.ones(8), -1]), "weight_ih_l0 must be finite and not negative"),
         (_too_low, "weight_hh_l0 must be from -127 to 127, got -128"),
         (_floats("0.weight_hh_l0"), "all of its matrices must be int8, or none"),
         (_bytes_for_a_bias, "bias_ih_l0 must be floating point, got int8"),

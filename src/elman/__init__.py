@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from elman.exchange.keras import from_keras, to_keras
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from elman.quantized import quantize
     from elman.ragged import BucketBatchSampler, last
     from elman.saved import load, save
     from elman.swap import convert, revert
@@ -45,6 +46,7 @@ _HOMES = {
     "last": "ragged",
     "load": "saved",
     "per_sample_grads": "transforms",
+    "quantize": "quantized",
     "revert": "swap",
     "save": "saved",
     "set_language": "language",
@@ -72,6 +74,7 @@ __all__ = [
     "load",
     "onnx",
     "per_sample_grads",
+    "quantize",
     "revert",
     "runtime",
     "save",

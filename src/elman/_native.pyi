@@ -83,8 +83,13 @@ class Chain32:
         w_hr; None for what is not there.
         """
 
-    def run(self, x: Any, lengths: Any, out: Any, threads: int) -> bool:
-        """Run whole sequences from zeros; False, with nothing done, if an array does not fit."""
+    def run(
+        self, x: Any, lengths: Any, out: Any, threads: int, states: list[Any] | None = None
+    ) -> bool:
+        """Run whole sequences from zeros, or from states, which are replaced by those after it.
+
+        False, with nothing done, if an array does not fit.
+        """
 
 class Session32:
     """A state of a Chain32, in arrays of the caller's.

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.cells import CELLS, Cell
+from elman.language import say
 from elman.runtime.file import FileError, Stored
 
 __all__ = [
@@ -110,7 +111,9 @@ class _Reader:
         """Return a tensor of the file as floats, of the shape that the sizes ask for."""
         stored = self._stored(name, shape)
         if stored.dtype == "I8":
-            raise FileError(f"{self}: {name} must be floating point, got int8")
+            raise FileError(
+                say("{module}: {name} must be floating point, got int8", module=self, name=name)
+            )
         return widen(stored)
 
     def matrix(self, name: str, shape: tuple[int, int]) -> "Matrix":
@@ -120,13 +123,35 @@ class _Reader:
             return Matrix(widen(stored))
         scales = self.weight(f"{name}{SCALES}", shape[:1])
         if scales.dtype != np.float32 or any(s.dtype == "F64" for s in self.tensors.values()):
-            raise FileError(f"{self}: beside {name} in int8 all must be float32, got float64")
+            raise FileError(
+                say(
+                    "{module}: beside {name} in int8 all must be float32, got float64",
+                    module=self,
+                    name=name,
+                )
+            )
         if not (np.isfinite(scales).all() and (scales >= 0).all()):
-            raise FileError(f"{self}: the scales of {name} must be from 0 and finite")
+            raise FileError(
+                say(
+                    "{module}: the scales of {name} must be finite and not negative",
+                    module=self,
+                    name=name,
+                )
+            )
         if shape[1] > MOST_TERMS:
-            raise FileError(f"{self}: {name} in int8 must have at most {MOST_TERMS} columns")
+            raise FileError(
+                say(
+                    "{module}: {name} in int8 must have at most {most} columns, got {got}",
+                    module=self,
+                    name=name,
+                    most=MOST_TERMS,
+                    got=shape[1],
+                )
+            )
         if stored.array.size and stored.array.min() < -127:
-            raise FileError(f"{self}: {name} must be from -127 to 127, got -128")
+            raise FileError(
+                say("{module}: {name} must be from -127 to 127, got -128", module=self, name=name)
+            )
         return Matrix(stored.array, scales)
 
     def _stored(self, name: str, shape: tuple[int, ...]) -> Stored:
@@ -395,7 +420,7 @@ class Recurrent(Module):
                 )
         matrices = [m for w in self.weights for m in (w.w_ih, w.w_hh, w.w_hr) if m is not None]
         if len({m.scales is None for m in matrices}) > 1:
-            raise FileError(f"{read}: all of its matrices must be int8, or none")
+            raise FileError(say("{module}: all of its matrices must be int8, or none", module=read))
         # h and what a projection makes of it: the least that a row counts, see above.
         self._least_hidden = float(self.cell.bounded)
         self._least_h = 0.0 if self.proj_size else self._least_hidden
@@ -474,7 +499,7 @@ class Recurrent(Module):
             gh = w.w_hh.times(h, self._least_h)
             gh = gh if w.b_hh is None else gh + w.b_hh
         else:
-            early = len(gx[0]) - len(cell.late) * self.hidden_size if len(gx) else 0
+            early = (len(cell.gates) - len(cell.late)) * self.hidden_size
             first = w.w_hh[:early].times(h, self._least_h)
             first = first if w.b_hh is None else first + w.b_hh[:early]
             reset = cell.reset(_Math, gx, first, state)
