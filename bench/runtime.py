@@ -247,7 +247,7 @@ def measure() -> list[Figure]:
                 f"int8 {name}: error of quantize_dynamic's",
                 e["elman"] / e["quantize_dynamic"],
                 "x",
-                1,
+                1.25,
             )
             for name, _, e in layers
         ),
