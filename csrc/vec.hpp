@@ -212,7 +212,15 @@ ELMAN_INLINE auto load_weights(const int8_t* p) {
   if constexpr (kDots) {
     return load_ints(reinterpret_cast<const int32_t*>(p));
   } else {
-#if defined(__aarch64__)
+#if defined(__AVX512F__) // of the general form GCC makes twice the instructions
+    return (PairWeights)_mm512_cvtepi8_epi16(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+    return (PairWeights)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__x86_64__)
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return (PairWeights)_mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
+#elif defined(__aarch64__)
     return vld1_s8(p);
 #else
     typedef int8_t Narrow __attribute__((vector_size(kVectorBytes / 2)));
