@@ -513,6 +513,38 @@ typename SomeChain<T>::Array check_chain(long hidden_size, bool reads_symbols,
   return whole;
 }
 
+// Products in int8 have these bits on every processor.
+void check_bytes(bool may_dot) {
+  uint64_t digest = 14695981039346656037u; // FNV-1a
+  for (long inputs : {1, 5, 33, 300})
+    for (long width : {1, 7, 40, 130}) {
+      uint32_t random = 1;
+      auto draw = [&random](float scale) {
+        random = random * 1664525u + 1013904223u;
+        return static_cast<float>(static_cast<int>(random >> 16) % 255 - 127) * scale;
+      };
+      auto draw_all = [&draw](long n, float scale) {
+        std::vector<float> values(static_cast<std::size_t>(n));
+        for (float& value : values)
+          value = draw(scale);
+        return values;
+      };
+      const std::vector<float> scales(static_cast<std::size_t>(width), 0.003f);
+      const std::vector<float> w = draw_all(inputs * width, 0.003f), bias = draw_all(width, 0.01f);
+      const std::vector<float> x = draw_all(inputs * 9, 0.013f);
+      std::vector<float> y(static_cast<std::size_t>(width * 9));
+      Chain<float> chain(may_dot);
+      chain.add_linear(w.data(), bias.data(), inputs, width, scales.data());
+      expect(chain.run(3, 3, x.data(), nullptr, nullptr, y.data(), 1), "a chain did not run");
+      for (float value : y) {
+        uint32_t bits = 0;
+        std::memcpy(&bits, &value, sizeof(bits));
+        digest = (digest ^ bits) * 1099511628211u;
+      }
+    }
+  expect(digest == 0x8b2d13effa088564u, "products in int8 have other bits here");
+}
+
 // Many threads run one chain, each with a state of its own.
 void check_sessions(int callers) {
   const SomeChain<float> some(33, false, false, Kept::kFloats);
@@ -617,6 +649,7 @@ int main() {
                  check_chain<float>(hidden_size, false, Kept::kBytesInPairs),
              "products in int8 depend on the instructions");
     check_sessions(4);
+    check_bytes(true), check_bytes(false);
     std::printf("%s: sizes and threads\n", isa.c_str());
   }
   check_pool(20000);
