@@ -11,6 +11,7 @@
 //   adds     gx and gh enter only as gx + gh, hence dgx == dgh and backward() leaves dgh alone
 //   passes   part of h reaches the new h past the product; of the others, backward() leaves no
 //            gradient of the previous h
+//   bounded  h, before a projection, is from -1 to 1 if the one before it is
 //   late     how many of the last gates take their gh from what reset() returns in place of h.
 //            reset() may leave in gh what forward() can use; reset_backward() gets the gradient of
 //            its result, adds to the one of h, sets dgx of the gates that are not late, and returns
@@ -32,7 +33,7 @@ template <bool kRelu>
 struct Rnn {
   static constexpr const char *name = kRelu ? "rnn_relu" : "rnn_tanh", *gates = "h", *states = "h";
   static constexpr int num_gates = 1, num_states = 1, kept = 0, late = 0;
-  static constexpr bool adds = true, passes = false;
+  static constexpr bool adds = true, passes = false, bounded = !kRelu;
 
   template <class T>
   static ELMAN_INLINE void forward(const Vec<T> (&gx)[1], const Vec<T> (&gh)[1], Vec<T> (&state)[1],
@@ -60,7 +61,7 @@ struct Rnn {
 struct Gru {
   static constexpr const char *name = "gru", *gates = "rzn", *states = "h";
   static constexpr int num_gates = 3, num_states = 1, kept = 4, late = 0; // r, z, n, gh_n
-  static constexpr bool adds = false, passes = true;
+  static constexpr bool adds = false, passes = true, bounded = true;
 
   template <class T>
   static ELMAN_INLINE void forward(const Vec<T> (&gx)[3], const Vec<T> (&gh)[3], Vec<T> (&state)[1],
@@ -88,7 +89,7 @@ struct Gru {
 struct GruResetBefore {
   static constexpr const char *name = "gru_reset_before", *gates = "rzn", *states = "h";
   static constexpr int num_gates = 3, num_states = 1, kept = 3, late = 1; // r, z, n
-  static constexpr bool adds = true, passes = true;
+  static constexpr bool adds = true, passes = true, bounded = true;
 
   template <class T>
   static ELMAN_INLINE Vec<T> reset(const Vec<T> (&gx)[2], Vec<T> (&gh)[2], Vec<T> h) {
@@ -129,7 +130,7 @@ struct GruResetBefore {
 struct Lstm {
   static constexpr const char *name = "lstm", *gates = "ifgo", *states = "hc";
   static constexpr int num_gates = 4, num_states = 2, kept = 5, late = 0; // i, f, g, o, c
-  static constexpr bool adds = true, passes = false;
+  static constexpr bool adds = true, passes = false, bounded = true;
 
   template <class T>
   static ELMAN_INLINE void forward(const Vec<T> (&gx)[4], const Vec<T> (&gh)[4], Vec<T> (&state)[2],

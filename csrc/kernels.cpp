@@ -139,7 +139,7 @@ void reset_backward_row(const T* keep, const T* h_previous, const T* dreset, T* 
 template <class T>
 struct CellKernel {
   int gates, states, kept, late;
-  bool adds, passes;
+  bool adds, passes, bounded;
   void (*forward)(const ForwardRow<T>&, long hidden_size, Units);
   void (*backward)(const BackwardRow<T>&, long hidden_size, Units);
   void (*backward_of_gates)(const BackwardRow<T>&, long hidden_size, Units); // with dkeep
@@ -157,6 +157,7 @@ constexpr CellKernel<T> make_kernel() {
                        Cell::late,
                        Cell::adds,
                        Cell::passes,
+                       Cell::bounded,
                        &forward_row<T, Cell>,
                        &backward_row<T, Cell, false>,
                        &backward_row<T, Cell, true>,
@@ -340,17 +341,18 @@ long num_blocks(const Shape<T>& at, int threads) {
 // A weight matrix as the right operand of products, packed for them if that pays.
 template <class T>
 struct Weight {
-  const T* w;      // null: not there, or not needed
-  long rows, cols; // of w, as torch stores it
-  bool transposed; // the operand is w^T (outputs are w's rows) or w (outputs are its columns)
-  T* packed;       // null: read w as it lies
-  const uint16_t* halves = nullptr; // in place of packed
+  const T* w;            // null: not there, or not needed
+  long rows, cols;       // of w, as torch stores it
+  bool transposed;       // the operand is w^T (outputs are w's rows) or w (outputs are its columns)
+  T* packed;             // null: read w as it lies
+  LowPrecision low = {}; // in place of packed
+  float least = 0;       // see Operand
 
   long out() const { return transposed ? rows : cols; }
   long depth() const { return transposed ? cols : rows; }
   Operand<T> operand() const {
-    if (packed || halves)
-      return {packed, depth(), out(), Layout::kPacked, halves};
+    if (packed || low)
+      return {packed, depth(), out(), Layout::kPacked, low, least};
     return {w, depth(), out(), transposed ? Layout::kColumns : Layout::kRows};
   }
 
@@ -407,13 +409,18 @@ Operands<T> make_operands(const Weights<T>& w, const Shape<T>& at, bool transpos
 
 // The same of weights that are packed: what is there stands one after another.
 template <class T>
-Operands<T> find_operands(const Weights<T>& w, const Shape<T>& at) {
-  long begin = 0;
-  return place_operands(w, at, true, true, [&](Weight<T>& m, long n) {
+Operands<T> find_operands(const Weights<T>& w, const Shape<T>& at, const CellKernel<T>& cell) {
+  long begin = 0, begin_bytes = 0;
+  Operands<T> operands = place_operands(w, at, true, true, [&](Weight<T>& m, long n) {
     m.packed = w.packed ? w.packed + begin : nullptr;
-    m.halves = w.halves ? w.halves + begin : nullptr;
-    begin += n;
+    m.low = {w.low.halves ? w.low.halves + begin : nullptr,
+             w.low.bytes ? w.low.bytes + begin_bytes : nullptr, w.low.dots};
+    begin += n, begin_bytes += packed_bytes(m.out(), m.depth());
   });
+  const float least = cell.bounded ? 1.f : 0.f;
+  operands.hh.least = operands.late.least = w.w_hr ? 0.f : least;
+  operands.hr.least = least;
+  return operands;
 }
 
 template <class T>
@@ -658,9 +665,9 @@ void forward(int index, const Problem<T>& p, int threads) {
   for (long d = 0; p.c && d < at.D; d++)
     clear_padding(at, p.c + d * at.all_rows() * at.H, at.H);
   Operands<T> operands[2];
-  const bool is_packed = p.weights[0].packed || p.weights[0].halves;
+  const bool is_packed = p.weights[0].packed || p.weights[0].low;
   for (long d = 0; d < at.D; d++)
-    operands[d] = is_packed ? find_operands(p.weights[d], at)
+    operands[d] = is_packed ? find_operands(p.weights[d], at, cell)
                             : make_operands(p.weights[d], at, true, true, scratch);
   if (!is_packed)
     pack_all(operands, at.D, threads);
@@ -688,6 +695,27 @@ long pack(int index, const Problem<T>& p, T* packed) {
         size += n;
       });
   pack_all(&operands, 1, 1);
+  return size;
+}
+
+// The same in int8.
+inline long pack_layer_bytes(int index, const Problem<float>& p, bool dots, int8_t* packed) {
+  Scratch::Frame scratch;
+  const Shape<float> at(p, Tables<Cells>::kernels<float>[index], scratch);
+  const Weights<float>& w = p.weights[0];
+  const float* const scales[kMatrices] = {w.scales_ih, w.scales_hh, w.scales_hh + at.EH,
+                                          w.scales_hr};
+  long size = 0, matrix = 0;
+  auto pack = [&](const Weight<float>& m, const float* of) {
+    if (!m.w)
+      return;
+    if (packed)
+      pack_bytes(m.w, of, m.rows, m.cols, dots, packed + size);
+    size += packed_bytes(m.rows, m.cols);
+  };
+  const Operands<float> all = place_operands(w, at, true, true, [](Weight<float>&, long) {});
+  for (const Weight<float>* m : {&all.ih, &all.hh, &all.late, &all.hr})
+    pack(*m, scales[matrix++]);
   return size;
 }
 
@@ -1105,9 +1133,19 @@ constexpr ChainKernels<T> chain_kernels = {pack<T>, pack_linear<T>, linear<T>, l
 
 extern const Kernels ELMAN_TABLE(ELMAN_ISA);
 const Kernels ELMAN_TABLE(ELMAN_ISA) = {
-    ELMAN_NAME(ELMAN_ISA), std::tuple_size_v<Cells>, Tables<Cells>::infos, forward<float>,
-    forward<double>,       backward<float>,          backward<double>,     chain_kernels<float>,
-    chain_kernels<double>, activations<float>,       activations<double>,  fma_peak,
+    ELMAN_NAME(ELMAN_ISA),
+    std::tuple_size_v<Cells>,
+    Tables<Cells>::infos,
+    forward<float>,
+    forward<double>,
+    backward<float>,
+    backward<double>,
+    chain_kernels<float>,
+    chain_kernels<double>,
+    {has_dots, pack_layer_bytes, pack_linear_bytes},
+    activations<float>,
+    activations<double>,
+    fma_peak,
     read_bandwidth,
 };
 

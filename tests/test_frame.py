@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # stands for the public names of the package.
 LAYERS = (
     *("__main__", "cli", "drawing", "tasks", "bench", "elman"),
-    *("explanation", "diagnosis", "watching", "printing"),
+    *("explanation", "diagnosis", "watching", "printing", "quantized"),
     *("inside", "swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
     *("recurrent", "nn", "hints", "ops", "library", "core", "reference", "shapes", "runtime"),
     *("cells",),

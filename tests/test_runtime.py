@@ -559,7 +559,7 @@ def test_modules_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     elman.save(nn.Sequential(elman.GRU(3, 4), nn.Linear(5, 2)), tmp_path / "m")
     with pytest.raises(FileError, match="must take 4 numbers, as the one before gives, got 5"):
         runtime.load(tmp_path / "m")
-    with pytest.raises(ShapeError, match="weights must be one of float32, bf16, got 'fp"):
+    with pytest.raises(ShapeError, match="weights must be one of float32, bf16, int8, got 'fp"):
         elman.save(elman.GRU(3, 4), tmp_path / "m", "fp16")
 
 

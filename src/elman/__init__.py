@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.printing import axes, states
+    from elman.quantized import quantize
     from elman.ragged import BucketBatchSampler, last
     from elman.recurrent import Recurrent
     from elman.saved import load, save
@@ -63,6 +64,7 @@ _HOMES = {
     "load": "saved",
     "per_sample_grads": "transforms",
     "plot_gates": "drawing",
+    "quantize": "quantized",
     "revert": "swap",
     "save": "saved",
     "set_language": "language",
@@ -100,6 +102,7 @@ __all__ = [
     "onnx",
     "per_sample_grads",
     "plot_gates",
+    "quantize",
     "revert",
     "runtime",
     "save",

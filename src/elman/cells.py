@@ -117,6 +117,7 @@ class Cell:
             tells it: one array per letter of `gates` that is not the name of a state too.
         is_known: Whether its name stands for it in the core and to PyTorch: another cell may have
             the same name.
+        bounded: Whether h, before a projection, is from -1 to 1 if the one before it is.
 
     Example:
         >>> from elman.cells import CELLS
@@ -141,6 +142,7 @@ class Cell:
     compiles: bool = False
     values: Step | None = None
     is_known: bool = True
+    bounded: bool = True
 
     # A copy of a cell is the cell itself, also in another process: it goes by where it is found.
     def __reduce__(self) -> tuple[Callable[..., "Cell"], tuple[str, ...]]:
@@ -269,6 +271,7 @@ CELLS: Mapping[str, Cell] = {
         Cell(
             *("rnn_relu", "h", "h", rnn_relu, "RNN", "h", "Le, Jaitly and Hinton 2015"),
             {"activations": ["Relu"]},
+            bounded=False,
         ),
         Cell(
             *("lstm", "ifgo", "hc", lstm, "LSTM", "iofg", "Hochreiter and Schmidhuber 1997"),

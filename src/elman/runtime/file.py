@@ -28,7 +28,7 @@ __all__ = ["FileError", "Stored", "read", "write"]
 _MOST_HEADER = 2**26  # bytes
 _MOST_FILE = 2**36
 # dtype of safetensors -> how NumPy holds it; bfloat16 as the upper half of a float32
-_DTYPES = {"F32": "<f4", "F64": "<f8", "BF16": "<u2"}
+_DTYPES = {"F32": "<f4", "F64": "<f8", "BF16": "<u2", "I8": "|i1"}
 
 
 class FileError(ValueError):
@@ -40,7 +40,7 @@ class Stored:
     """A tensor as it is stored.
 
     Args:
-        dtype: "F32", "F64" or "BF16", as safetensors writes it.
+        dtype: "F32", "F64", "BF16" or "I8", as safetensors writes it.
         array: its values; of BF16, the bits as uint16.
     """
 
