@@ -25,7 +25,7 @@ LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
     *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
     *("nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
-    *("environment", "_native", "checkpoint", "language"),
+    *("environment", "_native", "checkpoint", "language", "errors"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -76,8 +76,11 @@ class Chain32:
     ) -> None:
         """Add a recurrent layer: for each direction w_ih, w_hh, b_ih, b_hh and w_hr, or None."""
 
-    def run(self, x: Any, lengths: Any, out: Any, threads: int) -> bool:
-        """Run whole sequences from zeros; False, with nothing done, if an array does not fit."""
+    def run(self, x: Any, lengths: Any, out: Any, threads: int, states: Any = None) -> bool:
+        """Run whole sequences from zeros, or from states, which become those after the last step.
+
+        Returns False, with nothing done, if an array does not fit.
+        """
 
 class Session32:
     """A state of a Chain32, in arrays of the caller's.

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.errors import InputError
+
 __all__ = ["FileError", "Stored", "read", "write"]
 
 _MOST_HEADER = 2**26  # bytes
@@ -31,7 +33,7 @@ _MOST_FILE = 2**36
 _DTYPES = {"F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 
 
-class FileError(ValueError):
+class FileError(InputError):
     """A file that should be a model cannot be read as one, or does not fit its description."""
 
 

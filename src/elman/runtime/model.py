@@ -7,13 +7,14 @@ number of sessions share the weights of their model. Nothing here imports PyTorc
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.errors import InputError
 from elman.runtime import native
 from elman.runtime.file import FileError, Stored, read
 from elman.runtime.modules import Embedding, Floats, Module, Recurrent, make
@@ -23,10 +24,6 @@ __all__ = ["InputError", "Model", "Session", "State", "Streams", "load"]
 _FORMAT = 1
 _MARK = b"elman-state\n"
 _MOST_THREADS = 1024
-
-
-class InputError(ValueError):
-    """What a model or session was given does not fit it; the message says what it takes."""
 
 
 def load(path: str | os.PathLike[str], threads: int = 1) -> "Model":
@@ -112,17 +109,55 @@ class Model:
         Raises:
             InputError: x or lengths do not fit.
         """
+        return self.read(x, lengths)[0]
+
+    def read(self, x: Any, lengths: Any = None) -> "tuple[Floats, State]":
+        """Run over whole sequences from zeros, and return the state that each ends in too.
+
+        Args:
+            x: as `run` takes it.
+            lengths: as `run` takes them.
+
+        Returns:
+            What `run` returns, and the state after the last step of each sequence: with two
+            directions each part of it is (layers * 2, N, .), the directions of a layer in turn.
+
+        Raises:
+            InputError: x or lengths do not fit.
+        """
         x = self._checked(x, ("L", "N"))
         steps = self._lengths(lengths, x.shape[0], x.shape[1])
+        states = [module.zeros(x.shape[1], self.dtype) for _, module in self._recurrent]
+        named = State(self.digest, dict(self._named(states)))
         if self._chain is not None:
             out = np.empty((*x.shape[:2], self.width), self.dtype)
-            return _done(self._chain.run(x, steps, out, self._threads), out)
+            layers = self._layers(states)
+            return _done(self._chain.run(x, steps, out, self._threads, layers), out), named
+        each = iter(states)
         for module in self.modules:
             if isinstance(module, Recurrent):
-                x, _ = module.run(x, module.zeros(x.shape[1], x.dtype), steps)
+                state = next(each)
+                x, after = module.run(x, state, steps)
+                for part, value in zip(state, after, strict=True):
+                    part[...] = value
             else:
                 x = module(x)
-        return np.asarray(x)
+        return np.asarray(x), named
+
+    def _named(self, states: Sequence[Sequence[Floats]]) -> Iterator[tuple[str, Floats]]:
+        """Go through the parts of the states, with their names."""
+        for (name, module), state in zip(self._recurrent, states, strict=True):
+            for letter, part in zip(module.cell.states, state, strict=True):
+                yield f"{name}.{letter}", part
+
+    def _layers(self, states: Sequence[Sequence[Floats]]) -> list[Floats]:
+        """Return the states as the core takes them, those of each layer by themselves."""
+        return [
+            part[layer * module.directions :][: module.directions]
+            for (_, module), state in zip(self._recurrent, states, strict=True)
+            for layer in range(module.num_layers)
+            for part in state
+        ]
 
     def session(self, batch: int = 1) -> "Session":
         """Return a new session, its state zeros.
@@ -205,13 +240,7 @@ class Session:
         self._states = [module.zeros(batch, model.dtype) for _, module in model._recurrent]
         self._native = None
         if model._chain is not None:
-            layers = [
-                part[layer : layer + 1]
-                for (_, module), state in zip(model._recurrent, self._states, strict=True)
-                for layer in range(module.num_layers)
-                for part in state
-            ]
-            self._native = native.session(model._chain, batch, layers)
+            self._native = native.session(model._chain, batch, model._layers(self._states))
         self._shape, self._dtype = (batch, model.width), model.dtype
 
     def step(self, x: Any, out: Floats | None = None) -> Floats:
@@ -357,9 +386,7 @@ class Session:
         return twin
 
     def _named(self) -> Iterator[tuple[str, Floats]]:
-        for (name, module), state in zip(self.model._recurrent, self._states, strict=True):
-            for letter, part in zip(module.cell.states, state, strict=True):
-                yield f"{name}.{letter}", part
+        return self.model._named(self._states)
 
 
 def _into(out: Floats | None, y: Floats) -> Floats:
