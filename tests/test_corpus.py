@@ -5,7 +5,7 @@ import pytest
 
 from elman.tasks import InputError
 from elman.tasks.text.corpus import Corpus, training_rows
-from elman.tasks.text.levels import learn, recall
+from elman.runtime.jobs.levels import learn, recall
 
 LEVELS = ("chars", "bytes", "words", "bpe")
 

@@ -16,7 +16,7 @@ from elman.tasks.learner import Learner
 from elman.tasks.run import Run
 from elman.tasks.text.corpus import Corpus
 from elman.tasks.text.job import judge
-from elman.tasks.text.levels import Vocabulary, recall
+from elman.runtime.jobs.levels import Vocabulary, recall
 from elman.tasks.text.model import TextModel
 from elman.tasks.text.settings import TextSettings
 from elman.tasks.trained import load

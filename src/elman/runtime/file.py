@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from elman.errors import InputError
 
-__all__ = ["FileError", "Stored", "read", "write"]
+__all__ = ["FileError", "Stored", "digest", "read", "write"]
 
 _MOST_HEADER = 2**26  # bytes
 _MOST_FILE = 2**36
@@ -83,10 +83,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Stored
         raise FileError(f"{path} is not a model file of elman: its header has no description")
     data = memoryview(content)[8 + header_size :]
     tensors = _tensors(path, header, data)
-    digest = _digest(metadata["elman"], tensors)
-    if metadata.get("sha256") != digest:
+    checksum = _digest(metadata["elman"], tensors)
+    if metadata.get("sha256") != checksum:
         raise FileError(f"{path} is damaged: its checksum is not that of what it holds")
-    return _json(path, metadata["elman"].encode()), tensors, digest
+    return _json(path, metadata["elman"].encode("utf-8", "surrogatepass")), tensors, checksum
 
 
 def write(
@@ -157,8 +157,13 @@ def _tensors(path: Path, header: dict[str, Any], data: memoryview) -> dict[str, 
     return tensors
 
 
+def digest(description: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
+    """Return the SHA-256 of a description and its tensors, as `read` returns it of their file."""
+    return _digest(json.dumps(description), tensors)
+
+
 def _digest(description: str, tensors: Mapping[str, Stored]) -> str:
-    digest = hashlib.sha256(description.encode())
+    digest = hashlib.sha256(description.encode("utf-8", "surrogatepass"))
     for name, stored in sorted(tensors.items()):
         array = np.ascontiguousarray(stored.array, _DTYPES[stored.dtype])
         digest.update(f"{name!r} {stored.dtype} {array.shape}".encode())

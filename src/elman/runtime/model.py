@@ -5,10 +5,8 @@ number of sessions share the weights of their model. Nothing here imports PyTorc
 """
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,34 +14,28 @@ from numpy.typing import NDArray
 
 from elman.errors import InputError
 from elman.runtime import native
-from elman.runtime.file import FileError, Stored, read
+from elman.runtime.file import FileError, Stored
 from elman.runtime.modules import Embedding, Floats, Module, Recurrent, make
 
-__all__ = ["InputError", "Model", "Session", "State", "Streams", "load"]
+__all__ = ["InputError", "Model", "Session", "State", "Streams", "check_format"]
 
 _FORMAT = 1
 _MARK = b"elman-state\n"
 _MOST_THREADS = 1024
 
 
-def load(path: str | os.PathLike[str], threads: int = 1) -> "Model":
-    """Load a model file.
-
-    Args:
-        path: the file that `elman.save` wrote.
-        threads: how many threads a call over many steps may use, from 1 to 1024. A step of a
-            session uses the caller's alone; results do not depend on it.
-
-    Returns:
-        The model.
+def check_format(description: Mapping[str, Any]) -> None:
+    """Refuse the description of a file of another format.
 
     Raises:
-        FileError: it is no model file, or damaged, or of a newer format.
-        InputError: threads is out of range.
-        OSError: it cannot be opened.
+        FileError: it is one.
     """
-    description, tensors, digest = read(Path(path))
-    return Model(description, tensors, digest, threads)
+    form = description.get("format")
+    if type(form) is not int or form != _FORMAT:
+        raise FileError(
+            f"the format of the file must be {_FORMAT}, got {form!r:.40}: it was written by a"
+            " newer elman, or is none; update elman"
+        )
 
 
 class Model:
@@ -71,13 +63,13 @@ class Model:
         if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
             raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads!r:.40}")
         self._threads = threads
-        form = description.get("format")
-        if form != _FORMAT:
-            raise FileError(
-                f"the format of the file must be {_FORMAT}, got {form!r:.40}: it was written by a"
-                " newer elman, or is none; update elman"
-            )
+        check_format(description)
         entries = description.get("modules")
+        if entries is None and "chains" in description:
+            raise FileError(
+                f"the file is a model of {description.get('job')!r:.40}, of several chains: load it"
+                " with elman.runtime.load"
+            )
         if not isinstance(entries, list):
             raise FileError(f"the file must describe modules, got {entries!r:.80}")
         self.description, self.digest = dict(description), digest

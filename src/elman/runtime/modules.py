@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.cells import CELLS, Cell
+from elman.runtime.facts import Facts
 from elman.runtime.file import FileError, Stored
 
 __all__ = ["KINDS", "Floats", "Module", "Recurrent", "make"]
 
 Floats = NDArray[np.floating[Any]]
-_MOST = 2**31  # of a size
 
 
 class Module(ABC):
@@ -49,39 +49,16 @@ def _dense(array: NDArray[Any] | None, dtype: Any) -> NDArray[Any] | None:
     return None if array is None else np.require(array, dtype, ["C", "A"])
 
 
-class _Reader:
+class _Reader(Facts):
     """The entry of a module in a description, and the tensors of a file."""
 
     def __init__(self, entry: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
-        self.entry, self.tensors = entry, tensors
-
-    def size(self, name: str, least: int = 1) -> int:
-        value = self.entry.get(name)
-        if type(value) is not int or not least <= value < _MOST:
-            raise FileError(f"{self}: {name} must be an integer from {least}, got {value!r:.80}")
-        return value
-
-    def truth(self, name: str) -> bool:
-        value = self.entry.get(name)
-        if type(value) is not bool:
-            raise FileError(f"{self}: {name} must be true or false, got {value!r:.80}")
-        return value
-
-    def word(self, name: str, known: Sequence[str]) -> str:
-        value = self.entry.get(name)
-        if value not in known:
-            raise FileError(f"{self}: {name} must be one of {', '.join(known)}, got {value!r:.80}")
-        return str(value)
-
-    def number(self, name: str) -> float:
-        value = self.entry.get(name)
-        if not isinstance(value, (int, float)) or not abs(value) < 1e30:
-            raise FileError(f"{self}: {name} must be a number, got {value!r:.80}")
-        return float(value)
+        super().__init__(f"module {entry.get('name')!r:.80} ({entry.get('kind')!r:.40})", entry)
+        self.tensors = tensors
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Return a tensor of the file as floats, of the shape that the sizes ask for."""
-        full = f"{self.entry.get('name')}.{name}"
+        full = f"{self.values.get('name')}.{name}"
         stored = self.tensors.get(full)
         if stored is None:
             raise FileError(f"{self}: the tensor {full!r:.80} is missing")
@@ -90,7 +67,7 @@ class _Reader:
         return widen(stored)
 
     def __str__(self) -> str:
-        return f"module {self.entry.get('name')!r:.80} ({self.entry.get('kind')!r:.40})"
+        return self.where
 
 
 def widen(stored: Stored) -> Floats:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from elman.checkpoint import under
+from elman.runtime.run import weights
 from elman.tasks import InputError, find
 from elman.tasks.job import Conclusion, Job, Trained
 from elman.tasks.run import Run
@@ -40,9 +41,7 @@ def load(path: Path) -> Trained:
         InputError: there is none.
     """
     run = Run.open(path)
-    file = run.best if run.best.exists() else run.last
-    if not file.exists():
-        raise InputError(f"{path} has no checkpoint yet: train it first, with --resume")
+    file = weights(path)
     tensors, extra = run.load(file)
     try:
         job, knowledge = find(extra["job"]), extra["knowledge"]

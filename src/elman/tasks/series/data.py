@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from elman.tasks import InputError
 from elman.tasks.series.settings import SeriesSource
 from elman.tasks.series.table import Table
-from elman.tasks.series.times import Grid, parse
+from elman.runtime.jobs.times import Grid, parse
 
 __all__ = ["Panel", "Scale", "Series", "read", "read_again"]
 

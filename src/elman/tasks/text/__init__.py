@@ -107,7 +107,7 @@ def sample(
     check(_Writing, {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed})
     import torch
 
-    from elman.tasks.text.levels import recall
+    from elman.runtime.jobs.levels import recall
     from elman.tasks.text.model import TextModel, write
     from elman.tasks.trained import load
 

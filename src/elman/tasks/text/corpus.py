@@ -11,7 +11,7 @@ from torch import Tensor
 from elman.tasks import InputError
 from elman.tasks.files import check, read_text
 from elman.tasks.text.blocks import Blocks
-from elman.tasks.text.levels import Vocabulary, learn
+from elman.runtime.jobs.levels import Vocabulary, learn
 
 __all__ = ["Corpus", "HeldOut", "training_rows"]
 

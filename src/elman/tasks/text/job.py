@@ -22,7 +22,7 @@ from elman.tasks.processes import Processes
 from elman.tasks.settings import Prediction
 from elman.tasks.text.blocks import Blocks
 from elman.tasks.text.corpus import Corpus, HeldOut, training_rows
-from elman.tasks.text.levels import recall
+from elman.runtime.jobs.levels import recall
 from elman.tasks.text.model import TextModel, write
 from elman.tasks.text.settings import SUMMARY, TextSettings, TextSource
 from elman.tasks.text.units import respond
