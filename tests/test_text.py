@@ -10,13 +10,13 @@ from torch import Tensor
 
 import elman
 from elman import checkpoint
+from elman.runtime.jobs.levels import Vocabulary, recall
 from elman.tasks import DivergenceError, InputError, find, learner, text, training
 from elman.tasks.budget import measure_speed
 from elman.tasks.learner import Learner
 from elman.tasks.run import Run
 from elman.tasks.text.corpus import Corpus
 from elman.tasks.text.job import judge
-from elman.runtime.jobs.levels import Vocabulary, recall
 from elman.tasks.text.model import TextModel
 from elman.tasks.text.settings import TextSettings
 from elman.tasks.trained import load

@@ -1,4 +1,4 @@
-"""Values of a file's description, each checked when it is asked for: a file is hostile until read."""
+"""Values of a file's description, checked when they are asked for: a file is hostile until read."""
 
 import math
 from collections.abc import Mapping, Sequence

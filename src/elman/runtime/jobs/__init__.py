@@ -16,8 +16,7 @@ from elman.runtime.jobs.job import JobModel
 __all__ = ["MODELS", "describe", "make", "of_run"]
 
 MODELS: dict[str, type[JobModel] | type[text.Text]] = {
-    kind.job: kind
-    for kind in (text.Text, series.Series, labels.Labels, tags.Tags, pairs.Pairs)
+    kind.job: kind for kind in (text.Text, series.Series, labels.Labels, tags.Tags, pairs.Pairs)
 }
 _DESCRIBE = {
     "text": text.describe,

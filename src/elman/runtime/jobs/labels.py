@@ -140,7 +140,9 @@ class Labels(JobModel):
                 f" {row.dtype}"
             )
         if np.isinf(row).any():
-            raise InputError(f"sequence {number} has an infinite number: give NaN for a missing one")
+            raise InputError(
+                f"sequence {number} has an infinite number: give NaN for a missing one"
+            )
         return row.astype(np.float32)
 
     def log_probabilities(self, rows: Sequence[NDArray[Any]]) -> Floats:

@@ -222,6 +222,10 @@ class Pairs(JobModel):
                 raise InputError(f"source {number} must be a text, got {text!r:.40}")
             texts.append(text.strip())
             self.source.check(texts[-1], f"source {number}")
+        return self.targets(texts, n_best, beam)
+
+    def targets(self, texts: Sequence[str], n_best: int, beam: int) -> list[list[str]]:
+        """Answer sources as `predict` does, also such as have symbols that are not known."""
         found = self.answer([self.source.encode(text) for text in texts], beam)
         return [
             [self.target.text(self.target.decode(a.symbols)) for a in best[:n_best]]
@@ -257,7 +261,7 @@ class Pairs(JobModel):
         # whether it has ended. At first there is one, empty; the others are impossible.
         symbols = np.full((batch, beam, 0), BOUNDARY)
         count = np.zeros((batch, beam), np.int64)
-        likely = np.full((batch, beam), -np.inf, np.float32)
+        likely: Floats = np.full((batch, beam), -np.inf, np.float32)
         likely[:, 0] = 0.0
         ended = np.zeros((batch, beam), bool)
         last = np.full((batch, beam), BOUNDARY)
@@ -324,7 +328,8 @@ class _Decoder:
         weights /= weights.sum(-1, keepdims=True)
         found = np.concatenate([(weights @ self._values).reshape(-1, width), lower], -1)
         above = self._upper.step(found)
-        return self._model._output.run(np.concatenate([above, found], -1)[None])[0]
+        combined = np.concatenate([above, found], -1)
+        return np.asarray(self._model._output.run(combined[None])[0])
 
     def go_on_from(self, rows: NDArray[np.int64]) -> None:
         """Let each row have the state of another."""
@@ -340,9 +345,7 @@ def describe(run: Mapping[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
     """Return what a file says of the model of a run; see `elman.runtime.jobs.describe`."""
     settings, knowledge = run["settings"], run["knowledge"]
     embed, hidden, layers = (settings[name] for name in ("embed", "hidden", "layers"))
-    sources, targets = (
-        _FIRST + len(knowledge[side]["symbols"]) for side in ("source", "target")
-    )
+    sources, targets = (_FIRST + len(knowledge[side]["symbols"]) for side in ("source", "target"))
     return {
         "chains": {
             "encoder": [

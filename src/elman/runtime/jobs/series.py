@@ -8,7 +8,6 @@ Symbols: N windows, P and S segments of the past and the future, F numbers known
 steps of the horizon, Q quantiles.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -127,7 +126,9 @@ class Series(JobModel):
             raise FileError("the quantiles of the file must be below 1")
         if not set(self._cycles) <= set(cycles):
             raise FileError(f"the cycles of the file must be among {', '.join(cycles)}")
-        if not all(len(scale) == 3 and scale[1] > 0 and scale[2] > 0 for scale in self._scales.values()):
+        if not all(
+            len(scale) == 3 and scale[1] > 0 and scale[2] > 0 for scale in self._scales.values()
+        ):
             raise FileError("the file must have a mean and two scales of each series")
         count = features(len(self._cycles), len(self._known), self._segment)
         self._segments = -(-self.horizon // self._segment)
@@ -149,7 +150,9 @@ class Series(JobModel):
             and (reader.num_layers, reader.directions) == (writer.num_layers, writer.directions)
             and reader.directions == 1
         ):
-            raise FileError("the layers of the file that read and write must be of one kind and size")
+            raise FileError(
+                "the layers of the file that read and write must be of one kind and size"
+            )
 
     def _pair(self, name: str, scale: Any) -> tuple[float, float]:
         found = self.facts.numbers(name, scale)
@@ -289,7 +292,7 @@ class Series(JobModel):
         ]
         mean, std = (np.array([getattr(w, name) for w in windows]) for name in ("mean", "std"))
         found = np.sort(np.concatenate(parts), -1).astype(np.float64)
-        return found * std[:, None, None] + mean[:, None, None]
+        return np.asarray(found * std[:, None, None] + mean[:, None, None])
 
     def _forecast(self, windows: Sequence[Window]) -> Floats:
         """(N, H, Q) quantiles of standardised values."""

@@ -70,7 +70,9 @@ class Encoder:
         for sentence in sentences:
             for word in sentence:
                 columns.setdefault(word, len(columns))
-        words, lengths = padded([self._numbers(self._words, map(str.casefold, s)) for s in sentences])
+        words, lengths = padded(
+            [self._numbers(self._words, map(str.casefold, s)) for s in sentences]
+        )
         which, _ = padded([self._numbers(columns, s) for s in sentences])
         characters, spelling = padded([self._numbers(self._characters, word) for word in columns])
         return Read(words, which, characters, spelling, lengths)
@@ -137,7 +139,9 @@ class Tags(JobModel):
             InputError: a sentence has no word, or one that is no text or empty.
         """
         for number, sentence in enumerate(sentences):
-            is_text = isinstance(sentence, str) or not all(isinstance(w, str) and w for w in sentence)
+            is_text = isinstance(sentence, str) or not all(
+                isinstance(w, str) and w for w in sentence
+            )
             if is_text or not len(sentence):
                 raise InputError(
                     f"sentence {number} must be a list of words, none of them empty, got"
