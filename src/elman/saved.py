@@ -20,7 +20,7 @@ from elman.runtime.file import Stored, read, write
 from elman.runtime.modules import widen
 from elman.shapes import KindError, ShapeError
 
-__all__ = ["load", "save"]
+__all__ = ["load", "reduced", "save"]
 
 _WEIGHTS = ("float32", "bf16")
 
@@ -116,6 +116,22 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         parts.append(part)
     whole = parts[0] if len(parts) == 1 else _Chain(*parts)
     return whole.eval()
+
+
+def reduced(tensors: Mapping[str, Stored], weights: str) -> dict[str, Stored]:
+    """Store the tensors of a model file in fewer bits, as `save` does.
+
+    Args:
+        tensors: the tensors by name, of float32.
+        weights: "bf16".
+
+    Raises:
+        ShapeError: a tensor cannot be stored so.
+    """
+    found = {}
+    for name, stored in tensors.items():
+        found[name] = _stored(torch.from_numpy(np.array(stored.array)), weights)
+    return found
 
 
 class _Chain(nn.Sequential):

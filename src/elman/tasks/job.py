@@ -23,7 +23,17 @@ from elman.runtime import jobs
 from elman.tasks.processes import Processes
 from elman.tasks.settings import Settings, Source
 
-__all__ = ["Coloured", "Conclusion", "Data", "Job", "Loss", "State", "Table", "Trained"]
+__all__ = [
+    "Coloured",
+    "Conclusion",
+    "Data",
+    "Example",
+    "Job",
+    "Loss",
+    "State",
+    "Table",
+    "Trained",
+]
 
 State: TypeAlias = Tensor | tuple[Tensor, ...] | None
 
@@ -142,6 +152,20 @@ class Conclusion:
     details: tuple[Table | Coloured, ...] = ()
 
 
+class Example(NamedTuple):
+    """A call of a model, from which `elman.onnx.export` writes it.
+
+    Args:
+        module: what is written.
+        args: arguments of a call.
+        options: what else torch.onnx.export is told: the names, and which sizes are free.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
 class Job(ABC):
     """What differs from one job to another."""
 
@@ -251,6 +275,10 @@ class Job(ABC):
     @abstractmethod
     def conclude(self, trained: Trained, held_out: Any) -> Conclusion:
         """Measure a model on all that is held out, beside the baselines."""
+
+    def example(self, trained: Trained) -> Example | None:
+        """Return a call from which the model is written as ONNX; None if no graph can hold it."""
+        return None
 
     @abstractmethod
     def measure(self, model: Any, held_out: Any) -> dict[str, float]:

@@ -22,6 +22,7 @@ __all__ = ["CHARACTER", "Encoder", "Read", "Tags", "describe", "likeliest"]
 
 CHARACTER = 32  # numbers that stand for a character
 _TOGETHER = 64  # sentences
+_LISTS = ("tags", "vocabulary", "characters", "forbidden")
 
 Ints = NDArray[np.int64]
 
@@ -105,7 +106,7 @@ class Tags(JobModel):
         words, characters = facts.texts("vocabulary"), facts.texts("characters")
         self._encoder = Encoder(self.knowledge)
         self._forbidden = self._pairs(facts.values.get("forbidden"))
-        facts.part("layout")
+        facts.truth("is_entities"), facts.part("layout")
         self._spelling = self.chain("spelling", 1 + len(characters), symbols=True)
         self._words = self.chain("words", 1 + len(words), symbols=True)
         if self._spelling.width % 2:
@@ -232,8 +233,5 @@ def describe(run: Mapping[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
                 linear("output", 2 * hidden, len(knowledge["tags"])),
             ],
         },
-        "knowledge": {
-            name: knowledge[name]
-            for name in ("tags", "vocabulary", "characters", "forbidden", "layout")
-        },
+        "knowledge": {name: knowledge[name] for name in (*_LISTS, "is_entities", "layout")},
     }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from elman.runtime import Labels
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
+from elman.tasks.job import Conclusion, Data, Example, Job, Loss, State, Table, Trained
 from elman.tasks.labels.baselines import baselines
 from elman.tasks.labels.batches import Batch, Batches, Encoded, collate, encode, learn
 from elman.tasks.labels.data import Samples, read_samples, split
@@ -182,6 +182,24 @@ class LabelsJob(Job):
         path = out / "confusion.png"
         draw_confusion(counts, list(trained.knowledge["labels"]), path)
         return [path]
+
+    def example(self, trained: Trained) -> Example:
+        """Read three sequences of five steps and fewer."""
+        features, window = len(trained.knowledge.get("mean", ())), trained.settings.window
+        seq_len = 5 * window
+        input = torch.ones(seq_len, 3, dtype=torch.int64)
+        if features:
+            input = torch.ones(seq_len, 3, features)
+        steps, rows = torch.export.Dim("L"), torch.export.Dim("N")
+        return Example(
+            trained.model,
+            (input, torch.tensor([seq_len, 3, 2])),
+            {
+                "input_names": ["input", "lengths"],
+                "output_names": ["logits"],
+                "dynamic_shapes": {"input": {0: steps, 1: rows}, "lengths": {0: rows}},
+            },
+        )
 
     def measure(self, model: Labels, held_out: HeldOut) -> dict[str, float]:
         """Return the accuracy and the loss on the held-out samples."""

@@ -21,7 +21,7 @@ from elman.runtime import Series
 from elman.runtime.jobs.series import features
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
+from elman.tasks.job import Conclusion, Data, Example, Job, Loss, State, Table, Trained
 from elman.tasks.processes import Processes
 from elman.tasks.series import data as reading
 from elman.tasks.series.answers import lacks_known, window_before
@@ -168,6 +168,25 @@ class SeriesJob(Job):
                 drawings.forecast(held_out, windows.of(ends).tolist(), ahead, out / "forecast.png")
             )
         return drawn
+
+    def example(self, trained: Trained) -> Example:
+        """Forecast from two windows; values are standardised."""
+        settings, knowledge = trained.settings, trained.knowledge
+        segment, horizon = settings.segment, knowledge["horizon"]
+        known = features(len(knowledge["cycles"]), len(knowledge["known"]), segment)
+        past = settings.context // segment
+        names = ("past", "past_known", "known", "base")
+        shapes = ((past, segment), (past, known), (-(-horizon // segment), known), (horizon,))
+        rows = torch.export.Dim("N")
+        return Example(
+            trained.model,
+            tuple(torch.zeros(2, *shape) for shape in shapes),
+            {
+                "input_names": list(names),
+                "output_names": ["quantiles"],
+                "dynamic_shapes": {name: {0: rows} for name in names},
+            },
+        )
 
     def measure(self, model: Series, held_out: Panel) -> dict[str, float]:
         """Return the error of windows of the test part, all if they are few."""

@@ -15,7 +15,7 @@ from elman.runtime import Tags
 from elman.runtime.jobs.tags import likeliest
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
+from elman.tasks.job import Conclusion, Data, Example, Job, Loss, State, Table, Trained
 from elman.tasks.measures import confusion, per_label
 from elman.tasks.processes import Processes
 from elman.tasks.tags.batches import NO_TAG, Batch, Batches, Encoder, learn
@@ -177,6 +177,30 @@ class TagsJob(Job):
         draw_errors(wrong, path)
         return [path]
 
+    def example(self, trained: Trained) -> Example:
+        """Read three sentences of words that are spelled in four letters and fewer."""
+        names = ("words", "which", "characters", "spelling", "lengths")
+        words = torch.ones(5, 3, dtype=torch.int64)
+        characters = torch.ones(4, 2, dtype=torch.int64)
+        steps, rows = torch.export.Dim("L"), torch.export.Dim("N")
+        letters, different = torch.export.Dim("C"), torch.export.Dim("U")
+        free = (
+            {0: steps, 1: rows},
+            {0: steps, 1: rows},
+            {0: letters, 1: different},
+            {0: different},
+            {0: rows},
+        )
+        return Example(
+            _Tagger(trained.model),
+            (words, words.clone(), characters, torch.tensor([4, 2]), torch.tensor([5, 3, 2])),
+            {
+                "input_names": list(names),
+                "output_names": ["logits"],
+                "dynamic_shapes": dict(zip(names, free, strict=True)),
+            },
+        )
+
     def measure(self, model: Tags, held_out: Sequence[Sentence]) -> dict[str, float]:
         """Return the share of right tags, by token and by entity."""
         found = model.predict([sentence.words for sentence in held_out])
@@ -186,6 +210,21 @@ class TagsJob(Job):
 
 
 JOB = TagsJob()
+
+
+class _Tagger(nn.Module):
+    """The model with the parts of a batch as arguments."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, words: Tensor, which: Tensor, characters: Tensor, spelling: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """Return (L, N, tags) logits."""
+        batch = Batch(words, which, characters, spelling, lengths, words)
+        return self.model(batch)  # type: ignore[no-any-return]
 
 
 def _check_layout(document: Document, layout: Layout) -> None:

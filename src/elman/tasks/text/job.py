@@ -19,7 +19,7 @@ from elman.runtime import Text
 from elman.runtime.jobs.levels import recall
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_dropout, fit_hidden
-from elman.tasks.job import Coloured, Conclusion, Data, Job, Loss, State, Trained
+from elman.tasks.job import Coloured, Conclusion, Data, Example, Job, Loss, State, Trained
 from elman.tasks.processes import Processes
 from elman.tasks.text.blocks import Blocks
 from elman.tasks.text.corpus import Corpus, HeldOut, training_rows
@@ -147,6 +147,27 @@ class TextJob(Job):
             ids = held_out.rows[held_out.context :].T.flatten()[:_READ].long()
             details = respond(trained.model, ids, "".join(vocabulary.decode(ids.tolist())))
         return Conclusion(self.evaluate(trained, held_out, quick=False), details=details)
+
+    def example(self, trained: Trained) -> Example:
+        """Read five symbols of two texts, from a state that goes in and out."""
+        settings = trained.settings
+        zeros = torch.zeros(settings.layers, 2, settings.hidden)
+        parts = ("h", "c") if settings.cell == "lstm" else ("h",)
+        steps, rows = torch.export.Dim("L"), torch.export.Dim("N")
+        free = tuple({1: rows} for _ in parts)
+        state = tuple(zeros.clone() for _ in parts)
+        return Example(
+            trained.model,
+            (torch.zeros(5, 2, dtype=torch.int64), state if len(parts) > 1 else state[0]),
+            {
+                "input_names": ["ids", *(f"{part}_0" for part in parts)],
+                "output_names": ["logits", *(f"{part}_n" for part in parts)],
+                "dynamic_shapes": {
+                    "ids": {0: steps, 1: rows},
+                    "hx": free if len(parts) > 1 else free[0],
+                },
+            },
+        )
 
     def measure(self, model: Text, held_out: HeldOut) -> dict[str, float]:
         """Return the loss on the held-out text."""
