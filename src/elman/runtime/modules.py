@@ -358,7 +358,8 @@ def make(entries: Sequence[Mapping[str, Any]], tensors: Mapping[str, Stored]) ->
     modules: list[Module] = []
     width: int | None = None
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("kind") not in KINDS:
+        kind = entry.get("kind") if isinstance(entry, dict) else None
+        if not isinstance(kind, str) or kind not in KINDS:
             raise FileError(f"a module must be one of {', '.join(KINDS)}, got {entry!r:.80}")
         read = _Reader(entry, tensors)
         module = KINDS[entry["kind"]](read)

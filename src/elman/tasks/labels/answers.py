@@ -25,7 +25,7 @@ def lines(model: Labels, given: str | None, options: LabelsPrediction) -> Iterat
         raise InputError("say what to label: a text, a file, or - for standard input")
     samples = read_unlabelled(
         given,
-        LabelsSource(files=(), text=model.knowledge["text"]),
+        LabelsSource(files=(), text=model.knowledge.get("text")),
         series=model.knowledge["level"] == "series",
         whole=model.knowledge["whole_files"],
     )
