@@ -16,7 +16,7 @@ NATIVE_TESTS := $(wildcard tests/native/*.cpp)
 CLANG := $(shell command -v clang++)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test fuzz sanitize lint bench docs works format clean
+.PHONY: demo test fuzz sanitize lint bench bench-compare docs works format clean
 
 # A minute of examples that need no data.
 demo: $(VENV)/core
@@ -58,6 +58,10 @@ format: $(VENV)/tools
 # The whole grid against every peer, and the other promises, in twenty minutes, into runs/bench/.
 bench: $(VENV)/core $(VENV)/peers
 	$(BIN)/python bench/run.py
+
+# What has become faster or slower since a COMMIT, which is built beside, in two minutes.
+bench-compare: $(VENV)/core
+	$(BIN)/python bench/compare.py $(or $(COMMIT),HEAD~1)
 
 # The pages of docs/ into build/docs, of which index.html is the first; warnings are errors.
 docs: $(VENV)/docs

@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
     *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
-    *("nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
+    *("recurrent", "nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
     *("environment", "_native", "checkpoint", "language", "errors"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))

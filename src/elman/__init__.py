@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from elman import onnx as onnx
     from elman import runtime as runtime
     from elman.carry import Carry, tbptt
+    from elman.cells import cell
     from elman.core import get_num_threads, set_num_threads, show_config
     from elman.exchange.keras import from_keras, to_keras
+    from elman.exchange.sru import from_sru
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.ragged import BucketBatchSampler, last
+    from elman.recurrent import Recurrent
     from elman.saved import load, save
     from elman.swap import convert, revert
     from elman.transforms import per_sample_grads
@@ -38,8 +41,11 @@ _HOMES = {
     "LSTMCell": "nn",
     "RNN": "nn",
     "RNNCell": "nn",
+    "Recurrent": "recurrent",
+    "cell": "cells",
     "convert": "swap",
     "from_keras": "exchange.keras",
+    "from_sru": "exchange.sru",
     "get_language": "language",
     "get_num_threads": "core",
     "last": "ragged",
@@ -63,9 +69,12 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "Recurrent",
     "__version__",
+    "cell",
     "convert",
     "from_keras",
+    "from_sru",
     "get_language",
     "get_num_threads",
     "last",

@@ -12,30 +12,46 @@ whose reset gate acts on one part of gh, is an ordinary cell.
 One cell asks for more: the GRU of the paper resets h before the product. Its gates in `late` take
 their gh from what `reset` makes of h, once the other gates have theirs.
 
-Everything else follows from the table `CELLS`: the shapes of the parameters (one block of
+And some ask for less, or for more parameters: a cell without a recurrent product is given None for
+gh, and a cell may have vectors, parameters with one number for each unit, which its step is given.
+
+Everything else follows from the definition of a cell: the shapes of the parameters (one block of
 hidden_size rows per gate, in the order of `gates`), the structure of hx (one tensor per letter of
 `states`), the reference loop, the order of rows in ONNX. Layers, directions, dropout, projections
-and packed sequences are facts of the loop over time and never of a cell.
+and packed sequences are facts of the loop over time and never of a cell. `CELLS` has the cells of
+torch.nn, and the GRU of the paper; `MORE_CELLS` has those that `elman.Recurrent` takes by name.
+The decorator `cell` makes them, as it makes anybody's.
 
 The steps are written over a namespace `m` of array operations, so that the same lines run on
-PyTorch tensors and on NumPy arrays; this module imports neither.
+PyTorch tensors, on NumPy arrays, and on the values of an ONNX graph; this module imports neither.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from elman.language import say
+
 __all__ = [
     "CELLS",
+    "MORE_CELLS",
     "Array",
     "Cell",
     "Math",
+    "cell",
     "gru",
     "gru_reset_before",
+    "indrnn",
+    "ligru",
     "lstm",
+    "mingru",
+    "minlstm",
     "reset_before",
     "rnn_relu",
     "rnn_tanh",
+    "slstm",
+    "sru",
 ]
 
 Array: TypeAlias = Any
@@ -57,11 +73,26 @@ class Math(Protocol):
     def relu(self, x: Array, /) -> Array:
         """Return max(x, 0), element-wise."""
 
+    def exp(self, x: Array, /) -> Array:
+        """Return the exponential of x, element-wise."""
 
-Step: TypeAlias = Callable[[Math, Array, Array, Sequence[Array]], tuple[Array, ...]]
+    def softplus(self, x: Array, /) -> Array:
+        """Return log(1 + exp(x)), element-wise."""
+
+    def maximum(self, x: Array, y: Array, /) -> Array:
+        """Return the larger of two, element-wise."""
+
+    def where(self, condition: Array, x: Array, y: Array, /) -> Array:
+        """Return x where the condition holds, y elsewhere."""
+
+    def norm(self, x: Array, /) -> Array:
+        """Return x less its mean and over its standard deviation, along the last axis."""
 
 
-@dataclass(frozen=True)
+Step: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One kind of recurrent cell.
 
@@ -71,12 +102,19 @@ class Cell:
         states: One letter per state: "h", or "hc" with a cell state. The first is the output.
         step: `step(m, gx, gh, state)`, where gx and gh are (..., len(gates) * hidden_size) and
             state holds one (..., hidden_size) array per letter of `states`; returns the next state.
-        onnx_op: The name of the ONNX operator that computes the same.
+            A cell with vectors is given them too, `step(m, gx, gh, state, vectors)`, a mapping.
+        onnx_op: The name of the ONNX operator that computes the same, if there is one.
         onnx_gates: The same letters as `gates`, in the order in which ONNX stores them.
         paper: Where the cell comes from.
         onnx_attributes: What the ONNX operator needs to be told, beyond sizes and direction.
         late: The last letters of `gates` whose gh is made of the h that `reset` returns, if any.
         reset: `reset(m, gx, gh, state)`, with gh of the gates before `late`, returns that h.
+        recurrent: Whether there is a recurrent product; without one gh is None.
+        vectors: How many blocks of hidden_size numbers each further parameter has, by its name.
+        initial: What a vector starts from, by its name, if not from random numbers.
+        compiles: Whether torch.compile makes the step where the core does not have the cell.
+        is_known: Whether its name stands for it in the core and to PyTorch: another cell may have
+            the same name.
 
     Example:
         >>> from elman.cells import CELLS
@@ -89,12 +127,40 @@ class Cell:
     gates: str
     states: str
     step: Step
-    onnx_op: str
-    onnx_gates: str
-    paper: str
+    onnx_op: str = ""
+    onnx_gates: str = ""
+    paper: str = ""
     onnx_attributes: Mapping[str, Any] = field(default_factory=dict)
     late: str = ""
-    reset: Callable[[Math, Array, Array, Sequence[Array]], Array] | None = None
+    reset: Step | None = None
+    recurrent: bool = True
+    vectors: Mapping[str, int] = field(default_factory=dict)
+    initial: Mapping[str, float] = field(default_factory=dict)
+    compiles: bool = False
+    is_known: bool = True
+
+    # A copy of a cell is the cell itself, also in another process: it goes by where it is found.
+    def __reduce__(self) -> tuple[Callable[..., "Cell"], tuple[str, ...]]:
+        return _find, (self.step.__module__, self.step.__qualname__, self.name)
+
+    def __deepcopy__(self, memo: Any) -> "Cell":
+        return self
+
+
+def _find(module: str, path: str, name: str) -> Cell:
+    """Return the cell of a module under a name; those of torch.nn go by their names alone."""
+    if module == __name__ and name in CELLS:
+        return CELLS[name]
+    __import__(module)
+    found: Any = sys.modules[module]
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Cell):
+        raise ImportError(
+            f"elman.cell: {module}.{path} must be the cell {name!r}, got {found!r}: define it at "
+            "the top of a module, under the name of its function"
+        )
+    return found
 
 
 def rnn_tanh(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
@@ -194,4 +260,200 @@ CELLS: Mapping[str, Cell] = {
         ),
     )
 }
-"""Every cell by its name."""
+"""The cells that have a layer of their own, by name."""
+
+
+def cell(
+    gates: str,
+    states: str = "h",
+    *,
+    recurrent: bool = True,
+    vectors: Mapping[str, int] | None = None,
+    initial: Mapping[str, float] | None = None,
+    paper: str = "",
+) -> Callable[[Step], Cell]:
+    """Make a cell of a function that advances the state by one step, for `elman.Recurrent`.
+
+    The function is `step(m, gx, gh, state)`: gx = W_ih x + b_ih and gh = W_hh h + b_hh are
+    (N, len(gates) * hidden_size), to be cut by `m.split(gx, len(gates))`; state holds one
+    (N, hidden_size) array per letter of states. It returns the next state, in the same order, or
+    one array if there is one. Written in +, -, *, /, comparisons and the operations of `Math` it
+    runs on tensors and can be written to ONNX files; what else `torch` has runs on tensors alone.
+
+    Args:
+        gates: One letter per gate, each a block of hidden_size rows of the weights.
+        states: One letter per state; the first is the output.
+        recurrent: Whether there is a recurrent product W_hh h + b_hh. Without one gh is None.
+        vectors: Further parameters with one number per unit: how many blocks of hidden_size numbers
+            each has, by its name. The function is given them as a fifth argument, a mapping.
+        initial: The number that a vector starts from, by its name; those not named are drawn as the
+            weights are.
+        paper: Where the cell comes from.
+
+    Raises:
+        ValueError: The letters of gates or states are not distinct or there are none, or a vector
+            has the name of another parameter.
+
+    Example:
+        >>> import elman, torch
+        >>> @elman.cell(gates="zn")
+        ... def leaky(m, gx, gh, state):
+        ...     z, n = m.split(gx + gh, 2)
+        ...     z = m.sigmoid(z)
+        ...     return (1 - z) * state[0] + z * m.tanh(n)
+        >>> layer = elman.Recurrent(leaky, input_size=3, hidden_size=4)
+        >>> output, h_n = layer(torch.randn(5, 2, 3))
+        >>> output.shape
+        torch.Size([5, 2, 4])
+    """
+    for what, letters in (("gates", gates), ("states", states)):
+        if not letters or len(set(letters)) != len(letters):
+            raise ValueError(
+                say(
+                    "elman.cell: {what} must be distinct letters, at least one, got {got}",
+                    what=what,
+                    got=repr(letters),
+                )
+            )
+    for name in vectors or ():
+        if not name.isidentifier() or name.startswith(("weight_", "bias_")):
+            raise ValueError(
+                say(
+                    "elman.cell: a vector must have a name of its own, got {got}: call it by what "
+                    "it does, such as 'gain'",
+                    got=repr(name),
+                )
+            )
+
+    def made(step: Step) -> Cell:
+        return Cell(
+            name=step.__name__,
+            gates=gates,
+            states=states,
+            step=step,
+            paper=paper,
+            recurrent=recurrent,
+            vectors=dict(vectors or {}),
+            initial=dict(initial or {}),
+            is_known=False,
+        )
+
+    return made
+
+
+@cell(gates="ifzo", states="hcnm", paper="Beck et al. 2024")
+def slstm(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    """Advance an sLSTM by one step: an LSTM with exponential gates.
+
+        i = exp(gx_i + gh_i), f = σ(gx_f + gh_f)    input and forget gate
+        z = tanh(gx_z + gh_z), o = σ(gx_o + gh_o)   candidate and output gate
+        c' = f c + i z
+        n' = f n + i
+        h' = o c' / n'
+
+    c and n are kept over exp(m), where m' = max(log i, log f + m), so that nothing overflows. A
+    unit with n = 0 has no past, and m' = log i: this is decided for each unit alone.
+
+    Beck et al. 2024, "xLSTM: Extended Long Short-Term Memory", https://arxiv.org/abs/2405.04517.
+    Its recurrent matrix is block-diagonal: give `elman.Recurrent` the number of heads.
+    """
+    i, f, z, o = m.split(gx + gh, 4)
+    _, c, n, before = state
+    past = m.where(n > 0, before - m.softplus(-f), i)  # log f + m, where there is a past
+    after = m.maximum(i, past)
+    i, f = m.exp(i - after), m.exp(past - after)
+    c = f * c + i * m.tanh(z)
+    n = f * n + i
+    return m.sigmoid(o) * (c / n), c, n, after
+
+
+@cell(gates="h", recurrent=False, vectors={"u": 1}, paper="Li et al. 2018")
+def indrnn(
+    m: Math, gx: Array, gh: None, state: Sequence[Array], vectors: Mapping[str, Array]
+) -> Array:
+    """Advance an independently recurrent network by one step: h' = max(gx + u h, 0).
+
+    Each unit hears itself alone, through one number u.
+
+    Li et al. 2018, https://arxiv.org/abs/1803.04831. Departs from the paper in the initial u, which
+    is drawn as the weights are; for long sequences the paper keeps abs(u) below 2^(1/L).
+    """
+    return m.relu(gx + vectors["u"] * state[0])
+
+
+@cell(gates="zn", recurrent=False, paper="Feng et al. 2024")
+def mingru(m: Math, gx: Array, gh: None, state: Sequence[Array]) -> Array:
+    """Advance a minGRU by one step, whose gates come from the input alone.
+
+        z = σ(gx_z)             update gate
+        n = gx_n                candidate
+        h' = (1 - z) h + z n
+
+    Feng et al. 2024, "Were RNNs all we needed?", https://arxiv.org/abs/2410.01201, algorithm 2. The
+    variant in logarithms, whose state is positive, is another cell.
+    """
+    z, n = m.split(gx, 2)
+    return state[0] + m.sigmoid(z) * (n - state[0])
+
+
+@cell(gates="fin", recurrent=False, paper="Feng et al. 2024")
+def minlstm(m: Math, gx: Array, gh: None, state: Sequence[Array]) -> Array:
+    """Advance a minLSTM by one step, whose gates come from the input alone.
+
+        f = σ(gx_f), i = σ(gx_i)    forget and input gate
+        n = gx_n                    candidate
+        h' = f / (f + i) h + i / (f + i) n
+
+    f / (f + i) is computed as σ(log f - log i), which stays right where both are tiny.
+
+    Feng et al. 2024, https://arxiv.org/abs/2410.01201, algorithm 4.
+    """
+    f, i, n = m.split(gx, 3)
+    return n + m.sigmoid(m.softplus(-i) - m.softplus(-f)) * (state[0] - n)
+
+
+@cell(*("xfrk", "hc"), recurrent=False, vectors={"v_f": 1, "v_r": 1}, paper="Lei et al. 2018")
+def sru(
+    m: Math, gx: Array, gh: None, state: Sequence[Array], vectors: Mapping[str, Array]
+) -> tuple[Array, ...]:
+    """Advance a simple recurrent unit by one step.
+
+        f = σ(gx_f + v_f c)         forget gate
+        r = σ(gx_r + v_r c)         highway gate
+        c' = f c + (1 - f) gx_x
+        h' = r c' + (1 - r) gx_k
+
+    Lei et al. 2018, https://arxiv.org/abs/1709.02755. gx_k is what goes past the cell: in the paper
+    the input itself where it has hidden_size features, and a projection of it where it has not;
+    here always a projection, which can be the identity.
+    """
+    x, f, r, k = m.split(gx, 4)
+    c = state[1]
+    after = x + m.sigmoid(f + vectors["v_f"] * c) * (c - x)
+    return k + m.sigmoid(r + vectors["v_r"] * c) * (after - k), after
+
+
+@cell(gates="zn", vectors={"gain": 2}, initial={"gain": 1.0}, paper="Ravanelli et al. 2018")
+def ligru(
+    m: Math, gx: Array, gh: Array, state: Sequence[Array], vectors: Mapping[str, Array]
+) -> Array:
+    """Advance a light gated recurrent unit by one step.
+
+        z = σ(norm(gx)_z + gh_z)        update gate
+        n = max(norm(gx)_n + gh_n, 0)   candidate
+        h' = (1 - z) n + z h
+
+    norm is layer normalisation over all of gx, times the parameter gain; b_hh is its bias.
+
+    Ravanelli et al. 2018, https://arxiv.org/abs/1803.10225. Departs from the paper in normalising
+    over the features and not over the batch, so that a sequence does not depend on its neighbours.
+    """
+    z, n = m.split(m.norm(gx) * vectors["gain"] + gh, 2)
+    n = m.relu(n)
+    return n + m.sigmoid(z) * (state[0] - n)
+
+
+MORE_CELLS: Mapping[str, Cell] = {
+    more.name: more for more in (slstm, indrnn, mingru, minlstm, sru, ligru)
+}
+"""The cells that `elman.Recurrent` takes by name."""

@@ -193,21 +193,28 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         self.proj_size = proj_size
 
         width = proj_size or hidden_size
-        rows = len(cell.gates) * hidden_size
         suffixes = ("", "_reverse") if bidirectional else ("",)
         self._num_directions = len(suffixes)
-        self._state_widths = (width, hidden_size)[: len(cell.states)]
+        self._state_widths = (width, *[hidden_size] * (len(cell.states) - 1))
         for layer in range(num_layers):
-            features = width * len(suffixes) if layer else input_size
+            parameters = self._shapes(cell, width * len(suffixes) if layer else input_size)
+            self._parts = len(parameters)
             for suffix in suffixes:
-                end = f"_l{layer}{suffix}"
-                self._add("weight_ih" + end, (rows, features), device, dtype)
-                self._add("weight_hh" + end, (rows, width), device, dtype)
-                self._add("bias_ih" + end, (rows,) if bias else None, device, dtype)
-                self._add("bias_hh" + end, (rows,) if bias else None, device, dtype)
-                projection = (proj_size, hidden_size) if proj_size else None
-                self._add("weight_hr" + end, projection, device, dtype)
+                for name, shape in parameters.items():
+                    self._add(f"{name}_l{layer}{suffix}", shape, device, dtype)
         self.reset_parameters()
+
+    # The parameters of one layer and direction, of which there are `_parts`, in the order in which
+    # `elman.ops` takes them; None for one that there is not.
+    def _shapes(self, cell: Cell, features: int) -> dict[str, tuple[int, ...] | None]:
+        rows, width = len(cell.gates) * self.hidden_size, self._state_widths[0]
+        return {
+            "weight_ih": (rows, features),
+            "weight_hh": (rows, width),
+            "bias_ih": (rows,) if self.bias else None,
+            "bias_hh": (rows,) if self.bias else None,
+            "weight_hr": (width, self.hidden_size) if self.proj_size else None,
+        }
 
     @property
     def _cell(self) -> Cell:
@@ -221,7 +228,8 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
     def _all_weights(self) -> tuple[tuple[str, ...], ...]:  # type: ignore[override]
         """The names of the parameters of each layer and direction."""
         names = [name for name, _ in self._layout]
-        return tuple(tuple(filter(None, names[i : i + 5])) for i in range(0, len(names), 5))
+        starts = range(0, len(names), self._parts)
+        return tuple(tuple(filter(None, names[i : i + self._parts])) for i in starts)
 
     @property
     def _flat_weights_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -392,7 +400,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         if ops.is_tracing():  # for any length, as the kernels are recorded
             shapes.check_traceable(self, cell)
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
-        if not cell.reset and (not input.is_cpu or _override(weights)):
+        if cell.is_known and not cell.reset and (not input.is_cpu or _override(weights)):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if self.num_layers == 1:
             return ops.layer(cell, input, batch_sizes, states, weights, lengths)
@@ -407,7 +415,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
                 input,
                 batch_sizes,
                 None if states is None else tuple(state[rows] for state in states),
-                weights[5 * rows.start : 5 * rows.stop],
+                weights[self._parts * rows.start : self._parts * rows.stop],
                 lengths,
             )
             finals.append(final)

@@ -9,13 +9,17 @@ Symbols: L time steps, N sequences in the batch, D directions, H_in and H_out fe
 and out, G gates.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear, softplus
 
 from elman.cells import Cell
+from elman.language import say
 
 __all__ = ["TorchMath", "gradients", "layer", "step"]
 
@@ -26,6 +30,19 @@ class TorchMath:
     sigmoid = staticmethod(torch.sigmoid)
     tanh = staticmethod(torch.tanh)
     relu = staticmethod(torch.relu)
+    exp = staticmethod(torch.exp)
+    softplus = staticmethod(softplus)
+    maximum = staticmethod(torch.maximum)
+
+    @staticmethod
+    def where(condition: Tensor, x: Any, y: Any) -> Tensor:
+        """Return x where the condition holds, y elsewhere."""
+        return torch.where(condition, x, y)
+
+    @staticmethod
+    def norm(x: Tensor) -> Tensor:
+        """Return x less its mean and over its standard deviation, along the last axis."""
+        return layer_norm(x, x.shape[-1:])
 
     @staticmethod
     def split(x: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -54,7 +71,9 @@ def layer(
         hx: The initial state, (D, N, H_out) per state of the cell, (D, N, hidden_size) for the
             states after the first. Zeros if None.
         weights: w_ih, w_hh, b_ih, b_hh, w_hr for each direction; the biases and the projection
-            w_hr may be None.
+            w_hr may be None, and w_hh of a cell without a recurrent product. Then the vectors of
+            the cell, if it has any. A w_hh of fewer columns than there are features of h is
+            block-diagonal: each block of h has its own rows of each gate.
         lengths: (N,) steps of each sequence of a padded input, from 0 to L; None if all have L.
 
     Returns:
@@ -71,7 +90,7 @@ def layer(
         >>> output.shape, h_n
         (torch.Size([4, 1, 2]), tensor([[[3., 3.]]]))
     """
-    runs_at = None
+    runs_at, parts = None, 5 + len(cell.vectors)
     if batch_sizes is None:
         sizes = [input.shape[1]] * input.shape[0]
         if lengths is not None:
@@ -89,10 +108,10 @@ def layer(
             sizes,
             runs_at,
             None if hx is None else [state[d] for state in hx],
-            weights[5 * d : 5 * d + 5],
+            weights[parts * d : parts * (d + 1)],
             reverse=d == 1,
         )
-        for d in range(len(weights) // 5)
+        for d in range(len(weights) // parts)
     ]
     outputs, states = zip(*runs, strict=True)
     output = torch.cat(outputs, -1)
@@ -120,22 +139,42 @@ def step(
     """
     w_ih, w_hh, b_ih, b_hh = weights
     assert w_ih is not None
-    assert w_hh is not None
-    state = _zeros(cell, input, input.shape[0], w_hh) if hx is None else hx
-    return _advance(cell, linear(input, w_ih, b_ih), w_hh, b_hh, state)
+    state = _zeros(cell, input, input.shape[0], w_ih, None) if hx is None else hx
+    return _advance(cell, linear(input, w_ih, b_ih), w_hh, b_hh, state, ())
 
 
 # One step of the cell from gx, (N, G * hidden_size), and the state.
 def _advance(
-    cell: Cell, gx: Tensor, w_hh: Tensor, b_hh: Tensor | None, state: Sequence[Tensor]
+    cell: Cell,
+    gx: Tensor,
+    w_hh: Tensor | None,
+    b_hh: Tensor | None,
+    state: Sequence[Tensor],
+    vectors: Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:
-    if cell.reset is None:
-        return cell.step(MATH, gx, linear(state[0], w_hh, b_hh), state)
-    early = w_hh.shape[0] * (len(cell.gates) - len(cell.late)) // len(cell.gates)
-    b_early, b_late = (None, None) if b_hh is None else (b_hh[:early], b_hh[early:])
-    gh = linear(state[0], w_hh[:early], b_early)
-    late = linear(cell.reset(MATH, gx, gh, state), w_hh[early:], b_late)
-    return cell.step(MATH, gx, torch.cat((gh, late), -1), state)
+    given = (dict(zip(cell.vectors, vectors, strict=True)),) if vectors else ()
+    if w_hh is None:
+        after = cell.step(MATH, gx, None, state, *given)
+    elif cell.reset is None:
+        after = cell.step(MATH, gx, _product(state[0], w_hh, b_hh, len(cell.gates)), state, *given)
+    else:
+        early = w_hh.shape[0] * (len(cell.gates) - len(cell.late)) // len(cell.gates)
+        b_early, b_late = (None, None) if b_hh is None else (b_hh[:early], b_hh[early:])
+        gh = linear(state[0], w_hh[:early], b_early)
+        late = linear(cell.reset(MATH, gx, gh, state), w_hh[early:], b_late)
+        after = cell.step(MATH, gx, torch.cat((gh, late), -1), state)
+    return after if isinstance(after, tuple) else (after,)
+
+
+# W_hh h + b_hh, where W_hh may be block-diagonal: then it has the columns of one block.
+def _product(h: Tensor, w_hh: Tensor, b_hh: Tensor | None, gates: int) -> Tensor:
+    if w_hh.shape[1] == h.shape[-1]:
+        return linear(h, w_hh, b_hh)
+    blocks = h.shape[-1] // w_hh.shape[1]
+    rows = w_hh.view(gates, blocks, -1, w_hh.shape[1])
+    parts = h.view(h.shape[0], blocks, w_hh.shape[1])
+    gh = torch.einsum("nbk,gbuk->ngbu", parts, rows).flatten(1)
+    return gh if b_hh is None else gh + b_hh
 
 
 # (rows, H_in), N per step, which of them run (L, N, 1), (N, .) per state
@@ -149,37 +188,93 @@ def _direction(
     weights: Sequence[Tensor | None],
     reverse: bool,
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    w_ih, w_hh, b_ih, b_hh, w_hr = weights
+    w_ih, w_hh, b_ih, b_hh, w_hr, *vectors = weights
     assert w_ih is not None
-    assert w_hh is not None
-    state = _zeros(cell, rows, sizes[0], w_hh) if hx is None else hx
+    state: Sequence[Tensor] = _zeros(cell, rows, sizes[0], w_ih, w_hr) if hx is None else hx
     gx = linear(rows, w_ih, b_ih).split_with_sizes(list(sizes))
+    times = range(len(gx))[::-1] if reverse else range(len(gx))
+    # What torch.compile makes is for so many steps of one batch size; the rest is computed without.
+    compiles = cell.compiles and sizes[0] == sizes[-1]
     outputs: list[Tensor] = []
-    times = range(len(gx))
-    for t in reversed(times) if reverse else times:
-        gx_t = gx[t]
+    for start in range(0, len(times), _STRETCH if compiles else len(times)):
+        stretch = times[start : start + _STRETCH] if compiles else times
+        steps = _compiled(cell) if compiles and len(stretch) == _STRETCH else _steps
+        runs = None if runs_at is None else [runs_at[t] for t in stretch]
+        after, state = steps(cell, [gx[t] for t in stretch], runs, w_hh, b_hh, w_hr, vectors, state)
+        outputs += after
+    return torch.cat(outputs[::-1] if reverse else outputs), state
+
+
+# Some steps in a row: gx of each and which sequences run, and the state -> the output of each, and
+# the state.
+def _steps(
+    cell: Cell,
+    gx: Sequence[Tensor],
+    runs: Sequence[Tensor] | None,
+    w_hh: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    vectors: Sequence[Tensor | None],
+    state: Sequence[Tensor],
+) -> tuple[list[Tensor], Sequence[Tensor]]:
+    outputs: list[Tensor] = []
+    for i, gx_t in enumerate(gx):
         # The first n sequences take this step. The others have ended, or, in reverse, have not
         # begun: either way their state waits.
         n = gx_t.shape[0]
         before = [s[:n] for s in state]
-        after = _advance(cell, gx_t, w_hh, b_hh, before)
+        after = _advance(cell, gx_t, w_hh, b_hh, before, vectors)
         if w_hr is not None:
             after = (linear(after[0], w_hr), *after[1:])
-        if runs_at is not None:
-            outputs.append(torch.where(runs_at[t], after[0], 0))
-            state = [torch.where(runs_at[t], a, s) for a, s in zip(after, state, strict=True)]
+        if runs is not None:
+            outputs.append(torch.where(runs[i], after[0], 0))
+            state = [torch.where(runs[i], a, s) for a, s in zip(after, state, strict=True)]
             continue
         outputs.append(after[0])
         waits = n < state[0].shape[0]
         state = (
             [torch.cat((a, s[n:])) for a, s in zip(after, state, strict=True)] if waits else after
         )
-    return torch.cat(outputs[::-1] if reverse else outputs), state
+    return outputs, state
+
+
+_STRETCH = 8  # steps that are compiled together: more take longer to compile and gain little
+
+
+# `_steps` of a cell, compiled; and as they are where they cannot be, which is said once.
+@cache
+def _compiled(cell: Cell) -> Callable[..., tuple[list[Tensor], Sequence[Tensor]]]:
+    compiled, failed = torch.compile(_steps), False
+
+    def run(*args: Any) -> tuple[list[Tensor], Sequence[Tensor]]:
+        nonlocal failed
+        if failed or torch._C._are_functorch_transforms_active():
+            return _steps(*args)
+        try:
+            return compiled(*args)
+        except (RuntimeError, OSError) as error:
+            failed = True
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                say(
+                    "Recurrent: {cell} could not be compiled, and is computed without: {reason}",
+                    cell=cell.name,
+                    reason=reason,
+                ),
+                stacklevel=2,
+            )
+            return _steps(*args)
+
+    return run
 
 
 # the state before the first step: (N, H_out), then (N, hidden_size) for each state after the first
-def _zeros(cell: Cell, like: Tensor, batch: int, w_hh: Tensor) -> tuple[Tensor, ...]:
-    widths = [w_hh.shape[1]] + [w_hh.shape[0] // len(cell.gates)] * (len(cell.states) - 1)
+def _zeros(
+    cell: Cell, like: Tensor, batch: int, w_ih: Tensor, w_hr: Tensor | None
+) -> tuple[Tensor, ...]:
+    hidden_size = w_ih.shape[0] // len(cell.gates)
+    width = hidden_size if w_hr is None else w_hr.shape[0]
+    widths = [width, *[hidden_size] * (len(cell.states) - 1)]
     return tuple(like.new_zeros(batch, width) for width in widths)
 
 

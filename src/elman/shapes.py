@@ -497,9 +497,11 @@ def check_states(
         if not isinstance(state, Tensor):
             _wrong_structure(who, hx, len(widths))
         if state.shape != (*outer, widths[i]):
-            _wrong_state(who, _STATES[i], tuple(state.shape), (*outer, widths[i]), axes, input)
+            _wrong_state(
+                who, _initial(who)[i], tuple(state.shape), (*outer, widths[i]), axes, input
+            )
         if state.dtype is not weight.dtype or state.device != weight.device:
-            _check_kind(who, _STATES[i], state, weight)
+            _check_kind(who, _initial(who)[i], state, weight)
     return states
 
 
@@ -514,6 +516,12 @@ def check_traceable(who: object, cell: Cell) -> None:
             who,
             "reset_after must be True in torch.jit.trace, got False: a trace would hold for one "
             "number of steps; use torch.export, or elman.onnx.export",
+        )
+    if not cell.is_known:
+        _fail(
+            who,
+            f"the cell must be one of torch.nn in torch.jit.trace, got {cell.name}: a trace would "
+            "hold for one number of steps; use torch.export, or elman.onnx.export",
         )
 
 
@@ -644,7 +652,6 @@ def check_operands(who: str, operands: Sequence[tuple[str, Any, tuple[int, ...]]
 
 # --- messages ---------------------------------------------------------------------------------
 
-_STATES = ("h_0", "c_0")
 _LENGTHS = "give the steps of each sequence before padding"
 _NEST = "build it with torch.nested.nested_tensor(sequences, layout=torch.jagged)"
 _PACK = "build it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence"
@@ -689,6 +696,11 @@ def _wrong_features(
     _fail(who, text)
 
 
+# the names of the initial states of a module
+def _initial(who: Any) -> list[str]:
+    return [f"{letter}_0" for letter in who._cell.states]
+
+
 def _wrong_structure(who: object, hx: object, count: int) -> NoReturn:
     if isinstance(hx, (tuple, list)):
         got = f"{_name(hx)} of {', '.join(map(_name, hx)) or 'nothing'}"
@@ -696,8 +708,11 @@ def _wrong_structure(who: object, hx: object, count: int) -> NoReturn:
         got = _name(hx)
     if count == 1:
         rule, remedy = "one tensor, h_0", "only the LSTM has a cell state c_0"
-    else:
+    elif count == 2:
         rule, remedy = "a pair of tensors, (h_0, c_0)", "pass both, or neither for zeros"
+    else:
+        rule = f"a tuple of {count} tensors, ({', '.join(_initial(who))})"
+        remedy = "pass them all, or none for zeros"
     _fail(who, f"hx must be {rule}, got {got}: {remedy}", KindError)
 
 

@@ -1,4 +1,4 @@
-"""Weights and files of other programs: Keras, and ONNX, whose reading and writing are apart.
+"""Weights and files of other programs: Keras, sru, and ONNX, whose reading and writing are apart.
 
 Here stands what they share.
 

@@ -140,7 +140,7 @@ def to_keras(layer: RNN | LSTM | GRU) -> list[np.ndarray[Any, Any]]:
         >>> [weight.shape for weight in elman.to_keras(elman.GRU(3, 4))]
         [(3, 12), (4, 12), (2, 12)]
     """
-    if not isinstance(layer, _Layer):
+    if not isinstance(layer, _Layer) or not layer._cell.is_known:
         raise KindError(
             f"to_keras: layer must be an RNN, LSTM or GRU of elman, got {_name(layer)}: "
             "elman.convert makes those of torch.nn ours"

@@ -16,7 +16,7 @@ H_out = proj_size or else hidden_size, G gates. The equations are in `elman.cell
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -75,9 +75,37 @@ class _Value:
     def __mul__(self, other: "_Known") -> "_Value":
         return self.graph.op("Mul", self, other)
 
+    def __truediv__(self, other: "_Known") -> "_Value":
+        return self.graph.op("Div", self, other)
 
-# A tensor is a value that is known: it becomes a constant of the graph where a node takes it.
-_Known: TypeAlias = _Value | Tensor
+    def __radd__(self, other: "_Known") -> "_Value":
+        return self.graph.op("Add", other, self)
+
+    def __rsub__(self, other: "_Known") -> "_Value":
+        return self.graph.op("Sub", other, self)
+
+    def __rmul__(self, other: "_Known") -> "_Value":
+        return self.graph.op("Mul", other, self)
+
+    def __rtruediv__(self, other: "_Known") -> "_Value":
+        return self.graph.op("Div", other, self)
+
+    def __neg__(self) -> "_Value":
+        return self.graph.op("Neg", self)
+
+    def __gt__(self, other: "_Known") -> "_Value":
+        return self.graph.op("Greater", self, other)
+
+    def __lt__(self, other: "_Known") -> "_Value":
+        return self.graph.op("Less", self, other)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        _unknown(f".{name}")
+
+
+# A tensor or a number is a value that is known: it becomes a constant of the graph where a node
+# takes it.
+_Known: TypeAlias = _Value | Tensor | float
 
 
 class _Graph:
@@ -133,6 +161,8 @@ class _Graph:
         """Return the value under a name."""
         if isinstance(value, _Value):
             return value
+        if not isinstance(value, Tensor):
+            value = torch.tensor(value, dtype=self.dtype)
         name = self.unique("constant")
         self._constants.append(self._from_array(value.detach().cpu().numpy(), name))
         return _Value(self, name)
@@ -197,6 +227,40 @@ class _Graph:
         """Return max(x, 0), element-wise."""
         return self.op("Relu", x)
 
+    def exp(self, x: _Value, /) -> _Value:
+        """Return the exponential, element-wise."""
+        return self.op("Exp", x)
+
+    def softplus(self, x: _Value, /) -> _Value:
+        """Return log(1 + exp(x)), element-wise."""
+        return self.op("Softplus", x)
+
+    def maximum(self, x: _Known, y: _Known, /) -> _Value:
+        """Return the larger of two, element-wise."""
+        return self.op("Max", x, y)
+
+    def where(self, condition: _Value, x: _Known, y: _Known, /) -> _Value:
+        """Return x where the condition holds, y elsewhere."""
+        return self.op("Where", condition, x, y)
+
+    def norm(self, x: _Value, /) -> _Value:
+        """Return x less its mean and over its standard deviation, along the last axis."""
+        one = torch.ones(1, dtype=self.dtype)
+        return self.op("LayerNormalization", x, one, axis=-1)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        _unknown(f"m.{name}")
+
+
+# Python asks for names of its own, to copy and to print.
+def _unknown(name: str) -> NoReturn:
+    if "__" in name:
+        raise AttributeError(name)
+    _fail(
+        f"a cell must be written in the operations of elman.cells.Math, got {name}: those are what "
+        "a file can hold; leave the model in PyTorch, or write the cell without it"
+    )
+
 
 # --- a layer as nodes -------------------------------------------------------------------------
 
@@ -214,7 +278,7 @@ def _layer(
     widths: Sequence[int],
     name: str = "",
 ) -> tuple[_Value, list[_Value]]:
-    if weights[4] is not None:
+    if weights[4] is not None or not cell.is_known:
         return _scans(graph, cell, input, lengths, states, weights, widths, name)
 
     directions, hidden_size = len(weights) // 5, widths[-1]
@@ -255,7 +319,8 @@ def _layer(
     return output, final
 
 
-# The same with a projection: a Scan per direction, whose body is the definition of the cell.
+# The same with a projection, or of a cell that ONNX does not have: a Scan per direction, whose body
+# is the definition of the cell.
 def _scans(
     graph: _Graph,
     cell: Cell,
@@ -266,14 +331,15 @@ def _scans(
     widths: Sequence[int],
     name: str,
 ) -> tuple[_Value, list[_Value]]:
-    directions, first = len(weights) // 5, torch.tensor([0])
+    parts, first = 5 + len(cell.vectors), torch.tensor([0])
+    directions = len(weights) // parts
     if states is None:
         batch, zero = graph.op("Shape", input, start=1, end=2), torch.zeros((), dtype=graph.dtype)
         shapes = [graph.concat([batch, torch.tensor([width])], 0) for width in widths]
         initial = [[graph.op("Expand", zero, shape)] * directions for shape in shapes]
     else:
-        parts = [graph.split(state, directions, axis=0) for state in states]
-        initial = [[graph.op("Squeeze", part, first) for part in state] for state in parts]
+        given = [graph.split(state, directions, axis=0) for state in states]
+        initial = [[graph.op("Squeeze", part, first) for part in state] for state in given]
 
     running = []  # (L, N, 1): whether a sequence has that step
     if lengths is not None:
@@ -285,14 +351,17 @@ def _scans(
 
     outputs, finals = [], []
     for direction in range(directions):
-        w_ih, w_hh, b_ih, b_hh, w_hr = weights[5 * direction : 5 * direction + 5]
+        w_ih, w_hh, b_ih, b_hh, *rest = weights[parts * direction : parts * (direction + 1)]
         assert w_ih is not None
-        assert w_hh is not None
-        assert w_hr is not None
         gx = graph.op("MatMul", input, graph.turned(w_ih))  # (L, N, G * hidden_size)
         gx = gx if b_ih is None else gx + b_ih
-        shared = [None if w is None else graph.named(w) for w in (w_hh, b_hh, w_hr)]
-        body = _body(graph, cell, shared, widths, bool(running))
+        if isinstance(w_hh, Tensor) and w_hh.shape[1] < widths[0]:  # block-diagonal
+            blocks = widths[0] // w_hh.shape[1]
+            rows = w_hh.view(len(cell.gates), blocks, -1, w_hh.shape[1]).permute(1, 3, 0, 2)
+            w_hh = rows.flatten(2).contiguous()  # (blocks, features, G * units)
+        shared = [None if w is None else graph.named(w) for w in (w_hh, b_hh, *rest)]
+        blocks = w_hh.shape[0] if isinstance(w_hh, Tensor) and w_hh.dim() == 3 else 1
+        body = _body(graph, cell, shared, blocks, widths, bool(running))
         *final, output = graph.node(
             "Scan",
             *(state[direction] for state in initial),
@@ -310,19 +379,32 @@ def _scans(
     return graph.named(graph.concat(outputs, -1)), [graph.named(state) for state in stacked]
 
 
-# One step with a projection, (N, .): the states, gx and whether each sequence runs -> the states
-# and the output. w_hh, b_hh and w_hr are values of the graph around it.
+# One step, (N, .): the states, gx and whether each sequence runs -> the states and the output.
+# w_hh, b_hh, w_hr and the vectors are values of the graph around it.
 def _body(
-    graph: _Graph, cell: Cell, shared: Sequence[_Value | None], widths: Sequence[int], masked: bool
+    graph: _Graph,
+    cell: Cell,
+    shared: Sequence[_Value | None],
+    blocks: int,
+    widths: Sequence[int],
+    masked: bool,
 ) -> Any:
-    w_hh, b_hh, w_hr = shared
+    w_hh, b_hh, w_hr, *vectors = shared
     name = graph.unique("step")
     step = _Graph(graph.dtype, f"{name}_")  # names are unique in a graph and all those within it
     before = [step.input(step.unique("state"), ["N", width]) for width in widths]
     gx = step.input(step.unique("gx"), ["N", len(cell.gates) * widths[-1]])
-    gh = step.op("Gemm", before[0], w_hh, b_hh, transB=1)
-    after = cell.step(step, gx, gh, before)
-    after = (step.op("Gemm", after[0], w_hr, transB=1), *after[1:])
+    gh = None
+    if w_hh is not None and blocks == 1:
+        gh = step.op("Gemm", before[0], w_hh, b_hh, transB=1)
+    elif w_hh is not None:
+        gh = _product_in_blocks(step, before[0], w_hh, b_hh, blocks, len(cell.gates))
+    # The values of the graph around are taken by what is done in this one.
+    given = {n: replace(v, graph=step) for n, v in zip(cell.vectors, vectors, strict=True) if v}
+    after = cell.step(step, gx, gh, before, *([given] if given else []))
+    after = after if isinstance(after, tuple) else (after,)
+    if w_hr is not None:
+        after = (step.op("Gemm", after[0], w_hr, transB=1), *after[1:])
     output = step.op("Identity", after[0])
     if masked:
         runs = step.input(step.unique("runs"), ["N", 1], torch.bool)
@@ -331,6 +413,18 @@ def _body(
     for value, width in zip((*after, output), (*widths, widths[0]), strict=True):
         step.output(value, step.unique("out"), ["N", width])
     return step.proto(name)
+
+
+# gh where each block of h has its own rows of each gate: of (N, H) and (blocks, H / blocks, rows).
+def _product_in_blocks(
+    step: _Graph, h: _Value, w_hh: _Value, b_hh: _Value | None, blocks: int, gates: int
+) -> _Value:
+    h = step.op("Transpose", step.op("Reshape", h, torch.tensor([0, blocks, -1])), perm=[1, 0, 2])
+    product = step.op("Transpose", step.op("MatMul", h, w_hh), perm=[1, 0, 2])
+    product = step.op("Reshape", product, torch.tensor([0, blocks, gates, -1]))
+    product = step.op("Transpose", product, perm=[0, 2, 1, 3])
+    gh = step.op("Reshape", product, torch.tensor([0, -1]))
+    return gh if b_hh is None else gh + b_hh
 
 
 # --- export -----------------------------------------------------------------------------------
@@ -463,8 +557,9 @@ def _written(module: Any, mode: str) -> Any:
     cell = module._cell
     if is_cell:
         weights, widths, layers = [*weights, None], (module.hidden_size,) * len(cell.states), 1
+        parts = 5
     else:
-        widths, layers = module._state_widths, module.num_layers
+        widths, layers, parts = module._state_widths, module.num_layers, module._parts
     width = widths[0] * directions
     axes: tuple[int | str, ...] = ("N",)
     if mode == "sequence":
@@ -493,9 +588,9 @@ def _written(module: Any, mode: str) -> Any:
             x,
             lengths,
             [state[layer] for state in initial],
-            weights[5 * directions * layer : 5 * directions * (layer + 1)],
+            weights[parts * directions * layer : parts * directions * (layer + 1)],
             widths,
-            f"{cell.onnx_op}_l{layer}",
+            f"{cell.onnx_op or cell.name}_l{layer}",
         )
         finals.append(final)
     if mode == "step":
@@ -503,8 +598,8 @@ def _written(module: Any, mode: str) -> Any:
     elif axes[0] == "N":
         x = graph.op("Transpose", x, perm=[1, 0, 2])
     graph.output(x, "output", [*axes, width])
-    for letter, size, parts in zip(cell.states, widths, zip(*finals, strict=True), strict=True):
-        state = graph.named(graph.concat(parts, 0))
+    for letter, size, ends in zip(cell.states, widths, zip(*finals, strict=True), strict=True):
+        state = graph.named(graph.concat(ends, 0))
         state = graph.op("Squeeze", state, first) if is_cell else state
         graph.output(state, f"final_{letter}", [*rows, "N", size])
 
