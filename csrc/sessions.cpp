@@ -1,5 +1,6 @@
 #include "sessions.hpp"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <array>
@@ -8,6 +9,7 @@
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -160,11 +162,11 @@ void add_layer(Chain<T>& chain, const std::string& cell, long inputs, long hidde
   chain.add_layer(index, inputs, hidden_size, projection, weights);
 }
 
-// Runs whole sequences, from zeros or from states [directions, N, width], which are then replaced by
-// those after the last step of each. Returns false, with nothing done, unless all that is given fits.
+// Runs whole sequences, from states that are replaced by those after the last step, or from zeros.
+// Returns false, with nothing done, unless all that is given fits.
 template <class T>
 bool run_chain(const Chain<T>& chain, nb::handle x_array, nb::handle lengths_array, nb::handle out,
-               int threads, nb::handle states_list) {
+               int threads, const std::optional<nb::list>& given) {
   const Memory x(x_array), lengths(lengths_array), y(out, true);
   if (y.axes() != 3)
     return false;
@@ -182,24 +184,22 @@ bool run_chain(const Chain<T>& chain, nb::handle x_array, nb::handle lengths_arr
       if (length < 0 || length > seq_len)
         return false;
   }
-  std::vector<std::vector<T>> values;
   std::vector<std::unique_ptr<Memory>> held;
+  std::vector<std::vector<T>> values;
   std::vector<T*> states;
-  if (states_list.is_none()) {
-    for (const auto& [directions, width] : chain.states())
-      states.push_back(
-          values.emplace_back(static_cast<std::size_t>(directions * batch * width)).data());
-  } else {
-    const auto given = nb::cast<nb::list>(states_list);
-    if (given.size() != chain.states().size())
-      return false;
-    for (std::size_t i = 0; i < given.size(); i++) {
-      const auto [directions, width] = chain.states()[i];
-      const Memory& memory = *held.emplace_back(std::make_unique<Memory>(given[i], true));
-      if (!memory.is<T>({directions, batch, width}))
-        return false;
-      states.push_back(memory.data<T>());
+  if (given && given->size() != chain.states().size())
+    return false;
+  for (const auto& [directions, width] : chain.states()) {
+    if (!given) {
+      values.emplace_back(static_cast<std::size_t>(directions * batch * width));
+      states.push_back(values.back().data());
+      continue;
     }
+    const Memory& state =
+        *held.emplace_back(std::make_unique<Memory>((*given)[states.size()], true));
+    if (!state.is<T>({directions, batch, width}) || state.overlaps(y) || state.overlaps(x))
+      return false;
+    states.push_back(state.data<T>());
   }
   return with_or_without_gil(chain.multiply_adds() * static_cast<double>(seq_len * batch), [&] {
     return chain.run(seq_len, batch, x.data<const void>(),
@@ -317,7 +317,7 @@ void bind(nb::module_& m, const char* chain, const char* session) {
       .def("add_layer", &add_layer<T>, "cell"_a, "inputs"_a, "hidden_size"_a, "projection"_a,
            "directions"_a)
       .def("run", &run_chain<T>, "x"_a, "lengths"_a.none(), "out"_a, "threads"_a,
-           "states"_a.none() = nb::none());
+           "states"_a = nb::none());
   nb::class_<Session<T>>(m, session, "A state of a chain, for one thread at a time.")
       .def(nb::init<const Chain<T>&, long, const nb::list&>(), "chain"_a, "batch"_a, "states"_a,
            nb::keep_alive<1, 2>())

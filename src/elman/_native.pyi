@@ -76,10 +76,12 @@ class Chain32:
     ) -> None:
         """Add a recurrent layer: for each direction w_ih, w_hh, b_ih, b_hh and w_hr, or None."""
 
-    def run(self, x: Any, lengths: Any, out: Any, threads: int, states: Any = None) -> bool:
-        """Run whole sequences from zeros, or from states, which become those after the last step.
+    def run(
+        self, x: Any, lengths: Any, out: Any, threads: int, states: list[Any] | None = None
+    ) -> bool:
+        """Run whole sequences from zeros, or from states, which are replaced by those after it.
 
-        Returns False, with nothing done, if an array does not fit.
+        False, with nothing done, if an array does not fit.
         """
 
 class Session32:

@@ -67,7 +67,7 @@ def save(
         entries.append({"name": name or "0", **entry})
         width = entry["width"] if entry["kind"] != "recurrent" else _output_width(entry)
         for parameter, tensor in part.state_dict().items():
-            tensors[f"{name or '0'}.{parameter}"] = _stored(tensor, weights)
+            tensors.update(_stored(f"{name or '0'}.{parameter}", tensor, weights))
     if not entries:
         raise KindError("save: the module has nothing that computes: give it a recurrent layer")
     first, last = entries[0], width
@@ -123,14 +123,16 @@ def reduced(tensors: Mapping[str, Stored], weights: str) -> dict[str, Stored]:
 
     Args:
         tensors: the tensors by name, of float32.
-        weights: "bf16".
+        weights: as `save` takes it.
 
     Raises:
-        ShapeError: a tensor cannot be stored so.
+        ShapeError: `weights` is misspelt, or a tensor cannot be stored so.
     """
-    found = {}
+    if weights not in _WEIGHTS:
+        raise ShapeError(f"save: weights must be one of {', '.join(_WEIGHTS)}, got {weights!r}")
+    found = dict[str, Stored]()
     for name, stored in tensors.items():
-        found[name] = _stored(torch.from_numpy(np.array(stored.array)), weights)
+        found |= _stored(name, torch.from_numpy(np.array(stored.array)), weights)
     return found
 
 
@@ -283,14 +285,14 @@ def _made(entry: Mapping[str, Any]) -> nn.Module:
 # --- how a tensor is stored ---------------------------------------------------------------------
 
 
-def _stored(tensor: Tensor, weights: str) -> Stored:
+def _stored(name: str, tensor: Tensor, weights: str) -> dict[str, Stored]:
     tensor = tensor.detach().cpu()
     if tensor.dtype is torch.float64 and weights == "float32":
-        return Stored("F64", tensor.numpy())
+        return {name: Stored("F64", tensor.numpy())}
     if not tensor.is_floating_point():
         raise ShapeError(f"save: weights must be floating point, got {tensor.dtype}")
     tensor = tensor.float()
     if tensor.dim() < 2 or weights == "float32":
-        return Stored("F32", tensor.numpy())
+        return {name: Stored("F32", tensor.numpy())}
     bits = tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    return Stored("BF16", bits)
+    return {name: Stored("BF16", bits)}

@@ -54,11 +54,11 @@ class _Reader(Facts):
 
     def __init__(self, entry: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
         super().__init__(f"module {entry.get('name')!r:.80} ({entry.get('kind')!r:.40})", entry)
-        self.tensors = tensors
+        self.entry, self.tensors = entry, tensors
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Return a tensor of the file as floats, of the shape that the sizes ask for."""
-        full = f"{self.values.get('name')}.{name}"
+        full = f"{self.entry.get('name')}.{name}"
         stored = self.tensors.get(full)
         if stored is None:
             raise FileError(f"{self}: the tensor {full!r:.80} is missing")

@@ -61,9 +61,13 @@ def export(path: str | Path, out: str | Path, weights: str = "float32") -> list[
         write(out, description, stored)
         return [_told(out, weights)]
     from elman.saved import reduced
+    from elman.shapes import ShapeError
 
     before = jobs.make(description, stored, "")
-    write(out, {**description, "weights": weights}, reduced(stored, weights))
+    try:
+        write(out, {**description, "weights": weights}, reduced(stored, weights))
+    except ShapeError as error:
+        raise InputError(f"{path} cannot be exported: {error}") from error
     return [_told(out, weights), _cost(path, before, runtime.load(out))]
 
 
