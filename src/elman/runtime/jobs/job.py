@@ -98,15 +98,16 @@ class JobModel(ABC):
         return chain
 
 
-def check_integer(name: str, value: Any, least: int, most: int) -> int:
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Return an argument that must be an integer within bounds.
 
     Raises:
         InputError: it is something else.
     """
-    if type(value) is not int or not least <= value <= most:
+    if type(value) is not int or value < least or (most is not None and value > most):
+        rule = f"at least {least}" + (f" and at most {most}" if most is not None else "")
         shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "more"
-        raise InputError(f"{name} must be at least {least} and at most {most}, got {shown}", name)
+        raise InputError(f"{name} must be {rule}, got {shown}", name)
     return value
 
 

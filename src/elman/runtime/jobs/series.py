@@ -212,7 +212,7 @@ class Series(JobModel):
         """
         if horizon is None:
             return self.horizon
-        check_integer("horizon", horizon, 1, 2**63)
+        check_integer("horizon", horizon, 1)
         if horizon > self.horizon:
             raise InputError(
                 f"the model forecasts {self.horizon} steps, got horizon {horizon}: train one with"

@@ -145,7 +145,7 @@ def check_sampling(length: Any, temperature: Any, top_k: Any, seed: Any) -> None
     if not is_number or not 0 <= temperature < math.inf:
         raise InputError(f"temperature must be at least 0, got {temperature!r:.40}", "temperature")
     if top_k is not None:
-        check_integer("top_k", top_k, 1, 2**63 - 1)
+        check_integer("top_k", top_k, 1)
     if seed is not None:
         check_integer("seed", seed, 0, _MOST_SEED)
 
