@@ -359,7 +359,7 @@ def forward_filled(values: Doubles) -> Doubles:
     """Return values in which each missing one is the one before it, the first ones the next.
 
     Example:
-        >>> forward_filled(np.array([math.nan, 1.0, math.nan, 3.0])).tolist()
+        >>> forward_filled(np.array([np.nan, 1.0, np.nan, 3.0])).tolist()
         [1.0, 1.0, 1.0, 3.0]
     """
     present = ~np.isnan(values)
