@@ -26,8 +26,7 @@ LAYERS = (
     *("explanation", "diagnosis", "watching", "printing", "quantized"),
     *("inside", "swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
     *("recurrent", "nn", "hints", "ops", "library", "core", "reference", "shapes", "runtime"),
-    *("cells",),
-    *("environment", "_native", "checkpoint", "language"),
+    *("cells", "environment", "_native", "checkpoint", "language", "errors"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -22,7 +22,7 @@ from elman.runtime.file import Stored, read, write
 from elman.runtime.modules import MOST_TERMS, SCALES, Matrix, quantise, widen
 from elman.shapes import KindError, ShapeError
 
-__all__ = ["load", "recurrent_entry", "save", "stored"]
+__all__ = ["load", "recurrent_entry", "reduced", "save", "stored"]
 
 _WEIGHTS = ("float32", "bf16", "int8")
 
@@ -120,6 +120,24 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         parts.append(part)
     whole = parts[0] if len(parts) == 1 else _Chain(*parts)
     return whole.eval()
+
+
+def reduced(tensors: Mapping[str, Stored], weights: str) -> dict[str, Stored]:
+    """Store the tensors of a model file in fewer bits, as `save` does.
+
+    Args:
+        tensors: the tensors by name, of float32.
+        weights: as `save` takes it.
+
+    Raises:
+        ShapeError: `weights` is misspelt, or a tensor cannot be stored so.
+    """
+    if weights not in _WEIGHTS:
+        raise ShapeError(f"save: weights must be one of {', '.join(_WEIGHTS)}, got {weights!r}")
+    found = dict[str, Stored]()
+    for name, kept in tensors.items():
+        found |= stored(name, torch.from_numpy(np.array(kept.array)), weights)
+    return found
 
 
 class _Chain(nn.Sequential):

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FileError", "Stored", "read", "write"]
+from elman.errors import InputError
+
+__all__ = ["FileError", "Stored", "digest", "read", "write"]
 
 _MOST_HEADER = 2**26  # bytes
 _MOST_FILE = 2**36
@@ -31,7 +33,7 @@ _MOST_FILE = 2**36
 _DTYPES = {"F32": "<f4", "F64": "<f8", "BF16": "<u2", "I8": "|i1"}
 
 
-class FileError(ValueError):
+class FileError(InputError):
     """A file that should be a model cannot be read as one, or does not fit its description."""
 
 
@@ -81,10 +83,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Stored
         raise FileError(f"{path} is not a model file of elman: its header has no description")
     data = memoryview(content)[8 + header_size :]
     tensors = _tensors(path, header, data)
-    digest = _digest(metadata["elman"], tensors)
-    if metadata.get("sha256") != digest:
+    checksum = _digest(metadata["elman"], tensors)
+    if metadata.get("sha256") != checksum:
         raise FileError(f"{path} is damaged: its checksum is not that of what it holds")
-    return _json(path, _encoded(metadata["elman"])), tensors, digest
+    return _json(path, _encoded(metadata["elman"])), tensors, checksum
 
 
 def write(
@@ -153,6 +155,11 @@ def _tensors(path: Path, header: dict[str, Any], data: memoryview) -> dict[str, 
     if used != len(data):
         raise FileError(f"{path} is damaged: {len(data)} bytes of tensors, {used} described")
     return tensors
+
+
+def digest(description: Mapping[str, Any], tensors: Mapping[str, Stored]) -> str:
+    """Return the SHA-256 of a description and its tensors, as `read` returns it of their file."""
+    return _digest(json.dumps(description), tensors)
 
 
 def _encoded(text: str) -> bytes:

@@ -5,21 +5,20 @@ number of sessions share the weights of their model. Nothing here imports PyTorc
 """
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.errors import InputError
 from elman.language import say
 from elman.runtime import native
-from elman.runtime.file import FileError, Stored, read
+from elman.runtime.file import FileError, Stored
 from elman.runtime.modules import Embedding, Floats, Module, Recurrent, make
 
-__all__ = ["InputError", "Model", "Session", "State", "Streams", "load"]
+__all__ = ["InputError", "Model", "Session", "State", "Streams", "check_format"]
 
 _FORMAT = 1
 _MARK = b"elman-state\n"
@@ -27,28 +26,18 @@ _MOST_THREADS = 1024
 _MOST_ROWS = 2**31 - 1
 
 
-class InputError(ValueError):
-    """What a model or session was given does not fit it; the message says what it takes."""
-
-
-def load(path: str | os.PathLike[str], threads: int = 1) -> "Model":
-    """Load a model file.
-
-    Args:
-        path: the file that `elman.save` wrote.
-        threads: how many threads a call over many steps may use, from 1 to 1024. A step of a
-            session uses the caller's alone; results do not depend on it.
-
-    Returns:
-        The model.
+def check_format(description: Mapping[str, Any]) -> None:
+    """Refuse the description of a file of another format.
 
     Raises:
-        FileError: it is no model file, or damaged, or of a newer format.
-        InputError: threads is out of range.
-        OSError: it cannot be opened.
+        FileError: it is one.
     """
-    description, tensors, digest = read(Path(path))
-    return Model(description, tensors, digest, threads)
+    form = description.get("format")
+    if type(form) is not int or form != _FORMAT:
+        raise FileError(
+            f"the format of the file must be {_FORMAT}, got {form!r:.40}: it was written by a"
+            " newer elman, or is none; update elman"
+        )
 
 
 class Model:
@@ -76,13 +65,13 @@ class Model:
         if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
             raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads!r:.40}")
         self._threads = threads
-        form = description.get("format")
-        if form != _FORMAT:
-            raise FileError(
-                f"the format of the file must be {_FORMAT}, got {form!r:.40}: it was written by a"
-                " newer elman, or is none; update elman"
-            )
+        check_format(description)
         entries = description.get("modules")
+        if entries is None and "chains" in description:
+            raise FileError(
+                f"the file is a model of {description.get('job')!r:.40}, of several chains: load it"
+                " with elman.runtime.load"
+            )
         if not isinstance(entries, list):
             raise FileError(f"the file must describe modules, got {entries!r:.80}")
         self.description, self.digest = dict(description), digest
@@ -114,17 +103,55 @@ class Model:
         Raises:
             InputError: x or lengths do not fit.
         """
+        return self.read(x, lengths)[0]
+
+    def read(self, x: Any, lengths: Any = None) -> "tuple[Floats, State]":
+        """Run over whole sequences from zeros, and return the state that each ends in too.
+
+        Args:
+            x: as `run` takes it.
+            lengths: as `run` takes them.
+
+        Returns:
+            What `run` returns, and the state after the last step of each sequence: with two
+            directions each part of it is (layers * 2, N, .), the directions of a layer in turn.
+
+        Raises:
+            InputError: x or lengths do not fit.
+        """
         x = self._checked(x, ("L", "N"))
         steps = self._lengths(lengths, x.shape[0], x.shape[1])
+        states = [module.zeros(x.shape[1], self.dtype) for _, module in self._recurrent]
+        named = State(self.digest, dict(self._named(states)))
         if self._chain is not None:
             out = np.empty((*x.shape[:2], self.width), self.dtype)
-            return _done(self._chain.run(x, steps, out, self._threads), out)
+            layers = self._layers(states)
+            return _done(self._chain.run(x, steps, out, self._threads, layers), out), named
+        each = iter(states)
         for module in self.modules:
             if isinstance(module, Recurrent):
-                x, _ = module.run(x, module.zeros(x.shape[1], x.dtype), steps)
+                state = next(each)
+                x, after = module.run(x, state, steps)
+                for part, value in zip(state, after, strict=True):
+                    part[...] = value
             else:
                 x = module(x)
-        return np.asarray(x)
+        return np.asarray(x), named
+
+    def _named(self, states: Sequence[Sequence[Floats]]) -> Iterator[tuple[str, Floats]]:
+        """Go through the parts of the states, with their names."""
+        for (name, module), state in zip(self._recurrent, states, strict=True):
+            for letter, part in zip(module.cell.states, state, strict=True):
+                yield f"{name}.{letter}", part
+
+    def _layers(self, states: Sequence[Sequence[Floats]]) -> list[Floats]:
+        """Return the states as the core takes them, those of each layer by themselves."""
+        return [
+            part[layer * module.directions :][: module.directions]
+            for (_, module), state in zip(self._recurrent, states, strict=True)
+            for layer in range(module.num_layers)
+            for part in state
+        ]
 
     def session(self, batch: int = 1) -> "Session":
         """Return a new session, its state zeros.
@@ -224,13 +251,7 @@ class Session:
         self._states = [module.zeros(batch, model.dtype) for _, module in model._recurrent]
         self._native = None
         if model._chain is not None:
-            layers = [
-                part[layer : layer + 1]
-                for (_, module), state in zip(model._recurrent, self._states, strict=True)
-                for layer in range(module.num_layers)
-                for part in state
-            ]
-            self._native = native.session(model._chain, batch, layers)
+            self._native = native.session(model._chain, batch, model._layers(self._states))
         self._shape, self._dtype = (batch, model.width), model.dtype
 
     def step(self, x: Any, out: Floats | None = None) -> Floats:
@@ -369,9 +390,7 @@ class Session:
         return twin
 
     def _named(self) -> Iterator[tuple[str, Floats]]:
-        for (name, module), state in zip(self.model._recurrent, self._states, strict=True):
-            for letter, part in zip(module.cell.states, state, strict=True):
-                yield f"{name}.{letter}", part
+        return self.model._named(self._states)
 
 
 def _into(out: Floats | None, y: Floats) -> Floats:

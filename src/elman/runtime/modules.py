@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from elman.cells import CELLS, Cell
 from elman.language import say
+from elman.runtime.facts import Facts
 from elman.runtime.file import FileError, Stored
 
 __all__ = [
@@ -47,7 +48,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.floating[Any]]
-_MOST = 2**31  # of a size
 MOST_TERMS = 2**17  # of a sum of products of integers up to 127, which stays below 2^31
 SCALES = "_scale"  # after the name of a matrix in int8, where its scales are
 _NOTHING = np.float32(2.0**-100)
@@ -77,35 +77,12 @@ def _dense(array: NDArray[Any] | None, dtype: Any) -> NDArray[Any] | None:
     return None if array is None else np.require(array, dtype, ["C", "A"])
 
 
-class _Reader:
+class _Reader(Facts):
     """The entry of a module in a description, and the tensors of a file."""
 
     def __init__(self, entry: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
+        super().__init__(f"module {entry.get('name')!r:.80} ({entry.get('kind')!r:.40})", entry)
         self.entry, self.tensors = entry, tensors
-
-    def size(self, name: str, least: int = 1) -> int:
-        value = self.entry.get(name)
-        if type(value) is not int or not least <= value < _MOST:
-            raise FileError(f"{self}: {name} must be an integer from {least}, got {value!r:.80}")
-        return value
-
-    def truth(self, name: str) -> bool:
-        value = self.entry.get(name)
-        if type(value) is not bool:
-            raise FileError(f"{self}: {name} must be true or false, got {value!r:.80}")
-        return value
-
-    def word(self, name: str, known: Sequence[str]) -> str:
-        value = self.entry.get(name)
-        if value not in known:
-            raise FileError(f"{self}: {name} must be one of {', '.join(known)}, got {value!r:.80}")
-        return str(value)
-
-    def number(self, name: str) -> float:
-        value = self.entry.get(name)
-        if not isinstance(value, (int, float)) or not abs(value) < 1e30:
-            raise FileError(f"{self}: {name} must be a number, got {value!r:.80}")
-        return float(value)
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Return a tensor of the file as floats, of the shape that the sizes ask for."""
@@ -164,7 +141,7 @@ class _Reader:
         return stored
 
     def __str__(self) -> str:
-        return f"module {self.entry.get('name')!r:.80} ({self.entry.get('kind')!r:.40})"
+        return self.where
 
 
 def widen(stored: Stored) -> Floats:
@@ -506,7 +483,7 @@ class Recurrent(Module):
             late = w.w_hh[early:].times(reset, self._least_h)
             late = late if w.b_hh is None else late + w.b_hh[early:]
             gh = np.concatenate([first, late], axis=-1)
-        after = cell.step(_Math, gx, gh, state)
+        after: Sequence[Floats] = cell.step(_Math, gx, gh, state)
         if w.w_hr is None:
             return after
         return w.w_hr.times(after[0], self._least_hidden), *after[1:]
@@ -530,7 +507,8 @@ def make(entries: Sequence[Mapping[str, Any]], tensors: Mapping[str, Stored]) ->
     modules: list[Module] = []
     width: int | None = None
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("kind") not in tuple(KINDS):
+        kind = entry.get("kind") if isinstance(entry, dict) else None
+        if not isinstance(kind, str) or kind not in KINDS:
             raise FileError(f"a module must be one of {', '.join(KINDS)}, got {entry!r:.80}")
         read = _Reader(entry, tensors)
         module = KINDS[entry["kind"]](read)

@@ -18,9 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elman.tasks import InputError
+from elman.errors import InputError
+from elman.runtime.facts import Facts
+from elman.runtime.file import FileError
 
-__all__ = ["Vocabulary", "learn", "recall"]
+__all__ = ["LEVELS", "Vocabulary", "learn", "recall"]
+
+LEVELS = ("chars", "bytes", "words", "bpe")
 
 _CODE_POINTS = 0x110000
 _WORDS = 20_000  # the commonest; others are unknown
@@ -149,6 +153,7 @@ class Pieces(Vocabulary):
         tokenizer: what the package tokenizers writes of a tokenizer, as JSON.
 
     Raises:
+        FileError: it is not one.
         InputError: the package tokenizers is not installed.
     """
 
@@ -156,8 +161,11 @@ class Pieces(Vocabulary):
 
     def __init__(self, tokenizer: str) -> None:
         """Make the tokenizer again."""
-        self._json = tokenizer
-        self._tokenizer = _tokenizers().Tokenizer.from_str(tokenizer)
+        package, self._json = _tokenizers(), tokenizer
+        try:
+            self._tokenizer = package.Tokenizer.from_str(tokenizer)
+        except Exception as error:  # it has no class of its own
+            raise FileError(f"what is known of the text is no tokenizer: {error}") from error
         alphabet = _bytes_to_characters()
         self._bytes = {shown: byte for byte, shown in alphabet.items()}
 
@@ -230,17 +238,25 @@ def recall(knowledge: Mapping[str, Any]) -> Vocabulary:
     """Make a vocabulary again from its `knowledge`.
 
     Raises:
+        FileError: it is not one.
         InputError: the package tokenizers is missing for "bpe".
 
     Example:
         >>> len(recall(learn("chars", "banana").knowledge))
         3
     """
-    if knowledge["level"] == "bpe":
-        return Pieces(knowledge["tokenizer"])
-    if knowledge["level"] == "words":
-        return Words(list(knowledge["symbols"]))
-    return Characters(knowledge["symbols"], knowledge["level"])
+    facts = Facts("what is known of the text", knowledge)
+    level = facts.word("level", LEVELS)
+    if level == "bpe":
+        return Pieces(facts.text("tokenizer"))
+    if level == "words":
+        return Words(list(facts.texts("symbols", least=2)))
+    symbols = facts.text("symbols")
+    if len(set(symbols)) < max(2, len(symbols)):
+        raise FileError("the symbols of a text must be two or more, and no two of them the same")
+    if level == "bytes" and max(symbols) > "\xff":
+        raise FileError(f"the symbols of bytes must be below 256, got {max(symbols)!r}")
+    return Characters(symbols, level)
 
 
 # Each byte of the text as the character of that number.
@@ -264,7 +280,7 @@ def _tokenizers() -> Any:
         import tokenizers.trainers
     except ImportError as error:
         raise InputError(
-            "--level bpe needs the package tokenizers: pip install elman[text]"
+            "text of the level bpe needs the package tokenizers: pip install elman[text]"
         ) from error
     return tokenizers
 
