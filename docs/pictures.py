@@ -319,17 +319,14 @@ def trace(
     unit = int(fit.abs().argmax())
     steps = np.arange(1, len(value) + 1)
     figure, (top, middle, bottom) = plot(5.2, 3)
-    top.plot(steps, value, color=GREY, marker="o", markersize=3, label=say("value"))
+    dots = {"marker": "o", "markersize": 3}
+    top.plot(steps, value, color=GREY, **dots, label=say("value"))
     top.plot(steps, answer, color=ORANGE, drawstyle="steps-post", label=say("answer"))
     for name, color in zip(shown, (BLUE, GREEN), strict=True):
-        middle.plot(
-            steps, gates[name][:, n, unit], color=color, label=name, marker="o", markersize=3
-        )
+        middle.plot(steps, gates[name][:, n, unit], color=color, label=name, **dots)
     sign = float(fit[unit].sign())
     label = state if sign > 0 else f"-{state}"
-    bottom.plot(
-        steps, sign * states[:, n, unit], color=VIOLET, label=label, marker="o", markersize=3
-    )
+    bottom.plot(steps, sign * states[:, n, unit], color=VIOLET, label=label, **dots)
     middle.set(ylim=(-0.05, 1.05))
     bottom.set(xlabel=say("time step"))
     for axes in (top, middle, bottom):
@@ -373,7 +370,7 @@ def speed() -> Figure:
         bars = axes.bar(
             places, [ratio for _, ratio in shown], width * 0.92, color=color, label=peer
         )
-        axes.bar_label(bars, [f"{ratio:.1f}" for _, ratio in shown], fontsize=9, padding=2)
+        axes.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios], fontsize=9, padding=2)
     axes.axhline(1, color=INK, linewidth=1)
     axes.set_xlim(-0.55, len(means) - 0.45)
     axes.text(len(means) - 0.42, 1, "elman", va="center")
