@@ -367,9 +367,8 @@ def speed() -> Figure:
     for k, (peer, color) in enumerate(zip(peers, (BLUE, ORANGE, GREEN), strict=False)):
         shown = [(i, float(row[3 + k].rstrip("x"))) for i, row in enumerate(means) if row[3 + k]]
         places = [i + (k - 1) * width for i, _ in shown]
-        bars = axes.bar(
-            places, [ratio for _, ratio in shown], width * 0.92, color=color, label=peer
-        )
+        ratios = [ratio for _, ratio in shown]
+        bars = axes.bar(places, ratios, width * 0.92, color=color, label=peer)
         axes.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios], fontsize=9, padding=2)
     axes.axhline(1, color=INK, linewidth=1)
     axes.set_xlim(-0.55, len(means) - 0.45)
