@@ -17,9 +17,9 @@ __all__ = ["compare", "evaluate", "info", "predict", "report"]
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
-    files: Annotated[list[Path], typer.Argument(metavar="DATA...", help="What to judge it on.")],
+    files: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Data to evaluate on.")],
 ) -> None:
-    """Measure the model of a run on other data, beside the baselines."""
+    """Evaluate the model of a run on other data, with the baselines."""
     from elman.tasks import trained
     from elman.tasks.display import conclusion
 
@@ -27,10 +27,10 @@ def evaluate(
 
 
 def predict(**given: Any) -> None:
-    """Answer for new input with the best weights of a run.
+    """Predict for new input with the best weights of a run.
 
-    A series is forecast on from its end, a text or file gets its labels, tags or counterparts.
-    Nothing but the answer goes to standard output.
+    Forecasts a series after its end, or finds the labels, tags or targets of a text or file.
+    Only the answer is written to standard output.
     """
     run, data, out = given.pop("run"), given.pop("data"), given.pop("out")
     options = {n: v for n, v in given.items() if v is not None and v is not False}
@@ -55,7 +55,7 @@ def predict(**given: Any) -> None:
 def info(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
 ) -> None:
-    """Tell of a run: its job, data, settings, weights, time, and what it is worth."""
+    """Print the job, data, settings, weights, time and measures of a run."""
     from rich.console import Console
 
     from elman.tasks.display import table
@@ -85,7 +85,7 @@ def info(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
 ) -> None:
-    """Show what differs between runs, and what they are worth, side by side."""
+    """Print the settings that differ between runs, and their measures side by side."""
     from rich.console import Console
 
     from elman.tasks import facts
@@ -108,7 +108,7 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="Write there. (default: RUN/report.html)")
     ] = None,
 ) -> None:
-    """Write one HTML page that tells of a run; it opens offline, on a phone too."""
+    """Write one HTML page about a run; it works offline, and on a phone."""
     from elman.tasks.report import write
 
     print(printable(str(write(run, out))))

@@ -1,4 +1,4 @@
-"""Learn to write like a text.
+"""Learn a text, and continue it.
 
 Example:
     >>> import tempfile
@@ -74,7 +74,7 @@ class _Writing:
     length: int = setting("Characters to write.", 500, least=0, most=10**12)
     temperature: float = setting("Boldness.", 1.0, least=0)
     top_k: int | None = setting("Choose among the likeliest.", None, least=1)
-    seed: int | None = setting("Where chance starts.", None, least=0, below=2**63)
+    seed: int | None = setting("Seed of the random numbers.", None, least=0, below=2**63)
 
 
 def sample(
