@@ -486,9 +486,9 @@ def verdicts(row: Row, nn: Any) -> str:
 INTRODUCTION = """\
 # What works where
 
-Each line is a common task. `docs/works.py` tries it on the CPU with `torch.nn.RNN`, `LSTM` and `GRU` and
-with ours, and checks the results. If it fails, the table shows the first line of the error. PyTorch is
-{version}, with its default settings.
+Each line is a common task. `docs/works.py` tries it on the CPU with `torch.nn.RNN`, `LSTM` and
+`GRU` and with ours, and checks the results. If it fails, the table shows the first line of the
+error. PyTorch is {version}, with its default settings.
 """
 
 
@@ -502,7 +502,8 @@ def main() -> None:
             cells = [each.demand, verdicts(each, torch.nn), verdicts(each, elman)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    lines += ["## Error messages for wrong calls\n", "| | torch.nn | elman |", "| :-- | :-- | :-- |"]
+    head = "| | torch.nn | elman |\n| :-- | :-- | :-- |"
+    lines += ["## Error messages for wrong calls\n", head]
     for mistake, check in MISTAKES.items():
         lines.append(f"| {mistake} | {attempt(check, torch.nn)} | {attempt(check, elman)} |")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
