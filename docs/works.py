@@ -495,14 +495,14 @@ error. PyTorch is {version}, with its default settings.
 def main() -> None:
     """Try everything and write the page."""
     lines = [INTRODUCTION.format(version=torch.__version__.split("+")[0])]
+    head = "| | torch.nn | elman |\n| :-- | :-- | :-- |"
     for group, rows in ROWS.items():
-        lines += [f"## {group}\n", "| | torch.nn | elman |", "| :-- | :-- | :-- |"]
+        lines += [f"## {group}\n", head]
         for each in rows:
             print(each.demand, file=sys.stderr)
             cells = [each.demand, verdicts(each, torch.nn), verdicts(each, elman)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    head = "| | torch.nn | elman |\n| :-- | :-- | :-- |"
     lines += ["## Error messages for wrong calls\n", head]
     for mistake, check in MISTAKES.items():
         lines.append(f"| {mistake} | {attempt(check, torch.nn)} | {attempt(check, elman)} |")
