@@ -213,43 +213,42 @@ def ragged(names: Names, say: Callable[[str], str]) -> Figure:
 
 @picture("tasks")
 def tasks(names: Names, say: Callable[[str], str]) -> Figure:
-    figure, axes = sheet(8.6, 2.6)
+    figure, axes = sheet(5, 4.4)
     read, written = names["source"].shape[0], names["target"].shape[0]
 
-    def chain(left: float, steps: int, answers: Iterable[int], title: str) -> None:
-        for t in range(steps):
-            box(axes, left + t, 0, "h")
-            arrow(axes, (left + t, -0.7), (left + t, -0.3))
-            axes.text(left + t, -0.9, f"x$_{{{t + 1}}}$", ha="center", va="center")
-            if t:
-                arrow(axes, (left + t - 0.7, 0), (left + t - 0.3, 0))
-        for t in answers:
-            arrow(axes, (left + t, 0.3), (left + t, 0.7))
-            axes.text(left + t, 0.9, "y", ha="center", va="center", color=ORANGE, weight="bold")
-        axes.text(left + (steps - 1) / 2, 1.5, title, ha="center", va="center")
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        axes.text(x, y, text, **({"ha": "center", "va": "center"} | style))
 
-    chain(0, 3, [2], say("many to one"))
-    chain(4, 3, range(3), say("many to many"))
-    left = 8.0
-    chain(left, read, [], "")
+    def chain(left: float, y: float, steps: int, answers: Iterable[int]) -> None:
+        for t in range(steps):
+            box(axes, left + t, y, "h")
+            arrow(axes, (left + t, y - 0.7), (left + t, y - 0.3))
+            write(left + t, y - 0.9, f"x$_{{{t + 1}}}$")
+            if t:
+                arrow(axes, (left + t - 0.7, y), (left + t - 0.3, y))
+        for t in answers:
+            arrow(axes, (left + t, y + 0.3), (left + t, y + 0.7))
+            write(left + t, y + 0.9, f"y$_{{{t + 1}}}$", color=ORANGE)
+
+    chain(0, 3.6, 3, [2])
+    write(1, 5.1, say("many to one"))
+    chain(3.8, 3.6, 3, range(3))
+    write(4.8, 5.1, say("many to many"))
+
+    chain(0.4, 0, read, [])
     for t in range(written):
-        x = left + read + t + 0.3
+        x = read + t + 0.8
         box(axes, x, 0, "h", BLUE)
-        arrow(axes, (x - (0.7 if t else 1.0), 0), (x - 0.3, 0))
+        arrow(axes, (x - (0.7 if t else 1.1), 0), (x - 0.3, 0))
         arrow(axes, (x, 0.3), (x, 0.7))
-        axes.text(x, 0.9, f"y$_{{{t + 1}}}$", ha="center", va="center", color=ORANGE, weight="bold")
+        write(x, 0.9, f"y$_{{{t + 1}}}$", color=ORANGE)
         arrow(axes, (x, -0.7), (x, -0.3))
-        below = f"y$_{{{t}}}$" if t else "START"
-        axes.text(
-            x, -0.9, below, ha="center", va="center", color=ORANGE if t else INK, fontsize=9.5
-        )
-    axes.text(left + (read - 1) / 2, -1.35, say("encoder"), ha="center", va="center", color=GREY)
-    axes.text(
-        left + read + written / 2 - 0.2, -1.35, say("decoder"), ha="center", va="center", color=BLUE
-    )
-    middle = left + (read + written - 0.7) / 2
-    axes.text(middle, 1.5, say("sequence to sequence"), ha="center", va="center")
-    axes.set(xlim=(-0.5, left + read + written - 0.2), ylim=(-1.6, 1.8))
+        below, color = (f"y$_{{{t}}}$", ORANGE) if t else ("START", INK)
+        write(x, -0.9, below, color=color, fontsize=9.5)
+    write(0.4 + (read - 1) / 2, -1.35, say("encoder"), color=GREY)
+    write(read + 0.8 + (written - 1) / 2, -1.35, say("decoder"), color=BLUE)
+    write((read + written + 0.2) / 2, 1.5, say("sequence to sequence"))
+    axes.set(xlim=(-0.5, 6.3), ylim=(-1.6, 5.4))
     return figure
 
 
