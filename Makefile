@@ -16,7 +16,7 @@ NATIVE_TESTS := $(wildcard tests/native/*.cpp)
 CLANG := $(shell command -v clang++)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test fuzz sanitize lint bench bench-compare docs works format clean
+.PHONY: demo test fuzz sanitize lint bench bench-compare docs works pictures format clean
 
 # A minute of examples that need no data.
 demo: $(VENV)/core
@@ -70,6 +70,10 @@ docs: $(VENV)/docs
 # The table of what works in torch.nn and in elman, docs/works.md, by trying.
 works: $(VENV)/core
 	$(BIN)/python docs/works.py
+
+# The pictures of the pages, each from what its page computes, and the one of speed.
+pictures: $(VENV)/core
+	$(BIN)/python docs/pictures.py
 
 clean:
 	rm -rf $(VENV) build dist runs/bench .cache .mypy_cache .pytest_cache .ruff_cache

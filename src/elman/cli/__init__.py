@@ -41,7 +41,7 @@ app = typer.Typer(
     cls=Group,
     epilog="""\b
 Examples:
-  elman demo                              see it all at work, in a minute
+  elman demo                              show everything, in a minute
   elman train text book.txt               train for three minutes
   elman train text --resume --out runs/book --max-time 10m
   elman sample runs/book --prime "The " --temperature 0.7""",
@@ -128,21 +128,24 @@ def start(
 @app.command()
 def sample(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="The directory of a run, or a file of one.")
+        Path, typer.Argument(metavar="RUN", help="The directory of a run, or an exported file.")
     ],
-    prime: Annotated[str, typer.Option(help="Text to go on from.")] = "",
+    prime: Annotated[str, typer.Option(help="Text to continue.")] = "",
     length: Annotated[int, typer.Option(help="Characters to write.")] = 500,
     temperature: Annotated[
-        float, typer.Option(help="Below 1 is safer, above 1 bolder, 0 the likeliest.")
+        float,
+        typer.Option(
+            help="Below 1: more predictable; above 1: more varied; 0: always the most likely."
+        ),
     ] = 1.0,
     top_k: Annotated[
-        int | None, typer.Option(help="Choose among the K likeliest. (default: all)")
+        int | None, typer.Option(help="Choose among the K most likely symbols. (default: all)")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed writes the same. (default: another)")
+        int | None, typer.Option(help="The same seed writes the same text. (default: another)")
     ] = None,
 ) -> None:
-    """Write with the best weights of a run, or with what was exported of it."""
+    """Write text with the best weights of a run, or with an exported file."""
     from elman.tasks import text
 
     written = text.sample(
@@ -163,7 +166,7 @@ def sample(
 def show_demo(
     quick: Annotated[bool, typer.Option("--quick", help="The same, smaller.")] = False,
 ) -> None:
-    """See it all at work in about a minute, with no file needed."""
+    """Show everything in about a minute; no file is needed."""
     from elman.tasks import demo
 
     interruptible()

@@ -73,28 +73,30 @@ def _command(job: str) -> Callable[..., int]:
             Path | None,
             typer.Option(metavar="RUN", help="Directory of the run. (default: runs/NAME-OF-FILE)"),
         ],
-        "resume": Annotated[bool, typer.Option("--resume", help="Go on where RUN stopped.")],
+        "resume": Annotated[bool, typer.Option("--resume", help="Continue where RUN stopped.")],
         "init_from": Annotated[
             Path | None,
-            typer.Option(metavar="RUN", help="Train the best weights of this run further."),
+            typer.Option(metavar="RUN", help="Start from the best weights of this run."),
         ],
         "config": Annotated[
             Path | None,
-            typer.Option(metavar="FILE.toml", help="Read flags from a file; those given here win."),
+            typer.Option(
+                metavar="FILE.toml", help="Read flags from a file; flags given here override it."
+            ),
         ],
         "tensorboard": Annotated[
             bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
         ],
         "dry_run": Annotated[
             bool,
-            typer.Option("--dry-run", help="Say what was understood and chosen, and stop."),
+            typer.Option("--dry-run", help="Print what was read and chosen, and stop."),
         ],
     }
     set_parameters(command, parameters)
     command.__doc__ = (
-        f"{settings.SUMMARY}\n\nWhat is not given is chosen to suit the data, the time and the"
-        " machine. Ctrl-C saves, and --resume goes on exactly there; so it does from the last"
-        " checkpoint after a crash."
+        f"{settings.SUMMARY}\n\nSettings that are not given are chosen from the data, the time and"
+        " the machine. Ctrl-C saves, and --resume continues exactly there; after a crash, it"
+        " continues from the last checkpoint."
     )
     return command
 
