@@ -14,6 +14,7 @@ CORE := $(wildcard csrc/*.cpp csrc/*.hpp)
 FOLDERS := $(shell find src -type d -not -name __pycache__)
 NATIVE_TESTS := $(wildcard tests/native/*.cpp)
 CLANG := $(shell command -v clang++)
+EXTRAS := labels,onnx,pairs,series,tags,tensorboard,text
 
 .DELETE_ON_ERROR:
 .PHONY: demo test fuzz sanitize lint bench bench-compare docs works format clean
@@ -85,7 +86,7 @@ $(VENV)/tools: pyproject.toml constraints.txt
 # what has changed is compiled again.
 $(VENV)/core: $(VENV)/tools CMakeLists.txt $(CORE) $(FOLDERS)
 	$(PIP) install --constraint constraints.txt --no-build-isolation \
-	    --config-settings=cmake.define.ELMAN_WERROR=ON --editable .
+	    --config-settings=cmake.define.ELMAN_WERROR=ON --editable '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/peers: $(VENV)/tools

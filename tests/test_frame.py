@@ -25,7 +25,7 @@ LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
     *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
     *("recurrent", "nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
-    *("environment", "_native", "checkpoint", "language"),
+    *("environment", "_native", "checkpoint", "extras", "language"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -29,7 +29,8 @@ from elman.cli.process import EarlyStopError, end_streams, interruptible, prepar
 from elman.cli.train import train, with_job
 from elman.cli.use import compare, evaluate, info, predict, report
 from elman.environment import SettingError
-from elman.tasks import DivergenceError, InputError
+from elman.extras import MissingError, needed
+from elman.tasks import JOBS, DivergenceError, InputError
 from elman.tasks.terminal import printable, printable_pieces
 
 __all__ = ["main"]
@@ -80,14 +81,15 @@ def _run(words: list[str]) -> int:
     """Run the command that the words say; return its exit code."""
     try:
         words = with_job(words)
-        return int(app(words, standalone_mode=False, prog_name="elman") or 0)
+        with needed(*_what_needs(words)):
+            return int(app(words, standalone_mode=False, prog_name="elman") or 0)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "elman"
         return _fail(f"{error.format_message()} (see: {command} --help)")
     except InputError as error:
         return _fail(with_flags(str(error), error.settings))
-    except SettingError as error:
+    except (MissingError, SettingError) as error:
         return _fail(str(error))
     except EarlyStopError as error:
         return _fail("stopped before the training began; nothing is lost", 128 + error.number)
@@ -103,6 +105,13 @@ def _run(words: list[str]) -> int:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         return _fail("there is not enough memory: take a smaller model, or smaller batches", 1)
+
+
+def _what_needs(words: list[str]) -> tuple[str, str]:
+    """Return a command as it is called, and the extra that brings all that it imports."""
+    if words[:1] == ["train"] and words[1:2] and words[1] in JOBS:
+        return f"elman train {words[1]}", words[1]
+    return " ".join(["elman", *words[:1]]), "train"
 
 
 def _fail(message: str, code: int = 2) -> int:

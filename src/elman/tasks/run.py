@@ -22,10 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from elman import checkpoint
 from elman.checkpoint import unfinished, write_atomically, writing
+from elman.extras import needed
 from elman.tasks import InputError
 from elman.tasks.plot import new_figure, save_figure
 
@@ -135,6 +134,8 @@ class Run:
             >>> with run.lock():
             ...     run.log({"kind": "train", "step": 10, "loss": 0.5})
         """
+        with needed("training", "train"):
+            from filelock import FileLock, Timeout
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from elman.extras import needed
+
+with needed("a trained model", "train"):
+    import torch
 
 from elman.checkpoint import under
 from elman.tasks import InputError, find

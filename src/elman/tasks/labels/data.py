@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from elman.extras import needed
 from elman.tasks import InputError
 from elman.tasks.files import check, read_text
 from elman.tasks.labels.settings import LabelsSource
@@ -249,12 +250,8 @@ def _is_file(path: Path) -> bool:
 
 # The place of each row, and its cells in the columns asked for.
 def _read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    try:
+    with needed(f"reading {path}", "labels"):
         import polars
-    except ImportError as error:
-        raise InputError(
-            f"reading {path} needs the package polars: pip install elman[labels]"
-        ) from error
     separator = _TABLES[path.suffix]
     try:
         if separator:
@@ -361,12 +358,8 @@ def _read_npz(path: Path, is_labelled: bool) -> tuple[list[Series], list[str]]:
 
 
 def _read_ts(path: Path, is_labelled: bool) -> tuple[list[Series], list[str]]:
-    try:
+    with needed(f"reading {path}", "labels"):
         from aeon.datasets import load_from_ts_file
-    except ImportError as error:
-        raise InputError(
-            f"reading {path} needs the package aeon: pip install elman[labels]"
-        ) from error
     try:
         rows, labels, about = load_from_ts_file(str(path), return_meta_data=True)
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.extras import needed
 from elman.tasks import InputError
 from elman.tasks.files import check, read_text
 
@@ -135,10 +136,8 @@ class Table:
 
 
 def _polars() -> Any:
-    try:
+    with needed("series", "series"):
         import polars
-    except ImportError as error:
-        raise InputError("series needs the package polars: pip install elman[series]") from error
     return polars
 
 

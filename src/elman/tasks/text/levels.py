@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.extras import needed
 from elman.tasks import InputError
 
 __all__ = ["Vocabulary", "learn", "recall"]
@@ -257,15 +258,11 @@ def _words(text: str) -> list[str]:
 
 
 def _tokenizers() -> Any:
-    try:
+    with needed("--level bpe", "text"):
         import tokenizers
         import tokenizers.models
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
-    except ImportError as error:
-        raise InputError(
-            "--level bpe needs the package tokenizers: pip install elman[text]"
-        ) from error
     return tokenizers
 
 
