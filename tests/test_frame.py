@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # stands for the public names of the package.
 LAYERS = (
     *("__main__", "cli", "tasks", "bench", "elman"),
-    *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
+    *("swap", "onnx", "exchange", "verification", "saved", "transforms", "carry", "ragged", "asks"),
     *("recurrent", "nn", "ops", "library", "core", "reference", "shapes", "runtime", "cells"),
     *("environment", "_native", "checkpoint", "extras", "language"),
 )

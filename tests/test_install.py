@@ -51,7 +51,7 @@ def test_the_blocked_process_blocks() -> None:
 
 
 # Public names that need nothing but NumPy.
-FREE = {"__version__", "get_language", "runtime", "set_language"}
+FREE = {"__version__", "cell", "get_language", "runtime", "set_language", "verify"}
 
 
 def test_the_package_and_its_runtime_need_numpy_alone() -> None:
@@ -184,3 +184,10 @@ def test_the_package_needs_numpy_alone_and_each_job_all_that_training_does() -> 
     extras = project["optional-dependencies"]
     for job in JOBS:
         assert "elman[train]" in extras[job]
+
+
+def test_verify_computes_forward_where_only_numpy_is() -> None:
+    code = "import elman\nfor c in elman.verify(): print(c.cell, c.what, c.found)"
+    alone = set(run(code).stdout.splitlines())
+    here = {f"{c.cell} {c.what} {c.found}" for c in elman.verify()}
+    assert alone == {line for line in here if " forward " in line}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from elman.saved import load, save
     from elman.swap import convert, revert
     from elman.transforms import per_sample_grads
+    from elman.verification import verify
 
     __version__: str
 
@@ -61,6 +62,7 @@ _HOMES = {
     "show_config": "core",
     "tbptt": "carry",
     "to_keras": "exchange.keras",
+    "verify": "verification",
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "show_config",
     "tbptt",
     "to_keras",
+    "verify",
 ]
 
 

@@ -8,6 +8,7 @@
     elman sample RUN            write with a model of text
     elman demo                  see it all at work, with no file needed
     elman bench                 time the layers beside torch.nn's
+    elman verify                compare this machine's bits with those of the release
 
 A mistake of the user ends with exit code 2 and one line that says what to do; nothing is written
 over. Commands import what they need when they run, so that help and mistakes are told at once.
@@ -28,6 +29,7 @@ from elman.cli.flags import Group, with_flags
 from elman.cli.process import EarlyStopError, end_streams, interruptible, prepare_streams
 from elman.cli.train import train, with_job
 from elman.cli.use import compare, evaluate, info, predict, report
+from elman.cli.verify import verify
 from elman.environment import SettingError
 from elman.extras import MissingError, needed
 from elman.tasks import JOBS, DivergenceError, InputError
@@ -49,7 +51,7 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train, name="train")
-for _command in (predict, evaluate, info, compare, report, bench):
+for _command in (predict, evaluate, info, compare, report, bench, verify):
     app.command()(_command)
 
 
