@@ -92,7 +92,8 @@ def with_torch(wheel: Path) -> None:
     environment = BUILD / "environment" / "bin"
     constraints = f"--constraint={ROOT / 'constraints.txt'}"
     extra = f"{wheel}[torch]"
-    run(environment / "pip", "install", "--quiet", constraints, extra, "pytest", apart=environment)
+    tools = ("pytest", "safetensors")  # what the tests import
+    run(environment / "pip", "install", "--quiet", constraints, extra, *tools, apart=environment)
     run(environment / "elman", "verify", apart=environment)
     tests = [str(ROOT / "tests" / name) for name in ("test_cells.py", "test_runtime.py")]
     run(environment / "python", "-P", "-m", "pytest", "-q", *tests, apart=environment)
