@@ -22,7 +22,10 @@ LATER = ("3.13", "3.14")  # in which the wheel of the stable ABI is tried too
 
 
 def main() -> None:
-    """Do what was asked for."""
+    """Do what was asked for; the time of all files is that of the commit."""
+    git = ["git", "log", "-1", "--format=%ct"]
+    time = subprocess.run(git, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    os.environ.setdefault("SOURCE_DATE_EPOCH", time)
     {"build": build, "size": size, "reproducible": reproducible}[sys.argv[1]]()
 
 
@@ -44,32 +47,33 @@ def build() -> None:
 
 def python(version: str) -> Path | None:
     """Return the Python of a version, if it is here."""
-    found = shutil.which(f"python{version}")
-    installed = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    return Path(found) if found else installed[-1] if installed else None
+    named = shutil.which(f"python{version}")
+    for found in (named, *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")):
+        # A name may be a script that says which versions there are.
+        ask = [found, "-c", "import sys; print(sys.executable)"]
+        if found and (said := subprocess.run(ask, capture_output=True, text=True)).returncode == 0:
+            return Path(said.stdout.strip())
+    return None
 
 
 def made(interpreter: Path, folder: str) -> Path:
     """Build a wheel for an interpreter, from nothing."""
     place = BUILD / folder / interpreter.parts[-3]
     shutil.rmtree(place, ignore_errors=True)
-    git = ["git", "log", "-1", "--format=%ct"]
-    time = subprocess.run(git, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
     pip = [sys.executable, "-m", "pip", "--python", str(interpreter), "--quiet"]
     run(
         *(*pip, "wheel", "--no-deps", f"--wheel-dir={place}"),
         *(f"--config-settings=build-dir={place}/cmake", str(ROOT)),
-        **{"SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", time)},
     )
     (wheel,) = place.glob("*.whl")
     return wheel
 
 
-def repaired(wheel: Path) -> Path:
+def repaired(wheel: Path, into: Path = DIST) -> Path:
     """Return the wheel with the tag of the oldest systems that it runs on, and its SBOM."""
-    before = set(DIST.glob("*.whl"))
-    run("auditwheel", "repair", "--strip", f"--wheel-dir={DIST}", str(wheel))
-    (found,) = set(DIST.glob("*.whl")) - before
+    before = set(into.glob("*.whl"))
+    run("auditwheel", "repair", f"--wheel-dir={into}", str(wheel))
+    (found,) = set(into.glob("*.whl")) - before
     print(f"wheel: {found.name}")
     assert any("sboms/" in name for name in zipfile.ZipFile(found).namelist()), "there is no SBOM"
     return found
@@ -144,8 +148,9 @@ def reproducible() -> None:
     """Build twice, and compare the bytes."""
     digests = []
     for folder in ("first", "second"):
-        content = made(Path(sys.executable), folder).read_bytes()
-        digests.append(hashlib.sha256(content).hexdigest())
+        wheel = made(Path(sys.executable), folder)
+        wheel = repaired(wheel, wheel.parent / "repaired")
+        digests.append(hashlib.sha256(wheel.read_bytes()).hexdigest())
         print(f"{folder:<8}{digests[-1]}")
     assert digests[0] == digests[1], "two builds of one commit differ"
 
