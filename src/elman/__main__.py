@@ -3,6 +3,8 @@
 import signal
 import sys
 
+from elman.extras import MissingError, needed
+
 __all__ = ["run"]
 
 
@@ -11,8 +13,12 @@ def run() -> int:
     # While there is nothing to tidy up Ctrl-C ends the process as it ends any other, silently.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from elman.cli import main
-
+    try:
+        with needed("the command line", "train"):
+            from elman.cli import main
+    except MissingError as error:
+        print("elman:", error, file=sys.stderr)
+        return 2
     return main()
 
 

@@ -28,7 +28,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from elman.extras import needed
+
+with needed("elman.nn", "torch"):
+    import torch
 from torch import Tensor
 from torch.fx import Proxy
 from torch.nn import Module, Parameter, init

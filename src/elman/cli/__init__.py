@@ -10,6 +10,7 @@
     elman demo                  see it all at work, with no file needed
     elman explain lstm          axes, states and equations of a layer of your sizes
     elman bench                 time the layers beside torch.nn's
+    elman verify                compare this machine's bits with those of the release
 
 A mistake of the user ends with exit code 2 and one line that says what to do; nothing is written
 over. Commands import what they need when they run, so that help and mistakes are told at once.
@@ -31,8 +32,10 @@ from elman.cli.flags import Group, with_flags
 from elman.cli.process import EarlyStopError, end_streams, interruptible, prepare_streams
 from elman.cli.train import train, with_job
 from elman.cli.use import compare, evaluate, export, info, predict, report
+from elman.cli.verify import verify
 from elman.environment import SettingError
-from elman.tasks import DivergenceError, InputError
+from elman.extras import MissingError, needed
+from elman.tasks import JOBS, DivergenceError, InputError
 from elman.tasks.terminal import printable, printable_pieces
 
 __all__ = ["main"]
@@ -51,7 +54,8 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train, name="train")
-for _command in (predict, evaluate, export, info, compare, report, bench, explain):
+_COMMANDS = predict, evaluate, export, info, compare, report, bench, explain, verify
+for _command in _COMMANDS:
     app.command()(_command)
 
 
@@ -83,14 +87,15 @@ def _run(words: list[str]) -> int:
     """Run the command that the words say; return its exit code."""
     try:
         words = with_job(words)
-        return int(app(words, standalone_mode=False, prog_name="elman") or 0)
+        with needed(*_what_needs(words)):
+            return int(app(words, standalone_mode=False, prog_name="elman") or 0)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "elman"
         return _fail(f"{error.format_message()} (see: {command} --help)")
     except InputError as error:
         return _fail(with_flags(str(error), error.settings))
-    except SettingError as error:
+    except (MissingError, SettingError) as error:
         return _fail(str(error))
     except EarlyStopError as error:
         return _fail("stopped before the training began; nothing is lost", 128 + error.number)
@@ -106,6 +111,13 @@ def _run(words: list[str]) -> int:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         return _fail("there is not enough memory: take a smaller model, or smaller batches", 1)
+
+
+def _what_needs(words: list[str]) -> tuple[str, str]:
+    """Return a command as it is called, and the extra that brings all that it imports."""
+    if words[:1] == ["train"] and words[1:2] and words[1] in JOBS:
+        return f"elman train {words[1]}", words[1]
+    return " ".join(["elman", *words[:1]]), "train"
 
 
 def _fail(message: str, code: int = 2) -> int:

@@ -17,6 +17,7 @@ import typer
 
 from elman.cli.flags import Command, flag, seconds, set_parameters
 from elman.cli.process import stopped_by_signals
+from elman.extras import needed
 from elman.tasks import JOBS, InputError
 from elman.tasks.files import check
 from elman.tasks.run import Run
@@ -213,12 +214,8 @@ def _recorder(run: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any]], No
     if not wanted:
         yield lambda record: None
         return
-    try:
+    with needed("--tensorboard", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "--tensorboard needs the package tensorboard: pip install elman[tensorboard]"
-        ) from error
     made: list[Any] = []
 
     def record(what: dict[str, Any]) -> None:
