@@ -695,7 +695,7 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
     if name not in CELLS:
         _fail(who, f"cell must be one of {', '.join(CELLS)}, got {name!r}")
     cell = CELLS[name]
-    input, batch_sizes, lengths, h_0, c_0, *weights = read
+    input, batch_sizes, lengths, resets, h_0, c_0, h_to, c_to, *weights = read
     w_ih, w_hh, _, _, w_hr = weights[:5]
     check_given(who, input=input, w_ih=w_ih, w_hh=w_hh)
     if input.dim() != (3 if batch_sizes is None else 2) or len(input) == 0:
@@ -724,7 +724,18 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
         _fail(who, f"w_hh must have {gates} * hidden_size rows for {name}, got {rows}")
     if (h_0 is None) != (c_0 is None) and len(cell.states) > 1:
         _fail(who, "h_0 and c_0 must both be given, or neither, got one")
-    if (c_0 is not None and len(cell.states) == 1) or (w_hr is not None and name != "lstm"):
+    if (h_to is None) != (c_to is None) and len(cell.states) > 1:
+        _fail(who, "h_to and c_to must both be given, or neither, got one")
+    if resets is None and h_to is not None:
+        _fail(who, "h_to must be None without resets, got a tensor")
+    if resets is not None:
+        if batch_sizes is not None or directions == 2:
+            _fail(who, "resets must be None for packed rows and for two directions, got a tensor")
+        if resets.dtype is not torch.bool or resets.shape != input.shape[:2]:
+            got = f"{resets.dtype} of shape {tuple(resets.shape)}"
+            _fail(who, f"resets must be bool of shape {tuple(input.shape[:2])}, got {got}")
+    has_c = c_0 is not None or c_to is not None
+    if (has_c and len(cell.states) == 1) or (w_hr is not None and name != "lstm"):
         _fail(who, f"c_0 and w_hr must be None for {name}, got a tensor: only lstm has them")
     each = {
         "w_ih": (rows, features),
@@ -736,6 +747,7 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
     ends = {"h": (directions, batch, width), "c": (directions, batch, hidden_size)}
     operands = [("input", input, tuple(input.shape))]
     operands += [("h_0", h_0, ends["h"]), ("c_0", c_0, ends["c"])]
+    operands += [("h_to", h_to, (width,)), ("c_to", c_to, (hidden_size,))]
     for weight, other, (what, shape) in zip(weights[:5], weights[5:], each.items(), strict=True):
         if (directions == 1 and other is not None) or (
             directions == 2 and (weight is None) != (other is None)
