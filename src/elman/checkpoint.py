@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+from elman.language import say
+
 __all__ = [
     "CheckpointError",
     "load",
@@ -33,13 +35,6 @@ __all__ = [
 ]
 
 _UNFINISHED = ".elman-*.new"
-_REMEDIES = {
-    errno.ENOSPC: "free some space on that disk",
-    errno.EDQUOT: "free some of the space that you are allowed there",
-    errno.EACCES: "choose a directory that you may write to",
-    errno.EPERM: "choose a directory that you may write to",
-    errno.EROFS: "choose a disk that can be written",
-}
 
 
 class CheckpointError(ValueError):
@@ -99,10 +94,27 @@ that disk and try again
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "mend that")
         raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror or error}; {remedy} and try again"
+            error.errno,
+            say(
+                "cannot write {path}: {reason}; {remedy} and try again",
+                path=path,
+                reason=error.strerror or error,
+                remedy=_remedy(error.errno),
+            ),
         ) from error
+
+
+def _remedy(number: int | None) -> str:
+    if number == errno.ENOSPC:
+        return say("free some space on that disk")
+    if number == errno.EDQUOT:
+        return say("free some of the space that you are allowed there")
+    if number in (errno.EACCES, errno.EPERM):
+        return say("choose a directory that you may write to")
+    if number == errno.EROFS:
+        return say("choose a disk that can be written")
+    return say("mend that")
 
 
 def unfinished(directory: Path) -> list[Path]:
@@ -151,7 +163,9 @@ def load(path: Path) -> tuple[dict[str, "Tensor"], Any]:
     import safetensors.torch
 
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise CheckpointError(f"{path} must be a checkpoint written by elman, but is not a file")
+        raise CheckpointError(
+            say("{path} must be a checkpoint written by elman, but is not a file", path=path)
+        )
     try:
         content = path.read_bytes()  # safetensors opens no path that is not UTF-8
         # A copy is aligned as PyTorch aligns its own tensors. Products of matrices may round
@@ -162,14 +176,18 @@ def load(path: Path) -> tuple[dict[str, "Tensor"], Any]:
         metadata = header["__metadata__"]
         text = metadata["elman"]
         if metadata["sha256"] != _checksum(tensors, text):
-            raise CheckpointError("what it holds is not what was saved: its checksum differs")
+            raise CheckpointError(say("what it holds is not what was saved: its checksum differs"))
         return tensors, json.loads(text)
     except OSError:
         raise
     except Exception as error:  # a damaged file makes the reader raise whatever it comes to
         raise CheckpointError(
-            f"{path} must be a checkpoint written by elman, but cannot be read as one"
-            f" ({str(error) or type(error).__name__}); if it was damaged, put a copy in its place"
+            say(
+                "{path} must be a checkpoint written by elman, but cannot be read as one "
+                "({reason}); if it was damaged, put a copy in its place",
+                path=path,
+                reason=str(error) or type(error).__name__,
+            )
         ) from error
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from elman import runtime
 from elman.cells import CELLS
+from elman.language import say
 from elman.nn import GRU, LSTM, RNN
 from elman.runtime.file import Stored, read, write
 from elman.runtime.modules import widen
@@ -57,7 +58,13 @@ def save(
         )
     """
     if weights not in _WEIGHTS:
-        raise ShapeError(f"save: weights must be one of {', '.join(_WEIGHTS)}, got {weights!r}")
+        raise ShapeError(
+            say(
+                "save: weights must be one of {names}, got {got}",
+                names=", ".join(_WEIGHTS),
+                got=repr(weights),
+            )
+        )
     entries, tensors = [], dict[str, Stored]()
     width: int | None = None
     for name, part in _chain(module, ""):
@@ -69,7 +76,9 @@ def save(
         for parameter, tensor in part.state_dict().items():
             tensors[f"{name or '0'}.{parameter}"] = _stored(tensor, weights)
     if not entries:
-        raise KindError("save: the module has nothing that computes: give it a recurrent layer")
+        raise KindError(
+            say("save: the module has nothing that computes: give it a recurrent layer")
+        )
     first, last = entries[0], width
     takes = ["L", "N"] if first["kind"] == "embedding" else ["L", "N", first.get("inputs", last)]
     write(
@@ -141,9 +150,12 @@ def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
         yield prefix, module
     else:
         raise KindError(
-            f"save: {prefix or 'the module'} is {type(module).__name__}, whose forward cannot be"
-            " stored: write a chain of torch.nn.Sequential, or a file of ONNX with"
-            " elman.onnx.export"
+            say(
+                "save: {name} is {kind}, whose forward cannot be stored: write a chain "
+                "of torch.nn.Sequential, or a file of ONNX with elman.onnx.export",
+                name=prefix or say("the module"),
+                kind=type(module).__name__,
+            )
         )
 
 
@@ -180,7 +192,9 @@ def _output_width(entry: Mapping[str, Any]) -> int:
 
 def _embedding(module: Any, width: int | None) -> dict[str, Any]:
     if module.max_norm is not None:
-        raise KindError("save: Embedding with max_norm changes its weights in use: take it away")
+        raise KindError(
+            say("save: Embedding with max_norm changes its weights in use: take it away")
+        )
     return {"kind": "embedding", "symbols": module.num_embeddings, "width": module.embedding_dim}
 
 
@@ -195,7 +209,7 @@ def _linear(module: Any, width: int | None) -> dict[str, Any]:
 
 def _layer_norm(module: Any, width: int | None) -> dict[str, Any]:
     if len(module.normalized_shape) != 1:
-        raise KindError("save: LayerNorm must be over the features alone, one axis")
+        raise KindError(say("save: LayerNorm must be over the features alone, one axis"))
     return {
         "kind": "layer_norm",
         "width": module.normalized_shape[0],
@@ -208,11 +222,19 @@ def _layer_norm(module: Any, width: int | None) -> dict[str, Any]:
 def _function(name: str) -> Callable[[Any, int | None], dict[str, Any]]:
     def entry(module: Any, width: int | None) -> dict[str, Any]:
         if width is None:
-            raise KindError(f"save: {type(module).__name__} cannot be the first module of a chain")
+            raise KindError(
+                say(
+                    "save: {kind} cannot be the first module of a chain", kind=type(module).__name__
+                )
+            )
         if getattr(module, "dim", -1) not in (-1, 2):
-            raise KindError(f"save: {type(module).__name__} must be over the features, dim=-1")
+            raise KindError(
+                say("save: {kind} must be over the features, dim=-1", kind=type(module).__name__)
+            )
         if (getattr(module, "beta", 1), getattr(module, "threshold", 20)) != (1, 20):
-            raise KindError(f"save: {type(module).__name__} must have its default arguments")
+            raise KindError(
+                say("save: {kind} must have its default arguments", kind=type(module).__name__)
+            )
         return {"kind": "function", "function": name, "width": width}
 
     return entry
@@ -272,7 +294,7 @@ def _stored(tensor: Tensor, weights: str) -> Stored:
     if tensor.dtype is torch.float64 and weights == "float32":
         return Stored("F64", tensor.numpy())
     if not tensor.is_floating_point():
-        raise ShapeError(f"save: weights must be floating point, got {tensor.dtype}")
+        raise ShapeError(say("save: weights must be floating point, got {got}", got=tensor.dtype))
     tensor = tensor.float()
     if tensor.dim() < 2 or weights == "float32":
         return Stored("F32", tensor.numpy())

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elman.language import say
+
 __all__ = ["package", "rows"]
 
 
@@ -26,7 +28,9 @@ def package(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         remedy = 'pip install "elman[onnx]"' if name == "onnx" else f"pip install {name}"
-        raise ImportError(f"elman.onnx: the package {name} is needed: {remedy}") from error
+        raise ImportError(
+            say("elman.onnx: the package {name} is needed: {remedy}", name=name, remedy=remedy)
+        ) from error
 
 
 def rows(stored: str, wanted: str, hidden_size: int) -> Tensor:
