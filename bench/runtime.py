@@ -3,11 +3,14 @@
 Times are microseconds of one step of one stream, the best of several rounds.
 """
 
+import functools
 import io
+import math
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from elman.bench import markdown_table
 from elman.runtime import native
 
 STREAMS = 1000
+QUANTISED = [(1, 50, 512), (32, 100, 256), (1, 100, 128)]  # batch, steps, features and units
 CLOCK = time.thread_time  # what others do on the machine is not counted
 
 
@@ -212,6 +216,27 @@ def longest_steps(steps: int = STEPS) -> dict[str, list[float]]:
     return {"elman": parts(lambda: session.step(x, out)), "ONNX Runtime": parts(onnx)}
 
 
+def quantised() -> list[tuple[str, dict[str, float], dict[str, float]]]:
+    """Whole sequences by layers in int8: for each size its times, and its largest errors."""
+    rows = []
+    for kind in (nn.LSTM, nn.GRU):
+        for batch, steps, size in QUANTISED:
+            torch.manual_seed(0)
+            layer, x = nn.Sequential(kind(size, size)).eval(), torch.rand(steps, batch, size)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is being retired
+                theirs = torch.ao.quantization.quantize_dynamic(layer, {kind}, torch.qint8)
+            models = {"elman": elman.quantize(layer), "quantize_dynamic": theirs, "float32": layer}
+            with torch.no_grad():
+                results = {name: model(x)[0] for name, model in models.items()}
+                times = microseconds(
+                    {n: functools.partial(model, x) for n, model in models.items()}, 1, 15
+                )
+            errors = {n: (y - results["float32"]).abs().max().item() for n, y in results.items()}
+            rows.append((f"{kind.__name__} ({batch}, {steps}, {size})", times, errors))
+    return rows
+
+
 IMPORT = """
 import resource, time, numpy
 pages = lambda: int(open("/proc/self/statm").read().split()[1])
@@ -247,7 +272,13 @@ class Figure:
 def measure() -> list[Figure]:
     """What is promised of the runtime, and what was measured."""
     small, large, text, many = one_stream(32), one_stream(256), characters(), many_streams(64)
-    halves = one_stream(256, "bf16")
+    halves, integers = one_stream(256, "bf16"), one_stream(256, "int8")
+    threads = torch.get_num_threads(), elman.get_num_threads()
+    torch.set_num_threads(1), elman.set_num_threads(1)
+    layers = quantised()
+    torch.set_num_threads(threads[0]), elman.set_num_threads(threads[1])
+    ratios = {name: t["elman"] / t["quantize_dynamic"] for name, t, _ in layers}
+    mean = math.prod(ratios.values()) ** (1 / len(ratios))
     milliseconds, mebibytes = imported()
     return [
         Figure("a step of LSTM 32", small["elman"], "us", 2),
@@ -255,9 +286,21 @@ def measure() -> list[Figure]:
         Figure("of ONNX Runtime's", small["elman"] / small["ONNX Runtime"], "x", 1 / 4),
         Figure("a step of LSTM 256", large["elman"] / large["ONNX Runtime"], "x", 0.6),
         Figure("the same in bfloat16", halves["elman"] / halves["ONNX Runtime"], "x", 0.6),
+        Figure("the same in int8", integers["elman"] / integers["ONNX Runtime"], "x", 0.25),
         Figure("embedding, LSTM 128, linear", text["elman"] / text["ONNX Runtime"], "x", 0.35),
         Figure("1,000 streams of LSTM 128", many["elman"] / many["ONNX Runtime"], "x", 1 / 15),
         Figure("a session for each of them", many["a session each"] / many["ONNX Runtime"], "x", 1),
+        *(Figure(f"int8 {n} of quantize_dynamic's", ratio, "x", 1) for n, ratio in ratios.items()),
+        Figure("their geometric mean", mean, "x", 1 / 1.3),
+        *(
+            Figure(
+                f"int8 {name}: error of quantize_dynamic's",
+                e["elman"] / e["quantize_dynamic"],
+                "x",
+                1.25,
+            )
+            for name, _, e in layers
+        ),
         Figure("import", milliseconds, "ms", 30),
         Figure("memory of the import", mebibytes, "MiB", 10),
     ]

@@ -41,12 +41,20 @@ Values<T> copy_of(const T* from, long n) { // null of null
 // as bfloat16 is widened.
 constexpr long kWorthHalving = (1 << 19) + 1;
 
+// Packs in int8 by `pack`, which takes the place and returns the size.
+template <class T, class F>
+Packed<T> in_bytes(bool dots, F&& pack) {
+  Values<int8_t> bytes(pack(nullptr));
+  pack(bytes.data());
+  return {{}, {}, std::move(bytes), dots};
+}
+
 // Takes n packed values, and keeps half the bits where that is exact and pays.
 template <class T>
 Packed<T> in_halves_if_exact(Values<T> values, long n) {
   if constexpr (std::is_same_v<T, float>) {
     if (n < kWorthHalving)
-      return {std::move(values), {}};
+      return {std::move(values)};
     auto bits = [&](long i) {
       uint32_t word;
       std::memcpy(&word, values.data() + i, sizeof(word));
@@ -55,12 +63,12 @@ Packed<T> in_halves_if_exact(Values<T> values, long n) {
     Values<uint16_t> halves(n);
     for (long i = 0; i < n; i++) {
       if (bits(i) & 0xffff)
-        return {std::move(values), {}};
+        return {std::move(values)};
       halves.data()[i] = static_cast<uint16_t>(bits(i) >> 16);
     }
     return {{}, std::move(halves)};
   } else {
-    return {std::move(values), {}};
+    return {std::move(values)};
   }
 }
 
@@ -77,7 +85,8 @@ Problem<T> layer_problem(long seq_len, long batch, long inputs, long hidden_size
 } // namespace
 
 template <class T>
-Chain<T>::Chain() : kernels_(kernels()) {}
+Chain<T>::Chain(bool may_dot)
+    : kernels_(kernels()), dots_(may_dot && kernels_.chain_bytes.has_dots()) {}
 
 template <class T>
 void Chain<T>::add(long inputs, long width, double multiply_adds, Kind kind) {
@@ -95,13 +104,38 @@ void Chain<T>::add_embedding(const T* table, long symbols, long width) {
 }
 
 template <class T>
-void Chain<T>::add_linear(const T* w, const T* bias, long inputs, long width) {
+Packed<T> Chain<T>::packed_linear(const T* w, const float* scales, long inputs, long width) const {
+  if constexpr (std::is_same_v<T, float>) {
+    if (scales)
+      return in_bytes<T>(dots_, [&](int8_t* to) {
+        return kernels_.chain_bytes.pack_linear(w, scales, inputs, width, dots_, to);
+      });
+  }
   const auto pack = of_chains<T>(kernels_).pack_linear;
   const long size = pack(nullptr, inputs, width, nullptr);
-  Values<T> packed(size);
-  pack(w, inputs, width, packed.data());
+  Values<T> values(size);
+  pack(w, inputs, width, values.data());
+  return in_halves_if_exact(std::move(values), size);
+}
+
+template <class T>
+Packed<T> Chain<T>::packed_layer(int cell, const Problem<T>& p) const {
+  if constexpr (std::is_same_v<T, float>) {
+    if (p.weights[0].scales_ih)
+      return in_bytes<T>(dots_,
+                         [&](int8_t* to) { return kernels_.chain_bytes.pack(cell, p, dots_, to); });
+  }
+  const auto pack = of_chains<T>(kernels_).pack;
+  const long size = pack(cell, p, nullptr);
+  Values<T> values(size);
+  pack(cell, p, values.data());
+  return in_halves_if_exact(std::move(values), size);
+}
+
+template <class T>
+void Chain<T>::add_linear(const T* w, const T* bias, long inputs, long width, const float* scales) {
   add(inputs, width, static_cast<double>(inputs * width),
-      Linear{inputs, in_halves_if_exact(std::move(packed), size), copy_of(bias, width)});
+      Linear{inputs, packed_linear(w, scales, inputs, width), copy_of(bias, width)});
 }
 
 template <class T>
@@ -121,23 +155,17 @@ void Chain<T>::add_layer(int cell, long inputs, long hidden_size, long projectio
   const CellInfo& info = kernels_.cells[cell];
   const long rows = static_cast<long>(std::string_view(info.gates).size()) * hidden_size;
   const long out = projection ? projection : hidden_size;
-  const auto pack = of_chains<T>(kernels_).pack;
   Layer layer{cell, inputs, hidden_size, projection, std::string_view(info.states).size() > 1,
               {},   {},     {}};
   for (const Weights<T>& w : directions) {
     const std::vector<Weights<T>> one{w};
-    const Problem<T> p = layer_problem(1, 1, inputs, hidden_size, projection, one);
-    const long size = pack(cell, p, nullptr);
-    Values<T> values(size);
-    pack(cell, p, values.data());
-    const Packed<T>& packed =
-        layer.packed.emplace_back(in_halves_if_exact(std::move(values), size));
+    const Packed<T>& packed = layer.packed.emplace_back(
+        packed_layer(cell, layer_problem(1, 1, inputs, hidden_size, projection, one)));
     const T* const b_ih = layer.biases.emplace_back(copy_of(w.b_ih, rows)).data();
     const T* const b_hh = layer.biases.emplace_back(copy_of(w.b_hh, rows)).data();
     // What a matrix was is not read any more, but whether it is there.
     const T* const w_hr = projection ? w.w_hr : nullptr;
-    layer.weights.push_back(
-        {w.w_ih, w.w_hh, b_ih, b_hh, w_hr, packed.values.data(), packed.halves.data()});
+    layer.weights.push_back({w.w_ih, w.w_hh, b_ih, b_hh, w_hr, packed.values.data(), packed.low()});
   }
   const long count = static_cast<long>(directions.size());
   states_.push_back({count, out});
@@ -164,7 +192,7 @@ void Chain<T>::run_module(const Module& module, long seq_len, long batch, const 
     parallel_for(threads, threads, [&](int part) {
       const long from = rows * part / threads, to = rows * (part + 1) / threads;
       kernels.linear(to - from, x + from * linear->inputs, linear->packed.values.data(),
-                     linear->packed.halves.data(), linear->bias.data(), linear->inputs, width,
+                     linear->packed.low(), linear->bias.data(), linear->inputs, width,
                      y + from * width);
     });
   } else if (const auto* norm = std::get_if<LayerNorm>(&module.kind)) {

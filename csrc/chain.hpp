@@ -33,24 +33,32 @@ private:
   std::unique_ptr<T, Free> data_;
 };
 
-// A packed matrix, in bfloat16 where it is large and that holds all of its values.
+// A packed matrix: in int8 if that is how it was stored, in bfloat16 where it is large and that
+// holds all of its values.
 template <class T>
 struct Packed {
-  Values<T> values;
-  Values<uint16_t> halves; // in place of values
+  Values<T> values = {};
+  Values<uint16_t> halves = {}; // in place of values
+  Values<int8_t> bytes = {};    // likewise
+  bool dots = false;
+
+  LowPrecision low() const { return {halves.data(), bytes.data(), dots}; }
 };
 
 template <class T>
 class Chain {
 public:
-  // Uses the instruction set that is in use now.
-  Chain();
+  // Uses the instruction set that is in use now and, if they may, its instructions for int8.
+  explicit Chain(bool may_dot = true);
   Chain(const Chain&) = delete;
   Chain& operator=(const Chain&) = delete;
 
   // What is added takes what was added before. Everything is copied; biases and scales may be null.
+  // A matrix with a scale for each of its rows, which are float's alone, holds multiples of those,
+  // and is kept in int8; so are all of a layer or none.
   void add_embedding(const T* table, long symbols, long width);
-  void add_linear(const T* w, const T* bias, long inputs, long width);
+  void add_linear(const T* w, const T* bias, long inputs, long width,
+                  const float* scales = nullptr);
   void add_layer_norm(const T* scale, const T* shift, double eps, long width);
   void add_function(Function, long width);
   // One layer of a recurrent module, with the weights of each direction.
@@ -102,12 +110,15 @@ private:
     Kind kind;
   };
   void add(long inputs, long width, double multiply_adds, Kind kind);
+  Packed<T> packed_linear(const T* w, const float* scales, long inputs, long width) const;
+  Packed<T> packed_layer(int cell, const Problem<T>&) const; // of its only direction
   bool knows(const int64_t* symbols, long count) const;
   // Runs a module; `states` are its own.
   void run_module(const Module&, long seq_len, long batch, const T* x, const int64_t* lengths,
                   T* const* states, T* y, int threads) const;
 
   const Kernels& kernels_;
+  const bool dots_;
   Values<T> table_;
   long symbols_ = 0, table_width_ = 0, inputs_ = 0, width_ = 0, widest_ = 0;
   double multiply_adds_ = 0;

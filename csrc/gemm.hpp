@@ -9,6 +9,7 @@
 // out, or which thread computes them.
 #pragma once
 
+#include "kernels.hpp"
 #include "threads.hpp"
 #include "vec.hpp"
 
@@ -42,7 +43,8 @@ constexpr int tile_rows(int chains) {
 
 // A right operand, depth x cols. Packed it is read in order: panels of a few vectors of columns,
 // [panel][depth][vector][lane]. That costs a pass over it, which a product of a few rows is not
-// worth; those read it as it lies. Packed in halves, in bfloat16, it is widened when it is read.
+// worth; those read it as it lies. Packed in bfloat16 it is widened when it is read; packed in int8
+// it meets rows that are rounded to int8 too, see `quantise`.
 enum class Layout { kPacked, kRows, kColumns }; // the latter two: [depth][cols], [cols][depth]
 
 template <class T>
@@ -50,7 +52,8 @@ struct Operand {
   const T* data;
   long depth, cols;
   Layout layout;
-  const uint16_t* halves = nullptr; // if not null, packed, and in place of data
+  LowPrecision low = {}; // if there, packed, and in place of data
+  float least = 0;       // beside int8, the magnitude that every row of the left side has at least
 };
 
 template <class T>
@@ -193,7 +196,7 @@ void multiply_halves(long rows, const float* const* a, const Operand<float>& b,
     const long p = backwards ? to - 1 - i : from + i;
     const int width = static_cast<int>(smaller(P, vectors - p * P));
     const int last = static_cast<int>(smaller(V, b.cols - (p * P + width - 1) * V));
-    const uint16_t* const data = b.halves + p * P * V * b.depth;
+    const uint16_t* const data = b.low.halves + p * P * V * b.depth;
     if (rows > 1) {
       for (long at = 0; at < width * V * b.depth; at += V)
         store(wide + at, load_widened(data + at));
@@ -205,7 +208,7 @@ void multiply_halves(long rows, const float* const* a, const Operand<float>& b,
       const long other = backwards ? p - 1 : p + 1;
       if (i + 1 < panels && (larger(p, other) + 1) * P * V <= b.cols) {
         const long first = smaller(p, other);
-        const Panel<uint16_t> two{b.halves + first * P * V * b.depth, P * V, P * V * b.depth};
+        const Panel<uint16_t> two{b.low.halves + first * P * V * b.depth, P * V, P * V * b.depth};
         tile<float, 1, P, 1, 2, false>(a, b.depth, two, initial, c, first * P * V, V, two.data);
         i++;
         continue;
@@ -338,6 +341,194 @@ void multiply_columns(long rows, const T* const* a, const Operand<T>& b, const T
   }
 }
 
+// ---- int8 ----
+//
+// The right operand is q[k][j] * scales[j], the left one is rounded to integers from -127 to 127 of
+// a scale of its row:
+//
+//   range = max(least, max |a[k]|),  scale = range / 127,  p[k] = nearest(a[k] * (127 / range))
+//   c[j] = initial[j] + float(sum of p[k] q[k][j]) * (scale * scales[j])
+//
+// each operation rounded for itself to float32. The sum is exact, so the same on every machine. A
+// row of less than kNothing counts as zeros, one with a NaN or an infinity gives NaN. `least` is 1
+// where a stands for an h that is at most 1: then the scale is 1/127 at every step.
+//
+// Packed: for every column a correction (int32) and a scale (float), then panels
+// [panel][depth / kTerms][vector][lane][kTerms], all of them of whole vectors.
+
+constexpr float kNothing = 0x1p-100f;
+constexpr int32_t kInfinityBits = 0x7f800000;
+constexpr long kDotBias = 128; // that the terms of kDots have too much
+
+// Rounds a row; what lies past `depth`, up to a whole vector, is zeros. Returns its scale.
+template <bool kDots>
+float quantise(const float* row, long depth, float least, void* to) {
+  auto* const terms = static_cast<Term<kDots>*>(to);
+  Ints most{};
+  for_each_vector<float>({0, depth}, [&](long i, auto get, auto) __attribute__((always_inline)) {
+    const Ints magnitude = (Ints)get(row + i) & INT32_MAX; // ordered as the floats are, NaN above
+    most = magnitude > most ? magnitude : most;
+  });
+  const int32_t bits = largest_lane(most);
+  float range;
+  __builtin_memcpy(&range, &bits, sizeof(range));
+  range = bits < kInfinityBits && range < least ? least : range;
+  const bool is_nothing = range < kNothing;
+  const float scale = is_nothing ? 0.f : range / 127.f;
+  const Vec<float> inverse = broadcast(is_nothing ? 0.f : 127.f / range);
+  for_each_vector<float>({0, depth}, [&](long i, auto get, auto) __attribute__((always_inline)) {
+    store_terms<kDots>(terms + i, nearest(get(row + i) * inverse));
+  });
+  return bits < kInfinityBits ? scale : __builtin_nanf("");
+}
+
+// sums[m][vector] = initial + a[m] . panels, for kRows rows and kPanels panels of kVectors that are
+// `next` bytes apart, taking terms `times` times.
+template <int kRows, int kVectors, int kPanels, bool kDots>
+void tile_of_bytes(const void* const* a, long times, const int8_t* panel, long next,
+                   const int32_t* initial, int32_t* sums) {
+  constexpr int V = kLanes<float>, N = kVectors * kPanels, kBytes = V * kTerms<kDots>;
+  const Term<kDots>* row[kRows];
+  Ints sum[kRows][N];
+  unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+    row[m] = static_cast<const Term<kDots>*>(a[m]);
+    unroll<N>([&](auto n)
+                  __attribute__((always_inline)) { sum[m][n] = load_ints(initial + n * V); });
+  });
+  for (long t = 0; t < times; t++, panel += kVectors * kBytes) {
+    decltype(load_weights<kDots>(panel)) w[N];
+    unroll<N>([&](auto n) __attribute__((always_inline)) {
+      w[n] = load_weights<kDots>(panel + n / kVectors * next + n % kVectors * kBytes);
+    });
+    unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+      const auto terms = broadcast_terms<kDots>(row[m] + t * kTerms<kDots>);
+      unroll<N>([&](auto n) __attribute__((always_inline)) {
+        add_products<kDots>(sum[m][n], terms, w[n]);
+      });
+    });
+  }
+  unroll<kRows>([&](auto m) __attribute__((always_inline)) {
+    unroll<N>([&](auto n) __attribute__((always_inline)) {
+      store_ints(sums + (m * N + n) * V, sum[m][n]);
+    });
+  });
+}
+
+// c = initial + sums * (scale * scales), of one row.
+inline void scale_sums(const int32_t* sums, float scale, const float* scales, const float* initial,
+                       float* c, long cols) {
+  for_each_vector<float>({0, cols}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
+    Vec<float> v = to_floats(load_ints(sums + i)) * (scale * load(scales + i));
+    keep_in_register<float>(v); // or the sum would be fused with the product
+    put(c + i, initial ? v + get(initial + i) : v);
+  });
+}
+
+// What multiplies by panels of a width, in one of the two ways in which bytes lie.
+struct ByteTiles {
+  static constexpr int kRows = tile_rows(1);
+  using Tile = void (*)(const void* const* a, long times, const int8_t* panel, long next,
+                        const int32_t* initial, int32_t* sums);
+  int terms, term_size;
+  float (*quantise)(const float* row, long depth, float least, void* to);
+  Tile of_two_panels, of_rows[kRows]; // of one row; of 1, 2, ... rows
+};
+template <int kVectors, bool kDots>
+inline constexpr ByteTiles byte_tiles =
+    []<int... i>(std::integer_sequence<int, i...>) -> ByteTiles {
+  return {kTerms<kDots>,
+          sizeof(Term<kDots>),
+          quantise<kDots>,
+          tile_of_bytes<1, kVectors, 2, kDots>,
+          {tile_of_bytes<i + 1, kVectors, 1, kDots>...}};
+}(std::make_integer_sequence<int, ByteTiles::kRows>{});
+
+template <bool kDots>
+const ByteTiles& byte_tiles_for(int chains) {
+  return chains == 1   ? byte_tiles<panel_vectors(1), kDots>
+         : chains == 2 ? byte_tiles<panel_vectors(2), kDots>
+                       : byte_tiles<panel_vectors(4), kDots>;
+}
+
+ELMAN_INLINE long padded_cols(long cols) {
+  return num_panels<float>(cols) * panel_cols<float>(cols);
+}
+inline long packed_bytes(long cols, long depth) {
+  return padded_cols(cols) * (2 * static_cast<long>(sizeof(float)) + ceil_div(depth, 4) * 4);
+}
+
+// Rows that are rounded together: they stay near while all panels pass.
+constexpr long kRowsOfBytes = 96;
+
+// `multiply` by an operand in int8.
+__attribute__((noinline)) inline void multiply_bytes(long rows, const float* const* a,
+                                                     const Operand<float>& b,
+                                                     const float* const* initial, float* const* c,
+                                                     bool backwards, long from, long to) {
+  constexpr long V = kLanes<float>, kRows = ByteTiles::kRows;
+  const ByteTiles& tiles = kMayDot && b.low.dots ? byte_tiles_for<kMayDot>(chains<float>(b.cols))
+                                                 : byte_tiles_for<false>(chains<float>(b.cols));
+  const long width = panel_cols<float>(b.cols), columns = padded_cols(b.cols);
+  const long times = ceil_div(b.depth, tiles.terms), next = width * tiles.terms * times;
+  const long row_bytes = (ceil_div(b.depth, V) + 1) * V * tiles.term_size;
+  const auto* corrections = reinterpret_cast<const int32_t*>(b.low.bytes);
+  const auto* scales = reinterpret_cast<const float*>(corrections + columns);
+  const auto* panels = reinterpret_cast<const int8_t*>(scales + columns);
+
+  Scratch::Frame scratch;
+  const long most = smaller(rows, kRowsOfBytes);
+  int8_t* const terms = scratch.take<int8_t>(most * row_bytes);
+  const void** const term_rows = scratch.take<const void*>(most);
+  float* const row_scales = scratch.take<float>(most);
+  alignas(kVectorBytes) int32_t sums[kRows * panel_vectors(1) * V];
+  for (long r0 = 0; r0 < rows; r0 += most) {
+    const long count = smaller(most, rows - r0);
+    for (long m = 0; m < count; m++) {
+      term_rows[m] = terms + m * row_bytes;
+      row_scales[m] = tiles.quantise(a[r0 + m], b.depth, b.least, terms + m * row_bytes);
+    }
+    for (long i = 0, panels_here = 1; i < to - from; i += panels_here) {
+      // As for floats, one row has more sums for the pipeline in two panels.
+      panels_here = count == 1 && i + 1 < to - from ? 2 : 1;
+      const long p = backwards ? to - i - panels_here : from + i, col = p * width;
+      const long cols = panels_here * width, groups = ceil_div(count, kRows);
+      for (long m = 0, g = 0; g < groups; g++) {
+        const long n = (count - m + groups - g - 1) / (groups - g);
+        const ByteTiles::Tile tile = panels_here == 2 ? tiles.of_two_panels : tiles.of_rows[n - 1];
+        tile(term_rows + m, times, panels + p * next, next, corrections + col, sums);
+        for (long end = m + n, s = 0; m < end; m++, s += cols) {
+          const float* const first = initial ? initial[r0 + m] + col : nullptr;
+          scale_sums(sums + s, row_scales[m], scales + col, first, c[r0 + m] + col,
+                     smaller(cols, b.cols - col));
+        }
+      }
+    }
+  }
+}
+
+// Packs w, [cols][depth], whose values are multiples of the scales of its rows.
+__attribute__((noinline)) inline void pack_bytes(const float* w, const float* scales, long cols,
+                                                 long depth, bool dots, int8_t* packed) {
+  const long terms = dots ? kTerms<true> : kTerms<false>, times = ceil_div(depth, terms);
+  const long columns = padded_cols(cols), width = panel_cols<float>(cols);
+  auto* const corrections = reinterpret_cast<int32_t*>(packed);
+  auto* const out_scales = reinterpret_cast<float*>(corrections + columns);
+  auto* const panels = reinterpret_cast<int8_t*>(out_scales + columns);
+  for (long j = 0; j < columns; j++) {
+    const float scale = j < cols ? scales[j] : 0.f;
+    int8_t* const column = panels + (j / width * width * times + j % width) * terms;
+    int32_t sum = 0;
+    for (long k = 0; k < times * terms; k++) {
+      const float exact = k < depth && scale > 0 ? w[j * depth + k] / scale : 0.f;
+      const auto q = static_cast<int8_t>(exact + (exact < 0 ? -0.5f : 0.5f));
+      column[k / terms * width * terms + k % terms] = q;
+      sum += q;
+    }
+    corrections[j] = dots ? static_cast<int32_t>(-kDotBias * sum) : 0;
+    out_scales[j] = scale;
+  }
+}
+
 // c[m] = initial[m] + a[m] . b for every row m; initial may be null (zeros) or c itself.
 // `backwards` walks the columns from the last: a caller that comes back with the same b alternates,
 // and finds in the cache what it used last. Of an operand that is not by columns, panels [from, to)
@@ -347,9 +538,13 @@ void multiply(long rows, const T* const* a, const Operand<T>& b, const T* const*
               T* const* c, bool backwards, long from, long to) {
   if (rows == 0)
     return;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (b.low.bytes)
+      return multiply_bytes(rows, a, b, initial, c, backwards, from, to);
+  }
   auto in_chains = [&](auto n) __attribute__((always_inline)) {
     if constexpr (sizeof(T) == sizeof(float)) {
-      if (b.halves)
+      if (b.low.halves)
         return multiply_halves<n.value>(rows, a, b, initial, c, backwards, from, to);
     }
     if (b.layout == Layout::kColumns)

@@ -34,6 +34,7 @@ struct ForwardRow {
 template <class T>
 struct BackwardRow {
   const T *keep, *h_previous, *c_previous, *h, *dy; // c_previous null: zeros; dy null: zeros
+  const T* dkeep;                                   // null: zeros
   const T *dh, *dc;                                 // gradient of the new state
   T *dh_previous, *dc_previous; // out: of the previous one, but for gh's part; may be dh and dc
   T *dgx, *dgh;                 // out
@@ -67,7 +68,7 @@ void forward_row(const ForwardRow<T>& row, long H, Units units) {
   });
 }
 
-template <class T, class Cell>
+template <class T, class Cell, bool kGatesAreRead>
 void backward_row(const BackwardRow<T>& row, long H, Units units) {
   for_each_vector<T>(units, [&](long u, auto get, auto put) __attribute__((always_inline)) {
     Vec<T> keep[kAtLeastOne<Cell::kept>], previous[Cell::num_states], dstate[Cell::num_states];
@@ -86,7 +87,12 @@ void backward_row(const BackwardRow<T>& row, long H, Units units) {
       if (row.hidden)
         put(row.hidden + u, Cell::template hidden<T>(keep));
     }
-    Cell::template backward<T>(keep, previous, get(row.h + u), dstate, dgx, dgh);
+    auto plus = [&](int i, Vec<T> d) __attribute__((always_inline)) {
+      if constexpr (kGatesAreRead)
+        d += get(row.dkeep + i * H + u);
+      return d;
+    };
+    Cell::template backward<T>(keep, previous, get(row.h + u), dstate, dgx, dgh, plus);
     put(row.dh_previous + u, dstate[0]);
     if constexpr (Cell::num_states > 1)
       put(row.dc_previous + u, dstate[1]);
@@ -133,9 +139,10 @@ void reset_backward_row(const T* keep, const T* h_previous, const T* dreset, T* 
 template <class T>
 struct CellKernel {
   int gates, states, kept, late;
-  bool adds, passes;
+  bool adds, passes, bounded;
   void (*forward)(const ForwardRow<T>&, long hidden_size, Units);
   void (*backward)(const BackwardRow<T>&, long hidden_size, Units);
+  void (*backward_of_gates)(const BackwardRow<T>&, long hidden_size, Units); // with dkeep
   // null unless late
   void (*reset)(const T* gx, T* gh, const T* h, T* out, long hidden_size);
   void (*reset_backward)(const T* keep, const T* h_previous, const T* dreset, T* dh, T* dgx,
@@ -150,8 +157,10 @@ constexpr CellKernel<T> make_kernel() {
                        Cell::late,
                        Cell::adds,
                        Cell::passes,
+                       Cell::bounded,
                        &forward_row<T, Cell>,
-                       &backward_row<T, Cell>,
+                       &backward_row<T, Cell, false>,
+                       &backward_row<T, Cell, true>,
                        nullptr,
                        nullptr};
   if constexpr (Cell::late > 0) {
@@ -251,14 +260,21 @@ struct Direction {
   T* keep(long t, long n) const {
     return p.keep + (d * at.all_rows() + at.place(t, n)) * cell.kept * at.H;
   }
+  T* c(long t, long n) const { return p.c + (d * at.all_rows() + at.place(t, n)) * at.H; }
+  // Whether row n starts anew before step t.
+  bool resets(long t, long n) const { return p.resets && p.resets[at.place(t, n)]; }
   // The state that row n had before step t: that of its previous step or, at its first, the
-  // initial.
+  // initial, or what it starts anew from.
   const T* h_before(long t, long n) const {
+    if (resets(t, n))
+      return p.h_to ? p.h_to : at.zeros;
     if (n < at.batch_at(before(t)))
       return y(before(t), n);
     return p.h_0 ? state(p.h_0, n, at.R) : at.zeros;
   }
   const T* c_before(long t, long n) const { // from the kept values, of which c is the last
+    if (resets(t, n))
+      return p.c_to;
     if (n < at.batch_at(before(t)))
       return keep(before(t), n) + (cell.kept - 1) * at.H;
     return p.c_0 ? state(p.c_0, n, at.H) : nullptr;
@@ -325,17 +341,18 @@ long num_blocks(const Shape<T>& at, int threads) {
 // A weight matrix as the right operand of products, packed for them if that pays.
 template <class T>
 struct Weight {
-  const T* w;      // null: not there, or not needed
-  long rows, cols; // of w, as torch stores it
-  bool transposed; // the operand is w^T (outputs are w's rows) or w (outputs are its columns)
-  T* packed;       // null: read w as it lies
-  const uint16_t* halves = nullptr; // in place of packed
+  const T* w;            // null: not there, or not needed
+  long rows, cols;       // of w, as torch stores it
+  bool transposed;       // the operand is w^T (outputs are w's rows) or w (outputs are its columns)
+  T* packed;             // null: read w as it lies
+  LowPrecision low = {}; // in place of packed
+  float least = 0;       // see Operand
 
   long out() const { return transposed ? rows : cols; }
   long depth() const { return transposed ? cols : rows; }
   Operand<T> operand() const {
-    if (packed || halves)
-      return {packed, depth(), out(), Layout::kPacked, halves};
+    if (packed || low)
+      return {packed, depth(), out(), Layout::kPacked, low, least};
     return {w, depth(), out(), transposed ? Layout::kColumns : Layout::kRows};
   }
 
@@ -392,13 +409,18 @@ Operands<T> make_operands(const Weights<T>& w, const Shape<T>& at, bool transpos
 
 // The same of weights that are packed: what is there stands one after another.
 template <class T>
-Operands<T> find_operands(const Weights<T>& w, const Shape<T>& at) {
-  long begin = 0;
-  return place_operands(w, at, true, true, [&](Weight<T>& m, long n) {
+Operands<T> find_operands(const Weights<T>& w, const Shape<T>& at, const CellKernel<T>& cell) {
+  long begin = 0, begin_bytes = 0;
+  Operands<T> operands = place_operands(w, at, true, true, [&](Weight<T>& m, long n) {
     m.packed = w.packed ? w.packed + begin : nullptr;
-    m.halves = w.halves ? w.halves + begin : nullptr;
-    begin += n;
+    m.low = {w.low.halves ? w.low.halves + begin : nullptr,
+             w.low.bytes ? w.low.bytes + begin_bytes : nullptr, w.low.dots};
+    begin += n, begin_bytes += packed_bytes(m.out(), m.depth());
   });
+  const float least = cell.bounded ? 1.f : 0.f;
+  operands.hh.least = operands.late.least = w.w_hr ? 0.f : least;
+  operands.hr.least = least;
+  return operands;
 }
 
 template <class T>
@@ -440,7 +462,8 @@ template <class T>
 bool pays_together(const Direction<T>& dir, int threads) {
   const Shape<T>& at = dir.at;
   return threads > 1 && at.L > 1 && !dir.p.batch_sizes && !dir.p.lengths && !dir.p.projection &&
-         !dir.cell.late && static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
+         !dir.p.resets && !dir.cell.late &&
+         static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
 }
 
 // The share of a thread, in whole panels of products whose outputs are the units.
@@ -530,10 +553,17 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
       }
       for (long n = 0; n < count; n++, m++) {
         const long row = block.begin + n;
-        dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : in[n],
-                          c[s & 1] + n * at.H, hidden ? hidden + n * at.H : dir.y(t, row),
-                          c[(s + 1) & 1] + n * at.H, dir.p.keep ? dir.keep(t, row) : nullptr},
+        const T* c_previous = c[s & 1] + n * at.H;
+        if (dir.resets(t, row))
+          c_previous = dir.p.c_to ? dir.p.c_to : at.zeros;
+        dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : in[n], c_previous,
+                          hidden ? hidden + n * at.H : dir.y(t, row), c[(s + 1) & 1] + n * at.H,
+                          dir.p.keep ? dir.keep(t, row) : nullptr},
                          at.H, units);
+        if (dir.p.c)
+          copy(dir.c(t, row) + units.from,
+               static_cast<const T*>(c[(s + 1) & 1] + n * at.H + units.from),
+               units.to - units.from);
       }
       if (hidden) {
         for (long n = 0; n < count; n++)
@@ -632,10 +662,12 @@ void forward(int index, const Problem<T>& p, int threads) {
   clear_padding(at, p.y, at.D * at.R);
   for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
     clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
+  for (long d = 0; p.c && d < at.D; d++)
+    clear_padding(at, p.c + d * at.all_rows() * at.H, at.H);
   Operands<T> operands[2];
-  const bool is_packed = p.weights[0].packed || p.weights[0].halves;
+  const bool is_packed = p.weights[0].packed || p.weights[0].low;
   for (long d = 0; d < at.D; d++)
-    operands[d] = is_packed ? find_operands(p.weights[d], at)
+    operands[d] = is_packed ? find_operands(p.weights[d], at, cell)
                             : make_operands(p.weights[d], at, true, true, scratch);
   if (!is_packed)
     pack_all(operands, at.D, threads);
@@ -666,6 +698,27 @@ long pack(int index, const Problem<T>& p, T* packed) {
   return size;
 }
 
+// The same in int8.
+inline long pack_layer_bytes(int index, const Problem<float>& p, bool dots, int8_t* packed) {
+  Scratch::Frame scratch;
+  const Shape<float> at(p, Tables<Cells>::kernels<float>[index], scratch);
+  const Weights<float>& w = p.weights[0];
+  const float* const scales[kMatrices] = {w.scales_ih, w.scales_hh, w.scales_hh + at.EH,
+                                          w.scales_hr};
+  long size = 0, matrix = 0;
+  auto pack = [&](const Weight<float>& m, const float* of) {
+    if (!m.w)
+      return;
+    if (packed)
+      pack_bytes(m.w, of, m.rows, m.cols, dots, packed + size);
+    size += packed_bytes(m.rows, m.cols);
+  };
+  const Operands<float> all = place_operands(w, at, true, true, [](Weight<float>&, long) {});
+  for (const Weight<float>* m : {&all.ih, &all.hh, &all.late, &all.hr})
+    pack(*m, scales[matrix++]);
+  return size;
+}
+
 // ---- backward ----
 
 // Gradients of the gates that are computed before they are used for dx and the weights: few enough
@@ -688,6 +741,7 @@ struct BackwardBuffers {
   T* dh_total;         // [chunk rows, R] with a projection: gradient of its output, ...
   T *hidden, *dhidden; // [chunk rows, H], [N, H] ... its input, and the gradient of that
   T *reset, *dreset;   // the same two with late gates: of the h that they see
+  T *dh_to, *dc_to;    // [N, R], [N, H] with resets: of what each row started anew from
 };
 
 // The gradients of the states between two steps, for the rows of the batch: step s reads dh and
@@ -698,6 +752,13 @@ struct StateGradients {
   T* dh;                 // [N, R]
   T *dh_rest[2], *dc[2]; // [N, R], [N, H]
 };
+
+// Adds n values at `from` to those at `to`, and leaves zeros.
+template <class T>
+void take(T* from, T* to, long n) {
+  for (long i = 0; i < n; i++)
+    to[i] += from[i], from[i] = T(0);
+}
 
 // Steps [s0, s1) of a direction, last first, for a block of rows and some units: gradients of the
 // gates, and of the states. Those from `done` on are done, but for the product of step `done`.
@@ -726,6 +787,14 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
         rest[n] = state.dh_rest[s & 1] + row * at.R, out[n] = state.dh + row * at.R;
       }
       multiply_units<T>(count, in, w_hh, dir.cell.passes ? rest : nullptr, out, s & 1, units, at.R);
+      for (long n = 0; dir.p.resets && n < count; n++) {
+        const long row = block.begin + n;
+        if (dir.resets(t, row)) { // the gradient goes where the state came from
+          take(state.dh + row * at.R, b.dh_to + row * at.R, at.R);
+          if (dir.cell.states > 1)
+            take(state.dc[(s - 1) & 1] + row * at.H, b.dc_to + row * at.H, at.H);
+        }
+      }
     }
     if (s == s0)
       return -1;
@@ -749,14 +818,16 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
     for (long n = 0; n < count; n++) {
       const long row = block.begin + n, r = chunk_row(n);
       T* const dhidden = b.dhidden + row * at.H; // with a projection h does not pass on
-      dir.cell.backward(
-          {dir.cell.kept ? dir.keep(t, row) : nullptr, projected ? at.zeros : dir.h_before(t, row),
-           dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
-           projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n),
-           projected ? dhidden : state.dh + row * at.R, dc + row * at.H,
-           projected ? dhidden : rest_out + row * at.R, state.dc[s & 1] + row * at.H,
-           b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
-          at.H, units);
+      const auto backward = g.dkeep ? dir.cell.backward_of_gates : dir.cell.backward;
+      backward({dir.cell.kept ? dir.keep(t, row) : nullptr,
+                projected ? at.zeros : dir.h_before(t, row),
+                dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
+                projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n),
+                g.dkeep ? g.dkeep + (dir.keep(t, row) - dir.p.keep) : nullptr,
+                projected ? dhidden : state.dh + row * at.R, dc + row * at.H,
+                projected ? dhidden : rest_out + row * at.R, state.dc[s & 1] + row * at.H,
+                b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
+               at.H, units);
     }
     if (dir.cell.late) {
       for (long n = 0; n < count; n++)
@@ -910,6 +981,11 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
   b.dhidden = scratch.take<T>(projected ? at.N * at.H : 0);
   b.reset = scratch.take<T>(dir.cell.late ? chunk_rows * at.H : 0);
   b.dreset = scratch.take<T>(dir.cell.late ? at.N * at.H : 0);
+  const long resetting = dir.p.resets ? at.N : 0;
+  b.dh_to = scratch.take<T>(resetting * at.R);
+  b.dc_to = scratch.take<T>(resetting * at.H);
+  copy<T>(b.dh_to, nullptr, resetting * at.R);
+  copy<T>(b.dc_to, nullptr, resetting * at.H);
   // Row addresses of a chunk, group by group: x, the previous h, dgx, dgh, what late gates see and,
   // projected, its input and output.
   const T **x = scratch.take<const T*>(chunk_rows), **h = scratch.take<const T*>(chunk_rows);
@@ -994,6 +1070,17 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
     if (g.dc_0)
       copy(dir.state(g.dc_0, n, at.H), b.dc + n * at.H, at.H);
   }
+  // Row by row in the caller's order, whoever computed which.
+  if (g.dh_to)
+    copy<T>(g.dh_to, nullptr, at.R);
+  if (g.dc_to)
+    copy<T>(g.dc_to, nullptr, at.H);
+  for (long n = 0; n < resetting; n++) {
+    if (g.dh_to)
+      take(b.dh_to + n * at.R, g.dh_to, at.R);
+    if (g.dc_to)
+      take(b.dc_to + n * at.H, g.dc_to, at.H);
+  }
 }
 
 template <class T>
@@ -1046,9 +1133,19 @@ constexpr ChainKernels<T> chain_kernels = {pack<T>, pack_linear<T>, linear<T>, l
 
 extern const Kernels ELMAN_TABLE(ELMAN_ISA);
 const Kernels ELMAN_TABLE(ELMAN_ISA) = {
-    ELMAN_NAME(ELMAN_ISA), std::tuple_size_v<Cells>, Tables<Cells>::infos, forward<float>,
-    forward<double>,       backward<float>,          backward<double>,     chain_kernels<float>,
-    chain_kernels<double>, activations<float>,       activations<double>,  fma_peak,
+    ELMAN_NAME(ELMAN_ISA),
+    std::tuple_size_v<Cells>,
+    Tables<Cells>::infos,
+    forward<float>,
+    forward<double>,
+    backward<float>,
+    backward<double>,
+    chain_kernels<float>,
+    chain_kernels<double>,
+    {has_dots, pack_layer_bytes, pack_linear_bytes},
+    activations<float>,
+    activations<double>,
+    fma_peak,
     read_bandwidth,
 };
 

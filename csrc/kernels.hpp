@@ -14,13 +14,25 @@ namespace elman {
 
 // The parameters of one direction as torch stores them, and their gradients; biases may be null
 // together, w_hr is null without a projection. A gradient is null where it is not wanted. Where
-// `packed` or `halves` are given, `forward` reads that in place of the matrices, and of those only
+// `packed` or `low` are given, `forward` reads that in place of the matrices, and of those only
 // asks which there are.
+//
+// In int8 a matrix has a scale for each of its rows: the values are multiples of it, at most 127
+// of them either way.
+struct LowPrecision {
+  const uint16_t* halves = nullptr; // bfloat16
+  const int8_t* bytes = nullptr;    // int8, with the scales
+  bool dots = false;                // which of two ways bytes lie
+
+  explicit operator bool() const { return halves || bytes; }
+};
 template <class T>
 struct Weights {
   const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr; // [G*H, I], [G*H, R], [G*H], [G*H], [R, H]
   T* packed = nullptr;                       // what `pack` made of the matrices
-  const uint16_t* halves = nullptr;          // the same in bfloat16, in place of `packed`
+  LowPrecision low = {};                     // the same in less, in place of `packed`
+  // Of matrices that are to be packed in int8.
+  const float *scales_ih = nullptr, *scales_hh = nullptr, *scales_hr = nullptr;
 };
 template <class T>
 struct WeightGradients {
@@ -34,9 +46,13 @@ struct Problem {
   const int64_t* lengths;     // [N] from 0 to L, of padded arrays, or null: all have L
   const T* x;                 // [rows, I]
   const T *h_0, *c_0;         // [D, N, R], [D, N, H], or null: zeros
+  const uint8_t* resets;      // [L, N] of padded arrays: not 0 where a row starts anew before a
+                              // step, from h_to and c_to; or null. One direction alone
+  const T *h_to, *c_to;       // [R], [H], or null: zeros
   const Weights<T>* weights;  // [D]
   T* y;                       // [rows, D, R] out of forward, into backward
   T* keep;                    // [D, rows, kept * H] likewise; null: forward keeps nothing
+  T* c;                       // [D, rows, H] out of forward; null: not wanted
   T *h_n, *c_n;               // [D, N, R], [D, N, H] out of forward
 };
 
@@ -47,7 +63,9 @@ template <class T>
 struct Gradients {
   long groups;
   const T *dy, *dh_n, *dc_n;          // [rows, D, R], [D, N, R], [D, N, H]
+  const T* dkeep;                     // [D, rows, kept * H], of the gates and c
   T *dx, *dh_0, *dc_0;                // [rows, I], [D, N, R], [D, N, H]
+  T *dh_to, *dc_to;                   // [R], [H]
   const WeightGradients<T>* dweights; // [D]
 };
 
@@ -65,11 +83,19 @@ template <class T>
 struct ChainKernels {
   long (*pack)(int cell, const Problem<T>&, T* packed); // of the only direction
   long (*pack_linear)(const T* w, long inputs, long width, T* packed);
-  void (*linear)(long rows, const T* x, const T* packed, const uint16_t* halves, const T* bias,
+  void (*linear)(long rows, const T* x, const T* packed, const LowPrecision& low, const T* bias,
                  long inputs, long width, T* y);
   void (*layer_norm)(long rows, const T* x, const T* scale, const T* shift, double eps, long width,
                      T* y);
   void (*apply)(Function, long rows, const T* x, long width, T* y);
+};
+
+// The same packing in int8; sizes are in bytes.
+struct ByteKernels {
+  bool (*has_dots)(); // whether this machine can do with `dots`
+  long (*pack)(int cell, const Problem<float>&, bool dots, int8_t* packed);
+  long (*pack_linear)(const float* w, const float* scales, long inputs, long width, bool dots,
+                      int8_t* packed);
 };
 
 // The kernels of one instruction set; `cell` indexes `cells`.
@@ -83,6 +109,7 @@ struct Kernels {
   void (*backward_double)(int cell, const Problem<double>&, const Gradients<double>&, int threads);
   ChainKernels<float> chain_float;
   ChainKernels<double> chain_double;
+  ByteKernels chain_bytes;
   void (*activations_float)(const float* x, float* tanh, float* sigmoid, long n);
   void (*activations_double)(const double* x, double* tanh, double* sigmoid, long n);
   double (*fma_peak)(double seconds);                   // GFLOP/s of this thread, float32

@@ -35,11 +35,15 @@ T* at(Address a) {
 struct Sizes {
   long seq_len, batch, input_size, hidden_size, projection;
 };
+struct Resets {
+  Address mask, h_to, c_to;
+};
 
 template <class T>
 Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address x, Address h_0,
-                   Address c_0, const Addresses& weights, Address y, Address keep, Address h_n,
-                   Address c_n, std::vector<Weights<T>>& directions) {
+                   Address c_0, const Resets& resets, const Addresses& weights, Address y,
+                   Address keep, Address c, Address h_n, Address c_n,
+                   std::vector<Weights<T>>& directions) {
   for (std::size_t i = 0; i + 4 < weights.size(); i += 5) {
     directions.push_back({at<T>(weights[i]), at<T>(weights[i + 1]), at<T>(weights[i + 2]),
                           at<T>(weights[i + 3]), at<T>(weights[i + 4])});
@@ -55,23 +59,27 @@ Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address
           at<T>(x),
           at<T>(h_0),
           at<T>(c_0),
+          at<const uint8_t>(resets.mask),
+          at<T>(resets.h_to),
+          at<T>(resets.c_to),
           directions.data(),
           at<T>(y),
           at<T>(keep),
+          at<T>(c),
           at<T>(h_n),
           at<T>(c_n)};
 }
 
 void forward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
              long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
-             Address c_0, const Addresses& weights, Address y, Address keep, Address h_n,
-             Address c_n, int threads) {
+             Address c_0, const Addresses& weights, Address resets, Address h_to, Address c_to,
+             Address y, Address keep, Address c, Address h_n, Address c_n, int threads) {
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, int)) {
     std::vector<Weights<T>> directions;
     kernel(cell,
-           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, weights, y, keep, h_n, c_n,
-                      directions),
+           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, {resets, h_to, c_to}, weights, y,
+                      keep, c, h_n, c_n, directions),
            threads);
   };
   without_gil([&] { is_double ? run(kernels().forward_double) : run(kernels().forward_float); });
@@ -79,9 +87,10 @@ void forward(int cell, bool is_double, long seq_len, long batch, long input_size
 
 void backward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
               long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
-              Address c_0, const Addresses& weights, Address y, Address keep, Address dy,
-              Address dh_n, Address dc_n, Address dx, Address dh_0, Address dc_0,
-              const Addresses& dweights, long groups, int threads) {
+              Address c_0, const Addresses& weights, Address resets, Address h_to, Address c_to,
+              Address y, Address keep, Address dy, Address dh_n, Address dc_n, Address dkeep,
+              Address dx, Address dh_0, Address dc_0, const Addresses& dweights, Address dh_to,
+              Address dc_to, long groups, int threads) {
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, const Gradients<T>&, int)) {
     std::vector<Weights<T>> directions;
@@ -91,9 +100,10 @@ void backward(int cell, bool is_double, long seq_len, long batch, long input_siz
                            at<T>(dweights[i + 3]), at<T>(dweights[i + 4])});
     }
     kernel(cell,
-           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, weights, y, keep, 0, 0, directions),
-           {groups, at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dx), at<T>(dh_0), at<T>(dc_0),
-            gradients.data()},
+           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, {resets, h_to, c_to}, weights, y,
+                      keep, 0, 0, 0, directions),
+           {groups, at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dkeep), at<T>(dx), at<T>(dh_0),
+            at<T>(dc_0), at<T>(dh_to), at<T>(dc_to), gradients.data()},
            threads);
   };
   without_gil([&] { is_double ? run(kernels().backward_double) : run(kernels().backward_float); });

@@ -35,8 +35,15 @@ long pack_linear(const T* w, long inputs, long width, T* packed) {
   return packed_size<T>(width, inputs);
 }
 
+inline long pack_linear_bytes(const float* w, const float* scales, long inputs, long width,
+                              bool dots, int8_t* packed) {
+  if (packed)
+    pack_bytes(w, scales, width, inputs, dots, packed);
+  return packed_bytes(width, inputs);
+}
+
 template <class T>
-void linear(long rows, const T* x, const T* packed, const uint16_t* halves, const T* bias,
+void linear(long rows, const T* x, const T* packed, const LowPrecision& low, const T* bias,
             long inputs, long width, T* y) {
   const FlushDenormals mode;
   Scratch::Frame scratch;
@@ -44,7 +51,7 @@ void linear(long rows, const T* x, const T* packed, const uint16_t* halves, cons
   T** out = scratch.take<T*>(rows);
   for (long n = 0; n < rows; n++)
     in[n] = x + n * inputs, initial[n] = bias, out[n] = y + n * width;
-  multiply<T>(rows, in, {packed, inputs, width, Layout::kPacked, halves}, bias ? initial : nullptr,
+  multiply<T>(rows, in, {packed, inputs, width, Layout::kPacked, low}, bias ? initial : nullptr,
               out);
 }
 

@@ -1,5 +1,6 @@
 #include "sessions.hpp"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <initializer_list>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -111,15 +113,26 @@ class Builder {
 public:
   // An array of so many values, or None.
   const T* array(nb::handle given, std::initializer_list<long> shape) {
-    if (given.is_none())
-      return nullptr;
-    const Memory& memory = *held_.emplace_back(std::make_unique<Memory>(given));
-    if (!memory.is<T>(shape))
-      throw std::invalid_argument("a weight must be a dense array of its module's shape and dtype");
-    return memory.data<const T>();
+    return values<T>(given, shape);
+  }
+  // The scales of a matrix in int8, or None.
+  const float* scales(nb::handle given, long rows) {
+    if (!given.is_none() && !std::is_same_v<T, float>)
+      throw std::invalid_argument("int8 is beside float32 alone");
+    return values<float>(given, {rows});
   }
 
 private:
+  template <class V>
+  const V* values(nb::handle given, std::initializer_list<long> shape) {
+    if (given.is_none())
+      return nullptr;
+    const Memory& memory = *held_.emplace_back(std::make_unique<Memory>(given));
+    if (!memory.is<V>(shape))
+      throw std::invalid_argument("a weight must be a dense array of its module's shape and dtype");
+    return memory.data<const V>();
+  }
+
   std::vector<std::unique_ptr<Memory>> held_;
 };
 
@@ -153,8 +166,12 @@ void add_layer(Chain<T>& chain, const std::string& cell, long inputs, long hidde
     weights.push_back({read.array(given[0], {rows, inputs}), read.array(given[1], {rows, out}),
                        read.array(given[2], {rows}), read.array(given[3], {rows}),
                        read.array(given[4], {out, hidden_size})});
-    const Weights<T>& w = weights.back();
-    if (!w.w_ih || !w.w_hh || !w.b_ih != !w.b_hh || !w.w_hr != !projection)
+    Weights<T>& w = weights.back();
+    w.scales_ih = read.scales(given[5], rows), w.scales_hh = read.scales(given[6], rows);
+    w.scales_hr = read.scales(given[7], out);
+    const bool is_whole = !w.scales_ih == !w.scales_hh &&
+                          !w.scales_hr == !(w.scales_ih && w.w_hr) && w.w_ih && w.w_hh;
+    if (!is_whole || !w.b_ih != !w.b_hh || !w.w_hr != !projection)
       throw std::invalid_argument("a layer must have the weights of its kind");
   }
   if (weights.empty() || weights.size() > 2)
@@ -162,10 +179,11 @@ void add_layer(Chain<T>& chain, const std::string& cell, long inputs, long hidde
   chain.add_layer(index, inputs, hidden_size, projection, weights);
 }
 
-// Runs whole sequences from zeros. Returns false, with nothing done, unless all that is given fits.
+// Runs whole sequences, from states that are replaced by those after the last step, or from zeros.
+// Returns false, with nothing done, unless all that is given fits.
 template <class T>
 bool run_chain(const Chain<T>& chain, nb::handle x_array, nb::handle lengths_array, nb::handle out,
-               int threads) {
+               int threads, const std::optional<nb::list>& given) {
   const Memory x(x_array), lengths(lengths_array), y(out, true);
   if (y.axes() != 3)
     return false;
@@ -185,12 +203,23 @@ bool run_chain(const Chain<T>& chain, nb::handle x_array, nb::handle lengths_arr
       if (length < 0 || length > seq_len)
         return false;
   }
+  std::vector<std::unique_ptr<Memory>> held;
   std::vector<std::vector<T>> values;
   std::vector<T*> states;
-  for (const auto& [directions, width] : chain.states())
-    values.emplace_back(static_cast<std::size_t>(directions * batch * width));
-  for (std::vector<T>& state : values)
-    states.push_back(state.data());
+  if (given && given->size() != chain.states().size())
+    return false;
+  for (const auto& [directions, width] : chain.states()) {
+    if (!given) {
+      values.emplace_back(static_cast<std::size_t>(directions * batch * width));
+      states.push_back(values.back().data());
+      continue;
+    }
+    const Memory& state =
+        *held.emplace_back(std::make_unique<Memory>((*given)[states.size()], true));
+    if (!state.is<T>({directions, batch, width}) || state.overlaps(y) || state.overlaps(x))
+      return false;
+    states.push_back(state.data<T>());
+  }
   return with_or_without_gil(chain.multiply_adds() * static_cast<double>(seq_len * batch), [&] {
     return chain.run(seq_len, batch, x.data<const void>(),
                      lengths_array.is_none() ? nullptr : steps.data(), states.data(), y.data<T>(),
@@ -336,7 +365,7 @@ private:
 template <class T>
 void bind(nb::module_& m, const char* chain, const char* session) {
   nb::class_<Chain<T>>(m, chain, "Modules and their weights; none is added once it has run.")
-      .def(nb::init<>())
+      .def(nb::init<bool>(), "may_dot"_a = true)
       .def(
           "add_embedding",
           [](Chain<T>& self, nb::handle table, long symbols, long width) {
@@ -349,14 +378,16 @@ void bind(nb::module_& m, const char* chain, const char* session) {
           "table"_a, "symbols"_a, "width"_a)
       .def(
           "add_linear",
-          [](Chain<T>& self, nb::handle weight, nb::handle bias, long inputs, long width) {
+          [](Chain<T>& self, nb::handle weight, nb::handle bias, long inputs, long width,
+             nb::handle scales) {
             Builder<T> read;
             const T* values = read.array(weight, {width, inputs});
             if (!values)
               throw std::invalid_argument("a linear module must have a weight");
-            self.add_linear(values, read.array(bias, {width}), inputs, width);
+            self.add_linear(values, read.array(bias, {width}), inputs, width,
+                            read.scales(scales, width));
           },
-          "weight"_a, "bias"_a.none(), "inputs"_a, "width"_a)
+          "weight"_a, "bias"_a.none(), "inputs"_a, "width"_a, "scales"_a.none())
       .def(
           "add_layer_norm",
           [](Chain<T>& self, nb::handle scale, nb::handle shift, double eps, long width) {
@@ -372,7 +403,8 @@ void bind(nb::module_& m, const char* chain, const char* session) {
           "name"_a, "width"_a)
       .def("add_layer", &add_layer<T>, "cell"_a, "inputs"_a, "hidden_size"_a, "projection"_a,
            "directions"_a)
-      .def("run", &run_chain<T>, "x"_a, "lengths"_a.none(), "out"_a, "threads"_a);
+      .def("run", &run_chain<T>, "x"_a, "lengths"_a.none(), "out"_a, "threads"_a,
+           "states"_a = nb::none());
   nb::class_<Session<T>>(m, session, "A state of a chain, for one thread at a time.")
       .def(nb::init<const Chain<T>&, long, const nb::list&>(), "chain"_a, "batch"_a, "states"_a,
            nb::keep_alive<1, 2>())

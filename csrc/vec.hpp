@@ -7,10 +7,14 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define ELMAN_INLINE inline __attribute__((always_inline))
@@ -156,6 +160,136 @@ ELMAN_INLINE void store_first(T* p, Vec<T> v, int n) {
     p[i] = v[i];
 }
 #endif
+
+// ---- int8 ----
+//
+// Sums of products of small integers are exact, in whatever order and by whatever instruction. A
+// lane takes several neighbouring terms at a time: four bytes where the processor has an
+// instruction for that (VNNI: kDots), which wants the terms as they are plus 128; else two, whose
+// products are added in 32 bits.
+
+#if defined(__AVX512F__)
+inline constexpr bool kMayDot = true;
+inline bool has_dots() {
+  return __builtin_cpu_supports("avx512vnni");
+}
+#elif defined(__AVX2__)
+inline constexpr bool kMayDot = true;
+inline bool has_dots() { // AVX-VNNI: leaf 7.1, EAX bit 4
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16);
+}
+#else
+inline constexpr bool kMayDot = false;
+inline bool has_dots() {
+  return false;
+}
+#endif
+
+template <bool kDots>
+inline constexpr int kTerms = kDots ? 4 : 2; // that a lane takes at a time
+#if defined(__aarch64__)
+using PairTerm = int8_t;
+using PairWeights = int8x8_t;
+#else
+using PairTerm = int16_t;
+typedef int16_t PairWeights __attribute__((vector_size(kVectorBytes)));
+#endif
+template <bool kDots>
+using Term = std::conditional_t<kDots, uint8_t, PairTerm>;
+using Ints = Bits<float>;
+
+ELMAN_INLINE Ints load_ints(const int32_t* p) {
+  return (Ints)load(reinterpret_cast<const float*>(p));
+}
+ELMAN_INLINE void store_ints(int32_t* p, Ints v) {
+  store(reinterpret_cast<float*>(p), (Vec<float>)v);
+}
+
+// The weights of kLanes lanes for the terms of one time.
+template <bool kDots>
+ELMAN_INLINE auto load_weights(const int8_t* p) {
+  if constexpr (kDots) {
+    return load_ints(reinterpret_cast<const int32_t*>(p));
+  } else {
+#if defined(__AVX512F__) // of the general form GCC makes twice the instructions
+    return (PairWeights)_mm512_cvtepi8_epi16(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+    return (PairWeights)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__x86_64__)
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return (PairWeights)_mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
+#elif defined(__aarch64__)
+    return vld1_s8(p);
+#else
+    typedef int8_t Narrow __attribute__((vector_size(kVectorBytes / 2)));
+    Narrow narrow;
+    __builtin_memcpy(&narrow, p, sizeof(narrow));
+    return __builtin_convertvector(narrow, PairWeights);
+#endif
+  }
+}
+
+// The same terms for every lane.
+template <bool kDots>
+ELMAN_INLINE auto broadcast_terms(const Term<kDots>* p) {
+#if defined(__aarch64__)
+  int16_t pair;
+  __builtin_memcpy(&pair, p, sizeof(pair));
+  return vreinterpret_s8_s16(vdup_n_s16(pair));
+#else
+  float word;
+  __builtin_memcpy(&word, p, sizeof(word));
+  return (Ints)broadcast(word);
+#endif
+}
+
+template <bool kDots, class Terms, class Weights>
+ELMAN_INLINE void add_products(Ints& sum, Terms terms, Weights weights) {
+#if defined(__AVX512F__)
+  if constexpr (kDots)
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(terms), "vm"(weights));
+  else
+    sum += (Ints)_mm512_madd_epi16((__m512i)terms, (__m512i)weights);
+#elif defined(__AVX2__)
+  if constexpr (kDots)
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(terms), "xm"(weights));
+  else
+    sum += (Ints)_mm256_madd_epi16((__m256i)terms, (__m256i)weights);
+#elif defined(__x86_64__)
+  sum += (Ints)_mm_madd_epi16((__m128i)terms, (__m128i)weights);
+#elif defined(__aarch64__)
+  sum = (Ints)vpadalq_s16((int32x4_t)sum, vmull_s8(terms, weights));
+#else
+  const PairWeights products = (PairWeights)terms * weights; // 127^2 fits, and twice that too
+  for (int lane = 0; lane < kLanes<float>; lane++)
+    sum[lane] += products[2 * lane] + products[2 * lane + 1];
+#endif
+}
+
+// Writes kLanes terms, each from -127 to 127.
+template <bool kDots>
+ELMAN_INLINE void store_terms(Term<kDots>* p, Ints v) {
+  typedef Term<kDots> Narrow __attribute__((vector_size(kLanes<float> * sizeof(Term<kDots>))));
+  const Narrow narrow = __builtin_convertvector(kDots ? v + 128 : v, Narrow);
+  __builtin_memcpy(p, &narrow, sizeof(narrow));
+}
+ELMAN_INLINE Vec<float> to_floats(Ints v) {
+  return __builtin_convertvector(v, Vec<float>);
+}
+// The nearest integers, the even one of two; |v| < 2^22. A product and a sum are never fused here.
+ELMAN_INLINE Ints nearest(Vec<float> v) {
+  keep_in_register<float>(v);
+  const Vec<float> magic = broadcast(12582912.f); // 1.5 * 2^23
+  return (Ints)(v + magic) - (Ints)magic;
+}
+ELMAN_INLINE int32_t largest_lane(Ints v) {
+  int32_t most = v[0];
+  for (int lane = 1; lane < kLanes<float>; lane++)
+    most = v[lane] > most ? v[lane] : most;
+  return most;
+}
 
 // Calls f(std::integral_constant<int, i>) for i in [0, N): unrolling that does not depend on the
 // optimiser's mood.

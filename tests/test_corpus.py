@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from elman.runtime.jobs.levels import learn, recall
 from elman.tasks import InputError
 from elman.tasks.text.corpus import Corpus, training_rows
-from elman.tasks.text.levels import learn, recall
 
 LEVELS = ("chars", "bytes", "words", "bpe")
 

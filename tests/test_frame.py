@@ -23,11 +23,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # stands for the public names of the package.
 LAYERS = (
     *("__main__", "cli", "drawing", "tasks", "bench", "elman"),
-    *("diagnosis", "watching", "printing"),
-    *("swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
+    *("explanation", "diagnosis", "watching", "printing", "quantized"),
+    *("inside", "swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
     *("recurrent", "nn", "hints", "ops", "library", "core", "reference", "shapes", "runtime"),
-    *("cells",),
-    *("environment", "_native", "checkpoint", "language"),
+    *("cells", "environment", "_native", "checkpoint", "language", "errors"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -13,9 +13,10 @@ import torch
 from jobs import words_of_two_tongues
 
 from elman.cli import main
+from elman.runtime.jobs.labels import tokens
 from elman.tasks import InputError, labels, trained
 from elman.tasks.labels.baselines import baselines
-from elman.tasks.labels.batches import Batches, encode, learn, tokens
+from elman.tasks.labels.batches import Batches, encode, learn
 from elman.tasks.labels.data import Samples, read_samples, split
 from elman.tasks.labels.job import JOB, choose
 from elman.tasks.labels.model import LabelsModel, summary

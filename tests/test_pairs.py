@@ -14,21 +14,14 @@ from typing import Any
 import pytest
 import torch
 
+import elman
 from elman import cli
+from elman.runtime.jobs import pairs as of_runtime
+from elman.runtime.jobs.pairs import BOUNDARY, UNKNOWN, Alphabet
 from elman.tasks import InputError, pairs, trained, training
 from elman.tasks.job import Data, Trained
-from elman.tasks.pairs import search
 from elman.tasks.pairs.batches import Batch
-from elman.tasks.pairs.data import (
-    BOUNDARY,
-    UNKNOWN,
-    Alphabet,
-    Knowledge,
-    Pair,
-    guess_level,
-    read_pairs,
-    split,
-)
+from elman.tasks.pairs.data import Knowledge, Pair, guess_level, read_pairs, split
 from elman.tasks.pairs.drawings import Attention
 from elman.tasks.pairs.job import JOB
 from elman.tasks.pairs.measures import copied, measure, nearest
@@ -326,7 +319,7 @@ def test_the_attention_of_examples_is_drawn_beside_their_symbols(
     known = Knowledge(
         Alphabet("chars", tuple("abcdef")), Alphabet("words", tuple("uvxyz")), 1.0, ()
     )
-    trained = Trained(JOB, a_model(), None, settings(), known.as_json())
+    trained = Trained(JOB, a_model(), PairsSource(files=()), settings(), known.as_json())
     JOB.draw(trained, {"abc": ("x",), "fedcba": ("y",)}, tmp_path)
     assert [seen.source for seen in drawn] == [list("abc"), list("fedcba")]
     for seen in drawn:
@@ -368,13 +361,24 @@ def score_of(model: PairsModel, source: list[int], target: list[int], ended: boo
     return sum(gains[t, symbol].item() for t, symbol in enumerate(wanted)) / len(wanted)
 
 
+def answer(model: PairsModel, sources: list[list[int]], longest: float, beam: int) -> Any:
+    """What the runtime finds with the same weights."""
+    cells = {elman.LSTM: "lstm", elman.GRU: "gru", elman.RNN: "rnn"}
+    known = Knowledge(
+        Alphabet("words", tuple("abcdef")), Alphabet("words", tuple("uvxyz")), longest, ()
+    )
+    how = settings(cell=cells[type(model.lower)])
+    trained = Trained(JOB, model, PairsSource(files=()), how, known.as_json())
+    return trained.shipped.answer(sources, beam)
+
+
 SOURCES = [[2, 3, 4], [5], [7, 6, 5, 4, 3, 2], [3, 3]]
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_a_beam_of_one_takes_the_likeliest_symbol_each_time(cell: str) -> None:
     model = a_model(seed=3, cell=cell)
-    for source, (best,) in zip(SOURCES, search.answer(model, SOURCES, 1.0, 1), strict=True):
+    for source, (best,) in zip(SOURCES, answer(model, SOURCES, 1.0, 1), strict=True):
         symbols: list[int] = []
         while len(symbols) < len(source) + 10:
             batch = Batch.of([(source, symbols)])
@@ -389,40 +393,40 @@ def test_a_beam_of_one_takes_the_likeliest_symbol_each_time(cell: str) -> None:
 
 
 def test_a_beam_that_holds_all_finds_the_best_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "_SPARE", 2)
+    monkeypatch.setattr(of_runtime, "_SPARE", 2)
     model = a_model(seed=1)
     for source in SOURCES:
-        found = search.answer(model, [source], 0.01, 400)[0]
+        found = answer(model, [source], 0.01, 400)[0]
         expected = {}
         for length in (1, 2, 3):
             for symbols in itertools.product(range(2, 7), repeat=length):
                 ended = length < 3  # the third symbol is the last, whatever it is
                 expected[symbols] = score_of(model, source, list(symbols), ended)
         assert len(found) == len(expected) == 155
-        for answer in found:
-            assert answer.score == pytest.approx(expected[tuple(answer.symbols)], abs=1e-4)
-        scores = [answer.score for answer in found]
+        for one in found:
+            assert one.score == pytest.approx(expected[tuple(one.symbols)], abs=1e-4)
+        scores = [one.score for one in found]
         assert scores == sorted(scores, reverse=True)
 
 
 def test_many_sources_are_answered_as_each_alone() -> None:
     model = a_model(seed=2)
-    together = search.answer(model, SOURCES, 1.0, 4)
+    together = answer(model, SOURCES, 1.0, 4)
     for source, found in zip(SOURCES, together, strict=True):
-        alone = search.answer(model, [source], 1.0, 4)[0]
+        alone = answer(model, [source], 1.0, 4)[0]
         assert [a.symbols for a in found] == [a.symbols for a in alone]
         assert len({tuple(a.symbols) for a in found}) == 4
-        for answer in found:
-            ended = len(answer.symbols) < len(source) + 10
-            expected = score_of(model, source, answer.symbols, ended)
-            assert answer.score == pytest.approx(expected, abs=1e-4)
+        for one in found:
+            ended = len(one.symbols) < len(source) + 10
+            expected = score_of(model, source, one.symbols, ended)
+            assert one.score == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_answer_without_end_is_cut() -> None:
     model = a_model()
     with torch.no_grad():
         model.output.bias[BOUNDARY] = -1e9
-    found = search.answer(model, SOURCES, 2.0, 2)
+    found = answer(model, SOURCES, 2.0, 2)
     assert [len(best[0].symbols) for best in found] == [2 * len(s) + 10 for s in SOURCES]
 
 

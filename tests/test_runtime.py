@@ -559,7 +559,7 @@ def test_modules_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     elman.save(nn.Sequential(elman.GRU(3, 4), nn.Linear(5, 2)), tmp_path / "m")
     with pytest.raises(FileError, match="must take 4 numbers, as the one before gives, got 5"):
         runtime.load(tmp_path / "m")
-    with pytest.raises(ShapeError, match="weights must be one of float32, bf16, got 'fp"):
+    with pytest.raises(ShapeError, match="weights must be one of float32, bf16, int8, got 'fp"):
         elman.save(elman.GRU(3, 4), tmp_path / "m", "fp16")
 
 
@@ -605,3 +605,19 @@ def test_damaged_files_give_one_error(model: runtime.Model, tmp_path: Path) -> N
     for odd in (tmp_path, tmp_path / "none"):
         with pytest.raises((FileError, OSError)):
             runtime.load(odd)
+
+
+@pytest.mark.parametrize(("kind", "options"), LAYERS, ids=str)
+def test_sequences_that_are_read_end_in_the_states_of_the_layer(
+    kind: str, options: dict[str, Any], agree: Any, tmp_path: Path
+) -> None:
+    module = layer(kind, options)
+    elman.save(module, tmp_path / "m")
+    x, lengths = torch.randn(7, 3, 4), [7, 1, 3]
+    with torch.no_grad():
+        output, final = module(x, lengths=lengths)
+    found, state = runtime.load(tmp_path / "m").read(x.numpy(), lengths)
+    agree(found, output)
+    expected = final if isinstance(final, tuple) else (final,)
+    for part, wanted in zip(state.values(), expected, strict=True):
+        agree(part, wanted)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from elman.cli import main
+from elman.runtime.jobs.times import Grid, parse
 from elman.tasks import InputError, series
 from elman.tasks.processes import Processes
 from elman.tasks.run import Run
@@ -21,7 +22,6 @@ from elman.tasks.series.data import Panel, read
 from elman.tasks.series.job import JOB
 from elman.tasks.series.measures import Forecasts, measure
 from elman.tasks.series.settings import SeriesSettings, SeriesSource, recognises
-from elman.tasks.series.times import Grid, parse
 from elman.tasks.series.windows import Windows
 
 SMALL: dict[str, Any] = {

@@ -11,11 +11,12 @@ import torch
 from jobs import tagged_sentences
 
 from elman.cli import main
+from elman.runtime.jobs.tags import likeliest
 from elman.tasks import InputError, tags
 from elman.tasks.tags.batches import Encoder, learn
 from elman.tasks.tags.data import Document, Sentence, split
 from elman.tasks.tags.measures import lookup, measure
-from elman.tasks.tags.model import TagsModel, likeliest
+from elman.tasks.tags.model import TagsModel
 from elman.tasks.tags.settings import TagsSettings
 
 SMALL: dict[str, Any] = {"hidden": 6, "embed": 5, "characters": 4, "batch": 4, "epochs": 1}
@@ -190,7 +191,7 @@ def test_the_likeliest_way_is_the_best_of_all_that_are_allowed() -> None:
     logits = torch.randn(5, 4, 3)
     lengths = torch.tensor([5, 1, 3, 4])
     forbidden = [[-1, 2], [0, 2], [1, 0]]
-    for n, found in enumerate(likeliest(logits, lengths, forbidden)):
+    for n, found in enumerate(likeliest(logits.numpy(), lengths.numpy(), forbidden)):
         length = int(lengths[n])
         ways = [
             way

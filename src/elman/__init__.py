@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from elman.drawing import plot_gates
     from elman.exchange.keras import from_keras, to_keras
     from elman.exchange.sru import from_sru
+    from elman.explanation import explain
     from elman.hints import Hint
+    from elman.inside import gates
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from elman.printing import axes, states
+    from elman.quantized import quantize
     from elman.ragged import BucketBatchSampler, last
     from elman.recurrent import Recurrent
     from elman.saved import load, save
@@ -51,14 +54,17 @@ _HOMES = {
     "axes": "printing",
     "check_cell": "diagnosis",
     "convert": "swap",
+    "explain": "explanation",
     "from_keras": "exchange.keras",
     "from_sru": "exchange.sru",
+    "gates": "inside",
     "get_language": "language",
     "get_num_threads": "core",
     "last": "ragged",
     "load": "saved",
     "per_sample_grads": "transforms",
     "plot_gates": "drawing",
+    "quantize": "quantized",
     "revert": "swap",
     "save": "saved",
     "set_language": "language",
@@ -85,8 +91,10 @@ __all__ = [
     "cell",
     "check_cell",
     "convert",
+    "explain",
     "from_keras",
     "from_sru",
+    "gates",
     "get_language",
     "get_num_threads",
     "last",
@@ -94,6 +102,7 @@ __all__ = [
     "onnx",
     "per_sample_grads",
     "plot_gates",
+    "quantize",
     "revert",
     "runtime",
     "save",

@@ -59,11 +59,14 @@ def read_bandwidth(bytes: int, seconds: float) -> float:
 class Chain32:
     """Modules of float32 and their weights, csrc/sessions.cpp; none is added once it has run."""
 
+    def __init__(self, may_dot: bool = True) -> None:
+        """Begin without modules; may_dot: use the processor's instructions for int8."""
+
     def add_embedding(self, table: Any, symbols: int, width: int) -> None:
         """Begin with a row of the table for each symbol."""
 
-    def add_linear(self, weight: Any, bias: Any, inputs: int, width: int) -> None:
-        """Add y = x W^T + b; bias may be None."""
+    def add_linear(self, weight: Any, bias: Any, inputs: int, width: int, scales: Any) -> None:
+        """Add y = x W^T + b; bias may be None, and so may the scales of a matrix in int8."""
 
     def add_layer_norm(self, scale: Any, shift: Any, eps: float, width: int) -> None:
         """Add a layer norm; scale and shift may be None."""
@@ -74,10 +77,19 @@ class Chain32:
     def add_layer(
         self, cell: str, inputs: int, hidden_size: int, projection: int, directions: list[Any]
     ) -> None:
-        """Add a recurrent layer: for each direction w_ih, w_hh, b_ih, b_hh and w_hr, or None."""
+        """Add a recurrent layer.
 
-    def run(self, x: Any, lengths: Any, out: Any, threads: int) -> bool:
-        """Run whole sequences from zeros; False, with nothing done, if an array does not fit."""
+        For each direction w_ih, w_hh, b_ih, b_hh, w_hr and, in int8, the scales of w_ih, w_hh and
+        w_hr; None for what is not there.
+        """
+
+    def run(
+        self, x: Any, lengths: Any, out: Any, threads: int, states: list[Any] | None = None
+    ) -> bool:
+        """Run whole sequences from zeros, or from states, which are replaced by those after it.
+
+        False, with nothing done, if an array does not fit.
+        """
 
 class Session32:
     """A state of a Chain32, in arrays of the caller's.

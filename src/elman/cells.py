@@ -113,8 +113,11 @@ class Cell:
         vectors: How many blocks of hidden_size numbers each further parameter has, by its name.
         initial: What a vector starts from, by its name, if not from random numbers.
         compiles: Whether torch.compile makes the step where the core does not have the cell.
+        values: `values(m, gx, gh, state)`, what each gate is after its nonlinearity, if the cell
+            tells it: one array per letter of `gates` that is not the name of a state too.
         is_known: Whether its name stands for it in the core and to PyTorch: another cell may have
             the same name.
+        bounded: Whether h, before a projection, is from -1 to 1 if the one before it is.
 
     Example:
         >>> from elman.cells import CELLS
@@ -137,7 +140,9 @@ class Cell:
     vectors: Mapping[str, int] = field(default_factory=dict)
     initial: Mapping[str, float] = field(default_factory=dict)
     compiles: bool = False
+    values: Step | None = None
     is_known: bool = True
+    bounded: bool = True
 
     # A copy of a cell is the cell itself, also in another process: it goes by where it is found.
     def __reduce__(self) -> tuple[Callable[..., "Cell"], tuple[str, ...]]:
@@ -201,9 +206,15 @@ def lstm(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, 
     projection h' = W_hr o tanh(c'), Sak, Senior and Beaufays 2014,
     https://arxiv.org/abs/1402.1128, is applied by the loop.
     """
+    i, f, g, o = lstm_values(m, gx, gh, state)
+    c = f * state[1] + i * g
+    return o * m.tanh(c), c
+
+
+def lstm_values(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    """Return the gates i, f, g and o of `lstm`."""
     i, f, g, o = m.split(gx + gh, 4)
-    c = m.sigmoid(f) * state[1] + m.sigmoid(i) * m.tanh(g)
-    return m.sigmoid(o) * m.tanh(c), c
+    return m.sigmoid(i), m.sigmoid(f), m.tanh(g), m.sigmoid(o)
 
 
 def gru(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
@@ -218,11 +229,16 @@ def gru(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, .
     gate after the product, to gh_n = W_hn h + b_hn, and not to h before it: all of gh is then one
     matrix product. PyTorch and cuDNN do the same; ONNX calls it linear_before_reset = 1.
     """
+    _, z, n = gru_values(m, gx, gh, state)
+    return (n + z * (state[0] - n),)
+
+
+def gru_values(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
+    """Return the gates r, z and n of `gru`."""
     xr, xz, xn = m.split(gx, 3)
     hr, hz, hn = m.split(gh, 3)
-    n = m.tanh(xn + m.sigmoid(xr + hr) * hn)
-    z = m.sigmoid(xz + hz)
-    return (n + z * (state[0] - n),)
+    r = m.sigmoid(xr + hr)
+    return r, m.sigmoid(xz + hz), m.tanh(xn + r * hn)
 
 
 def gru_reset_before(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
@@ -236,11 +252,17 @@ def gru_reset_before(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> t
     Cho et al. 2014, https://arxiv.org/abs/1406.1078. Keras calls it reset_after=False, ONNX
     linear_before_reset = 0.
     """
-    _, xz, xn = m.split(gx, 3)
-    _, hz, hn = m.split(gh, 3)
-    n = m.tanh(xn + hn)
-    z = m.sigmoid(xz + hz)
+    _, z, n = gru_reset_before_values(m, gx, gh, state)
     return (n + z * (state[0] - n),)
+
+
+def gru_reset_before_values(
+    m: Math, gx: Array, gh: Array, state: Sequence[Array]
+) -> tuple[Array, ...]:
+    """Return the gates r, z and n of `gru_reset_before`."""
+    xr, xz, xn = m.split(gx, 3)
+    hr, hz, hn = m.split(gh, 3)
+    return m.sigmoid(xr + hr), m.sigmoid(xz + hz), m.tanh(xn + hn)
 
 
 def reset_before(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> Array:
@@ -255,14 +277,22 @@ CELLS: Mapping[str, Cell] = {
         Cell(
             *("rnn_relu", "h", "h", rnn_relu, "RNN", "h", "Le, Jaitly and Hinton 2015"),
             {"activations": ["Relu"]},
+            bounded=False,
         ),
-        Cell("lstm", "ifgo", "hc", lstm, "LSTM", "iofg", "Hochreiter and Schmidhuber 1997"),
-        Cell("gru", "rzn", "h", gru, "GRU", "zrn", "Cho et al. 2014", {"linear_before_reset": 1}),
+        Cell(
+            *("lstm", "ifgo", "hc", lstm, "LSTM", "iofg", "Hochreiter and Schmidhuber 1997"),
+            values=lstm_values,
+        ),
+        Cell(
+            *("gru", "rzn", "h", gru, "GRU", "zrn", "Cho et al. 2014", {"linear_before_reset": 1}),
+            values=gru_values,
+        ),
         Cell(
             *("gru_reset_before", "rzn", "h", gru_reset_before, "GRU", "zrn", "Cho et al. 2014"),
             {"linear_before_reset": 0},
             late="n",
             reset=reset_before,
+            values=gru_reset_before_values,
         ),
     )
 }
@@ -276,6 +306,7 @@ def cell(
     recurrent: bool = True,
     vectors: Mapping[str, int] | None = None,
     initial: Mapping[str, float] | None = None,
+    values: Step | None = None,
     paper: str = "",
 ) -> Callable[[Step], Cell]:
     """Make a cell of a function that advances the state by one step, for `elman.Recurrent`.
@@ -294,6 +325,8 @@ def cell(
             each has, by its name. The function is given them as a fifth argument, a mapping.
         initial: The number that a vector starts from, by its name; those not named are drawn as the
             weights are.
+        values: `values(m, gx, gh, state)`, called as the function is, returns what each gate is
+            after its nonlinearity, for `elman.gates`.
         paper: Where the cell comes from.
 
     Raises:
@@ -341,6 +374,7 @@ def cell(
             recurrent=recurrent,
             vectors=dict(vectors or {}),
             initial=dict(initial or {}),
+            values=values,
             is_known=False,
         )
 

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 from elman.language import say
 
 __all__ = [
     "CheckpointError",
+    "arrays",
     "load",
     "over",
     "save",
@@ -162,22 +164,93 @@ def load(path: Path) -> tuple[dict[str, "Tensor"], Any]:
     """
     import safetensors.torch
 
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise CheckpointError(
-            say("{path} must be a checkpoint written by elman, but is not a file", path=path)
-        )
-    try:
-        content = path.read_bytes()  # safetensors opens no path that is not UTF-8
+    content = _read(path)  # safetensors opens no path that is not UTF-8
+    with _reading(path):
         # A copy is aligned as PyTorch aligns its own tensors. Products of matrices may round
         # differently on other alignments, and a resumed training must not.
         found = safetensors.torch.load(content)  # in no order
         tensors = {name: found[name].clone() for name in sorted(found)}
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = header["__metadata__"]
-        text = metadata["elman"]
-        if metadata["sha256"] != _checksum(tensors, text):
-            raise CheckpointError(say("what it holds is not what was saved: its checksum differs"))
-        return tensors, json.loads(text)
+        return tensors, _checked(content, _checksum(tensors, _text(content)))
+
+
+def arrays(path: Path, prefix: str) -> "tuple[dict[str, NDArray[Any]], Any]":
+    """Read some tensors of what `save` wrote, without PyTorch.
+
+    Args:
+        path: the checkpoint.
+        prefix: how the names begin of those that are wanted; they are of float32 or float64.
+
+    Returns:
+        The tensors by name, without the prefix and read-only, and the JSON value.
+
+    Raises:
+        OSError: if the file cannot be read.
+        CheckpointError: if it is not a checkpoint of this library, or a damaged one.
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp()) / "weights.safetensors"
+        >>> save(path, {"model.w": torch.ones(2), "step": torch.ones(1)}, {"step": 3})
+        >>> arrays(path, "model.")
+        ({'w': array([1., 1.], dtype=float32)}, {'step': 3})
+    """
+    import numpy as np
+
+    content = _read(path)
+    with _reading(path):
+        header = _header(content)
+        data = memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
+        text = _text(content)
+        digest, found = hashlib.sha256(text.encode()), {}
+        for name in sorted(header.keys() - {"__metadata__"}):
+            entry = header[name]
+            shape, (begin, end) = tuple(map(int, entry["shape"])), entry["data_offsets"]
+            part = data[int(begin) : int(end)]
+            digest.update(f"{name!r} {_TORCH_NAMES[entry['dtype']]} {shape}".encode())
+            digest.update(part)
+            if name.startswith(prefix):
+                kind = {"F32": "<f4", "F64": "<f8"}[entry["dtype"]]
+                found[name.removeprefix(prefix)] = np.frombuffer(part, kind).reshape(shape)
+        return found, _checked(content, digest.hexdigest())
+
+
+_TORCH_NAMES = {
+    **{"F64": "torch.float64", "F32": "torch.float32", "F16": "torch.float16"},
+    **{"BF16": "torch.bfloat16", "I64": "torch.int64", "I32": "torch.int32"},
+    **{"I16": "torch.int16", "I8": "torch.int8", "U8": "torch.uint8", "BOOL": "torch.bool"},
+}
+
+
+def _read(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise CheckpointError(
+            say("{path} must be a checkpoint written by elman, but is not a file", path=path)
+        )
+    return path.read_bytes()
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header
+
+
+def _text(content: bytes) -> str:
+    text: str = _header(content)["__metadata__"]["elman"]
+    return text
+
+
+def _checked(content: bytes, checksum: str) -> Any:
+    """Return the JSON value of a checkpoint whose checksum should be this."""
+    if _header(content)["__metadata__"]["sha256"] != checksum:
+        raise CheckpointError(say("what it holds is not what was saved: its checksum differs"))
+    return json.loads(_text(content))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Let whatever goes wrong in a `with` statement be a CheckpointError, and say what to do."""
+    try:
+        yield
     except OSError:
         raise
     except Exception as error:  # a damaged file makes the reader raise whatever it comes to

@@ -168,6 +168,9 @@ def forward(
     states: Sequence[Tensor | None],
     weights: Sequence[Tensor | None],
     keep: bool,
+    mask: Tensor | None = None,
+    to: Sequence[Tensor] = (),
+    cells: bool = False,
 ) -> list[Tensor]:
     """Run a layer, or one step of a cell.
 
@@ -179,10 +182,15 @@ def forward(
         states: The initial states, (D, N, .), or (N, .) for one step; none, or None each, for
             zeros.
         weights: Five for each direction.
-        keep: Whether `backward` will follow.
+        keep: Whether `backward` will follow, or the kept values are read.
+        mask: (L, N) bool, before which steps a sequence of a padded batch starts anew, in one
+            direction; None for nowhere.
+        to: With mask, what it starts from, (width,) for each state; none for zeros.
+        cells: Whether the cell state of every step is read.
 
     Returns:
-        The output and the final states, or the next states of a step; then, if keep, `kept`.
+        The output and the final states, or the next states of a step; then, if keep, `kept`; then,
+        if cells, (D, L, N, hidden_size).
 
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
@@ -192,6 +200,7 @@ def forward(
     directions, is_step = len(weights) // 5, batch_sizes is None and input.dim() == 2
     names = _names(len(states), directions, is_step)
     addresses = _addresses(cell, names, [input, *states, *weights], input.dtype, copies)
+    resets = (0, 0, 0) if mask is None else _resets(cell, mask, to, input, copies)
     output_size = projection or hidden_size
     new = input.new_empty  # which is faster with numbers than with a tuple of them
     results = [new(*input.shape[:-1], directions * output_size)]
@@ -203,12 +212,17 @@ def forward(
     c_n = results[-1]  # read as such by cells that have one
     if keep:
         results.append(new(directions, *input.shape[:-1], kept_width(cell, hidden_size)))
+    where = results[-1].data_ptr() if keep else 0
+    if cells:
+        results.append(new(directions, *input.shape[:-1], hidden_size))
     _native.forward(
         *sizes,
         *ragged,
         *_in_order(addresses, len(states)),
+        *resets,
         results[0].data_ptr(),
-        results[-1].data_ptr() if keep else 0,
+        where,
+        results[-1].data_ptr() if cells else 0,
         results[0 if is_step else 1].data_ptr(),
         c_n.data_ptr(),
         get_num_threads(),
@@ -228,6 +242,9 @@ def backward(
     upstream: Sequence[Tensor | None],
     wanted: Sequence[bool],
     groups: int = 1,
+    mask: Tensor | None = None,
+    to: Sequence[Tensor] = (),
+    d_kept: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of what `forward` was given.
 
@@ -241,9 +258,13 @@ def backward(
         output: The first of its results.
         kept: The last of its results.
         upstream: The gradients of the others, None for zeros.
-        wanted: For input, each state and each weight, whether its gradient is asked for.
+        wanted: For input, each state, each weight and each of `to`, whether its gradient is asked
+            for.
         groups: If more than 1, the batch is that many equal groups of neighbouring sequences, and
             the gradients of the weights are stacked, (groups, ...), one for each.
+        mask: As in `forward`, like `to`.
+        to: What the sequences start anew from.
+        d_kept: The gradient of kept, None for zeros.
 
     Returns:
         The gradients in the same order, None where not wanted.
@@ -268,6 +289,9 @@ def backward(
     ]
     names = _names(len(states), directions, is_step)
     tensors = [input, *states, *weights, output, kept, *upstream]
+    if d_kept is not None:
+        tensors.append(d_kept)
+        counts.append(kept.numel())
     addresses = _addresses(cell, names, tensors, input.dtype, copies, counts)
     dense = torch.contiguous_format
     gradients = [
@@ -276,19 +300,25 @@ def backward(
         else torch.empty_like(tensor, memory_format=dense)
         if i <= len(states) or groups == 1
         else tensor.new_empty(groups, *tensor.shape)
-        for i, (tensor, want) in enumerate(zip((input, *states, *weights), wanted, strict=True))
+        for i, (tensor, want) in enumerate(
+            zip((input, *states, *weights, *to), wanted, strict=True)
+        )
     ]
     results = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
-    read = len(results)
+    read = 1 + len(states) + len(weights)
+    dkeep = 0 if d_kept is None else addresses.pop()
+    resets = (0, 0, 0) if mask is None else _resets(cell, mask, to, input, copies)
     dy, *dfinals = addresses[read + 2 :]
     dh_n, dc_n = [*([0] if is_step else []), *dfinals, 0][:2]
     _native.backward(
         *sizes,
         *ragged,
         *_in_order(addresses[:read], len(states)),
+        *resets,
         *addresses[read : read + 2],
-        *(dy, dh_n, dc_n),
-        *_in_order(results, len(states)),
+        *(dy, dh_n, dc_n, dkeep),
+        *_in_order(results[:read], len(states)),
+        *[*results[read:], 0, 0][:2],
         groups,
         get_num_threads(),
     )
@@ -347,6 +377,17 @@ def _sizes(
     return sizes, (where_sizes, where_lengths), copies
 
 
+# The addresses of what says where sequences start anew, and from what.
+def _resets(
+    cell: Cell, mask: Tensor, to: Sequence[Tensor], input: Tensor, copies: list[Tensor]
+) -> list[int]:
+    copies.append(mask.to("cpu", torch.bool))
+    shape = input.shape[:2]
+    where = _addresses(cell, ["reset"], copies[-1:], torch.bool, copies, [shape.numel()])
+    names = ("h of reset_to", "c of reset_to")[: len(to)]
+    return [*where, *_addresses(cell, names, to, input.dtype, copies), 0, 0][:3]
+
+
 # Addresses of input, states and weights as the core takes them: always two states, and a list.
 def _in_order(addresses: list[int], num_states: int) -> tuple[Any, ...]:
     h_0 = addresses[1] if num_states else 0
@@ -361,7 +402,8 @@ def _names(num_states: int, directions: int, is_step: bool) -> tuple[str, ...]:
     upstream = [f"the gradient of {name}" for name in ("output", "h_n", "c_n")]
     if is_step:
         del upstream[1]
-    return "input", *("h_0", "c_0")[:num_states], *weights, "output", "kept", *upstream
+    of_kept = "the gradient of what is kept"
+    return "input", *("h_0", "c_0")[:num_states], *weights, "output", "kept", *upstream, of_kept
 
 
 # What the core asks of a tensor, and of its storage.

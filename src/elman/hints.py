@@ -51,7 +51,7 @@ def follow(module: Any, before: Any, after: Any) -> None:
     first = before if type(before) is Tensor else before[0]
     if type(first) is not Tensor or not first.requires_grad or torch.compiler.is_compiling():
         return
-    last = after if type(after) is Tensor else after[0]
+    last: Any = after if type(after) is Tensor else after[0]
     if first.grad_fn is None or last.grad_fn is None:
         return
     calls = getattr(first, "_calls_with_graph", 1) + 1

@@ -38,6 +38,7 @@ from torch.overrides import handle_torch_function, has_torch_function, has_torch
 
 from elman import hints, library, ops, shapes
 from elman.cells import CELLS, Cell
+from elman.shapes import Resets
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -111,7 +112,7 @@ class _Recurrent(Module):
             hints.follow(self, hx, state)
         return state
 
-    def _autocast(self, input: Any, hx: Any, *lengths: Any) -> Any:
+    def _autocast(self, input: Any, hx: Any, *ragged: Any) -> Any:
         # The core computes in float32 whatever comes in, so lowering the inputs and the weights
         # would cost time and accuracy.
         lower = torch.get_autocast_dtype("cpu")
@@ -121,7 +122,7 @@ class _Recurrent(Module):
                 lower = torch.promote_types(lower, state.data.dtype)
         dtype = self._weights()[0].dtype
         with torch.autocast("cpu", enabled=False):
-            return _cast(self.forward(_cast(input, dtype), _cast(hx, dtype), *lengths), lower)
+            return _cast(self.forward(_cast(input, dtype), _cast(hx, dtype), *ragged), lower)
 
 
 # Autocast lets alone what is double, integer or elsewhere.
@@ -160,6 +161,11 @@ def _call_of_a_stand_in(module: Module, *args: Any) -> Any:
 def _as_hx(states: Sequence[Tensor]) -> Any:
     # A state as users see it: one tensor, or for the LSTM a pair.
     return states[0] if len(states) == 1 else tuple(states)
+
+
+# The part of resets that is for one layer of a stack.
+def _of_layer(resets: Resets | None, layer: int) -> Resets | None:
+    return resets and Resets(resets.mask, tuple(state[layer] for state in resets.to))
 
 
 class _Layer(_Recurrent, torch.nn.RNNBase):
@@ -292,7 +298,14 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
                 text += f", {name}={value}"
         return text
 
-    def forward(self, input: Any, hx: Any = None, lengths: Any = None) -> tuple[Any, Any]:
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        lengths: Any = None,
+        reset: Any = None,
+        reset_to: Any = None,
+    ) -> tuple[Any, Any]:
         """Run over whole sequences.
 
         Every call starts from hx, or from zeros: a layer does not remember the last one.
@@ -308,6 +321,12 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
             lengths: (N,) steps of each sequence of a padded input, integers from 0 to L in any
                 order, as a tensor of any integer dtype and device or a list. None if all have L.
                 What the input holds past the end of a sequence is not read.
+            reset: Where sequences start anew, such as at the first step of an episode: (L, N), laid
+                out as input is without its features, bool or 0 and 1. Where it is true, the state
+                before that step is the initial one, in every layer, and no gradient flows past.
+                None for nowhere. For padded input and one direction.
+            reset_to: With reset, what they start from: hx of one sequence, without its batch axis;
+                gradients flow to it. Zeros if None.
 
         Returns:
             output, h_n, or for the LSTM output, (h_n, c_n). output has the last layer's h at every
@@ -324,35 +343,157 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
                 TypeError, an AttributeError and an IndexError.
         """
         if torch.is_autocast_enabled("cpu"):
-            return self._autocast(input, hx, lengths)  # type: ignore[no-any-return]
+            return self._autocast(input, hx, lengths, reset, reset_to)  # type: ignore[no-any-return]
         weights = self._weights()
         if isinstance(input, PackedSequence):
             shapes.check_no_lengths(self, lengths, is_nested=False)
+            shapes.check_no_resets(self, reset, is_nested=False)
             return self._forward_packed(input, hx, weights)
         if not isinstance(input, Tensor):
             if has_torch_function_unary(input):
-                return _call_of_a_stand_in(self, input, hx, lengths)  # type: ignore[no-any-return]
+                given = input, hx, lengths, reset, reset_to
+                return _call_of_a_stand_in(self, *given)  # type: ignore[no-any-return]
         elif input.is_nested:
             shapes.check_no_lengths(self, lengths, is_nested=True)
+            shapes.check_no_resets(self, reset, is_nested=True)
             return self._forward_nested(input, hx, weights)
 
+        batch, input, states, lengths, resets = self._padded(
+            input, hx, lengths, reset, reset_to, weights
+        )
+        results = self._run(input, None, states, weights, lengths, resets)
+        if not batch:
+            results = tuple(result.squeeze(1) for result in results)
+        elif self.batch_first:
+            results = (results[0].transpose(0, 1), *results[1:])
+        return results[0], self._as_state(hx, results[1:])
+
+    # The arguments of a call on padded input, checked: the batch axis, if there is one, and the
+    # rest time-major, with that axis.
+    def _padded(
+        self, input: Tensor, hx: Any, lengths: Any, reset: Any, reset_to: Any, weights: list[Any]
+    ) -> tuple[tuple[int, ...], Tensor, tuple[Tensor, ...] | None, Tensor | None, Resets | None]:
         shape = shapes.check_input(self, input, weights[0])
         batch = () if len(shape) == 2 else shape[:1] if self.batch_first else shape[1:2]
         states = None if hx is None else self._states(hx, weights[0], batch, shape)
         if lengths is not None:
             seq_len = shape[1 if batch and self.batch_first else 0]
             lengths = shapes.check_lengths(self, lengths, batch, seq_len)
+        resets = None
+        if reset is not None or reset_to is not None:
+            widths = self._state_widths
+            resets = shapes.check_resets(self, reset, reset_to, shape, weights[0], widths)
         if not batch:
             if states is not None:
                 states = tuple(state.unsqueeze(1) for state in states)
-            results = self._run(input.unsqueeze(1), None, states, weights, lengths)
-            results = tuple(result.squeeze(1) for result in results)
-        elif self.batch_first:
-            output, *final = self._run(input.transpose(0, 1), None, states, weights, lengths)
-            results = (output.transpose(0, 1), *final)
-        else:
-            results = self._run(input, None, states, weights, lengths)
-        return results[0], self._as_state(hx, results[1:])
+            return batch, input.unsqueeze(1), states, lengths, resets
+        if self.batch_first:
+            input = input.transpose(0, 1)
+        return batch, input, states, lengths, resets
+
+    def burn_in(
+        self, input: Tensor, hx: Any = None, reset: Any = None, reset_to: Any = None
+    ) -> Any:
+        """Return the state after some steps, without gradients, to go on from.
+
+        It brings a state that was stored with older weights up to date (Kapturowski et al. 2019,
+        "Recurrent experience replay in distributed reinforcement learning").
+
+        Args:
+            input: The first steps, as in a call of the layer, like the others.
+            hx: The state before them, zeros if None.
+            reset: Where sequences start anew.
+            reset_to: What they start from.
+
+        Returns:
+            The state after them, shaped as hx.
+
+        Example:
+            >>> import elman, torch
+            >>> lstm, x = elman.LSTM(3, 4), torch.randn(50, 8, 3)  # 50 steps of 8 sequences
+            >>> output, state = lstm(x[10:], lstm.burn_in(x[:10]))
+            >>> output.shape
+            torch.Size([40, 8, 4])
+        """
+        with torch.no_grad():
+            return self(input, hx, reset=reset, reset_to=reset_to)[1]
+
+    def states(
+        self,
+        input: Tensor,
+        hx: Any = None,
+        lengths: Any = None,
+        reset: Any = None,
+        reset_to: Any = None,
+    ) -> dict[str, Tensor]:
+        """Return every state of every layer, direction and time step.
+
+        Args:
+            input: As in a call of the layer, but not packed or nested; like the others.
+            hx: The initial state.
+            lengths: The steps of each sequence.
+            reset: Where sequences start anew.
+            reset_to: What they start from.
+
+        Returns:
+            For each letter of the cell's states, "h" and for the LSTM "c",
+            (num_layers, D, L, N, .), or (num_layers, D, N, L, .) if batch_first, without N for one
+            sequence; the state after each step, and zeros past the end of a sequence. Gradients
+            flow through all.
+
+        Raises:
+            ShapeError: as in a call of the layer.
+            KindError: the same, or input is packed or nested.
+
+        Example:
+            >>> import elman, torch
+            >>> lstm, x = elman.LSTM(3, 4, num_layers=2), torch.randn(5, 16, 3)
+            >>> states = lstm.states(x)
+            >>> states["c"].shape
+            torch.Size([2, 1, 5, 16, 4])
+            >>> torch.equal(states["h"][-1, 0], lstm(x)[0])
+            True
+        """
+        return self._inside(self._cell.states, input, hx, lengths, reset, reset_to)
+
+    # States and gates by their letters, as `states` returns them.
+    def _inside(
+        self, letters: str, input: Any, hx: Any, lengths: Any, reset: Any, reset_to: Any
+    ) -> dict[str, Tensor]:
+        weights, cell, directions = self._weights(), self._cell, self._num_directions
+        shapes.check_plain(self, input)
+        with torch.autocast("cpu", enabled=False):
+            if torch.is_autocast_enabled("cpu"):
+                input, hx = _cast(input, weights[0].dtype), _cast(hx, weights[0].dtype)
+            batch, x, states, lengths, resets = self._padded(
+                input, hx, lengths, reset, reset_to, weights
+            )
+            found: list[dict[str, Tensor]] = []
+            for layer in range(self.num_layers):
+                if layer and self.dropout and self.training:
+                    x = apply_dropout(x, self.dropout)
+                rows = slice(layer * directions, (layer + 1) * directions)
+                (x, *_), values = ops.inside(
+                    cell,
+                    x,
+                    None if states is None else tuple(state[rows] for state in states),
+                    weights[self._parts * rows.start : self._parts * rows.stop],
+                    lengths,
+                    _of_layer(resets, layer),
+                    letters,
+                )
+                found.append(values)
+        stacked = {
+            letter: found[0][letter].unsqueeze(0)
+            if self.num_layers == 1
+            else torch.stack([values[letter] for values in found])
+            for letter in letters
+        }
+        if not batch:
+            return {letter: value.squeeze(3) for letter, value in stacked.items()}
+        if self.batch_first:
+            return {letter: value.transpose(2, 3) for letter, value in stacked.items()}
+        return stacked
 
     def _forward_packed(
         self, input: PackedSequence, hx: Any, weights: list[Any]
@@ -402,15 +543,18 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         states: tuple[Tensor, ...] | None,
         weights: list[Any],
         lengths: Tensor | None = None,
+        resets: Resets | None = None,
     ) -> tuple[Tensor, ...]:
         cell = self._cell
         if ops.is_tracing():  # for any length, as the kernels are recorded
-            shapes.check_traceable(self, cell)
+            shapes.check_traceable(self, cell, resets)
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
-        if cell.is_known and not cell.reset and (not input.is_cpu or _override(weights)):
+        is_torchs = cell.is_known and not cell.reset and resets is None
+        if is_torchs and (not input.is_cpu or _override(weights)):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         if self.num_layers == 1:
-            return ops.layer(cell, input, batch_sizes, states, weights, lengths)
+            first = _of_layer(resets, 0)
+            return ops.layer(cell, input, batch_sizes, states, weights, lengths, first)
         directions = self._num_directions
         finals = []
         for layer in range(self.num_layers):
@@ -424,6 +568,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
                 None if states is None else tuple(state[rows] for state in states),
                 weights[self._parts * rows.start : self._parts * rows.stop],
                 lengths,
+                _of_layer(resets, layer),
             )
             finals.append(final)
         return input, *(torch.cat(layers) for layers in zip(*finals, strict=True))

@@ -19,8 +19,9 @@ from torch.autograd import forward_ad
 
 from elman import core, library, reference
 from elman.cells import Cell
+from elman.shapes import Resets
 
-__all__ = ["is_tracing", "layer", "step"]
+__all__ = ["inside", "is_tracing", "layer", "step"]
 
 Weights: TypeAlias = Sequence[Tensor | None]
 
@@ -35,25 +36,80 @@ def layer(
     hx: tuple[Tensor, ...] | None,
     weights: Weights,
     lengths: Tensor | None = None,
+    resets: Resets | None = None,
 ) -> tuple[Tensor, ...]:
     """Run one layer, in all its directions; arguments and results as `elman.reference.layer`."""
     if not core.computes(cell, input):
         if input.dtype in _WIDENED and input.device.type == "cpu":
             wide = _widen(hx), _widen(weights)
-            results = layer(cell, input.float(), batch_sizes, *wide, lengths)
+            if resets is not None:
+                resets = resets._replace(to=_widen(resets.to))
+            results = layer(cell, input.float(), batch_sizes, *wide, lengths, resets)
             return tuple(result.to(input.dtype) for result in results)
-        return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
+        return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets)
     compiling, watched, transforming = _modes(input)
+    if resets is not None and (watched or transforming or _is_beyond_the_core()):
+        return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets)
     if transforming and not compiling:
         return library.transformed(cell, input, batch_sizes, hx, weights, lengths)
     if transforming or (not compiling and _is_beyond_the_core()):
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
     if not watched:
         try:
-            return _run(cell, input, batch_sizes, lengths, hx, weights)
-        except core.LazyError:
-            pass  # the dispatcher knows what the tensor stands for
+            return _run(cell, input, batch_sizes, lengths, hx, weights, resets)
+        except core.LazyError:  # the dispatcher knows what the tensor stands for
+            if resets is not None:
+                return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets)
     return library.compiled(cell, input, batch_sizes, hx, weights, lengths)
+
+
+def inside(
+    cell: Cell,
+    input: Tensor,
+    hx: tuple[Tensor, ...] | None,
+    weights: Weights,
+    lengths: Tensor | None,
+    resets: Resets | None,
+    letters: str,
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Run one layer and tell its states, or gates too, by their letters.
+
+    Arguments and results are those of `elman.reference.inside`.
+    """
+    if core.computes(cell, input) and not any(_modes(input)) and not _is_beyond_the_core():
+        call = cell, input, None, lengths, hx, weights, resets
+        try:
+            found = _run(*call, letters)
+        except core.LazyError:
+            pass
+        else:
+            results, told = found[: 1 + len(cell.states)], [*found[1 + len(cell.states) :], None][0]
+            return results, _values(cell, letters, found[0], told, weights)
+    elif input.dtype in _WIDENED and input.device.type == "cpu":
+        if resets is not None:
+            resets = resets._replace(to=_widen(resets.to))
+        wide = _widen(hx), _widen(weights)
+        results, values = inside(cell, input.float(), *wide, lengths, resets, letters)
+        lower = input.dtype
+        return tuple(r.to(lower) for r in results), {k: v.to(lower) for k, v in values.items()}
+    return reference.inside(cell, input, hx, weights, lengths, resets, letters)
+
+
+# The states and gates by their letters, (D, L, N, .), from the output and what the core told: all
+# that it keeps, or the cell states alone.
+def _values(
+    cell: Cell, letters: str, output: Tensor, told: Tensor | None, weights: Weights
+) -> dict[str, Tensor]:
+    assert weights[0] is not None
+    hidden_size = len(weights[0]) // len(cell.gates)
+    by_direction = output.unflatten(-1, (len(weights) // 5, -1))  # type: ignore[no-untyped-call]
+    values = {"h": by_direction.movedim(2, 0)}
+    if told is not None:
+        kept = told.shape[-1] // hidden_size
+        vectors = told.unflatten(-1, (kept, -1))  # type: ignore[no-untyped-call]
+        each = cell.gates + cell.states[1:] if kept > 1 else cell.states[1:]
+        values |= {letter: vectors[..., i, :] for i, letter in enumerate(each)}
+    return {letter: values[letter] for letter in letters}
 
 
 def step(
@@ -107,17 +163,26 @@ def _run(
     lengths: Tensor | None,
     hx: tuple[Tensor, ...] | None,
     weights: Weights,
+    resets: Resets | None = None,
+    letters: str = "",
 ) -> tuple[Tensor, ...]:
-    if torch.is_grad_enabled() and _requires_grad(input, hx, weights):
+    mask, to = resets or (None, ())
+    beyond_h = bool(letters.strip("h"))
+    if torch.is_grad_enabled() and _requires_grad(input, hx, weights, to):
         states = hx or (None,) * len(cell.states)
-        return _Layer.apply(cell, batch_sizes, lengths, len(states), input, *states, *weights)  # type: ignore[no-untyped-call, no-any-return]
-    return tuple(core.forward(cell, input, batch_sizes, lengths, hx or (), weights, False))
+        how = cell, batch_sizes, lengths, mask, beyond_h, len(states), len(weights)
+        return _Layer.apply(*how, input, *states, *weights, *to)  # type: ignore[no-untyped-call, no-any-return]
+    call = cell, input, batch_sizes, lengths, hx or (), weights
+    gates = bool(set(letters) - set(cell.states))
+    return tuple(core.forward(*call, gates, mask, to, beyond_h and not gates))
 
 
-def _requires_grad(input: Tensor, hx: tuple[Tensor, ...] | None, weights: Weights) -> bool:
+def _requires_grad(
+    input: Tensor, hx: tuple[Tensor, ...] | None, weights: Weights, to: tuple[Tensor, ...]
+) -> bool:
     if input.requires_grad:
         return True
-    for tensor in weights:
+    for tensor in (*to, *weights):
         if tensor is not None and tensor.requires_grad:
             return True
     return hx is not None and any(state.requires_grad for state in hx)
@@ -135,42 +200,65 @@ class _Layer(torch.autograd.Function):
         cell: Cell,
         batch_sizes: Tensor | None,
         lengths: Tensor | None,
+        mask: Tensor | None,
+        tells: bool,
         num_states: int,
+        num_weights: int,
         input: Tensor,
-        *tensors: Tensor | None,  # the initial states, then the weights
+        *tensors: Tensor | None,  # the initial states, the weights, and what resets start from
     ) -> tuple[Tensor, ...]:
-        states, weights = tensors[:num_states], tensors[num_states:]
-        *outputs, kept = core.forward(cell, input, batch_sizes, lengths, states, weights, True)
-        ctx.cell, ctx.num_states = cell, num_states
+        states, weights, to = _parts(tensors, num_states, num_weights)
+        call = cell, input, batch_sizes, lengths, states, weights
+        *outputs, kept = core.forward(*call, True, mask, to)
+        ctx.cell, ctx.tells, ctx.sizes = cell, tells, (num_states, num_weights)
         ctx.set_materialize_grads(False)
         ctx.witness = outputs[0].detach()
         ctx.witness.data = _NOTHING
         # As data, so that PyTorch does not refuse an output that was changed.
-        ctx.save_for_backward(batch_sizes, lengths, input, *tensors, outputs[0].data, kept)
-        return tuple(outputs)
+        saved = batch_sizes, lengths, mask, outputs[0].data, kept
+        ctx.save_for_backward(*saved, input, *tensors)
+        return (*outputs, kept) if tells else tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        batch_sizes, lengths, input, *tensors, output, kept = ctx.saved_tensors
-        cell, wanted = ctx.cell, ctx.needs_input_grad[4:]
-        states, weights = tensors[: ctx.num_states], tensors[ctx.num_states :]
+        batch_sizes, lengths, mask, output, kept, input, *tensors = ctx.saved_tensors
+        cell, wanted = ctx.cell, ctx.needs_input_grad[7:]
+        states, weights, to = _parts(tensors, *ctx.sizes)
         call = cell, input, batch_sizes, lengths, states, weights
+        d_kept = None
+        if ctx.tells:
+            *upstream, d_kept = upstream  # type: ignore[assignment]
+
+        def again(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+            given = cell, input, batch_sizes, states, weights, lengths, wanted, upstream
+            return reference.gradients(*given, mask, to)
+
+        of_kept = []
+        if d_kept is not None:  # what is kept and has no letter has no gradient
+            letters, size = len(cell.gates + cell.states[1:]), core.kept_width(cell, 1)
+            of_kept = [d_kept[..., : d_kept.shape[-1] // size * letters]]
         if torch.is_grad_enabled():  # derivatives of these derivatives are asked for
-
-            def again(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-                return reference.gradients(
-                    cell, input, batch_sizes, states, weights, lengths, wanted, upstream
-                )
-
-            return (None,) * 4 + library.mapped(again, upstream)
+            return (None,) * 7 + library.mapped(again, (*upstream, *of_kept))
         if ctx.witness._version:
-            output = _output(*call)
+            output = _output(*call, mask, to)
         if not any(_modes(input)):
             try:
-                return (None,) * 4 + core.backward(*call, output, kept, upstream, wanted)
+                more = {"mask": mask, "to": to, "d_kept": d_kept}
+                found = core.backward(*call, output, kept, upstream, wanted, **more)
+                return (None,) * 7 + found
             except core.LazyError:
                 pass
-        return (None,) * 4 + library.gradients(*call, output, kept, upstream, wanted)
+        if mask is not None or d_kept is not None:
+            return (None,) * 7 + library.mapped(again, (*upstream, *of_kept))
+        return (None,) * 7 + library.gradients(*call, output, kept, upstream, wanted)
+
+
+# The initial states, the weights, and what resets start from, of the tensors of a call.
+def _parts(
+    tensors: Sequence[Any], num_states: int, num_weights: int
+) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    at = num_states + num_weights
+    return tensors[:num_states], tensors[num_states:at], tensors[at:]
 
 
 _NOTHING = torch.empty(0, device="cpu")  # also where the first import is under another device
@@ -183,8 +271,11 @@ def _output(
     lengths: Tensor | None,
     states: Weights,
     weights: Weights,
+    mask: Tensor | None,
+    to: Sequence[Tensor],
 ) -> Tensor:
     hx = None if states[0] is None else tuple(state for state in states if state is not None)
     if batch_sizes is None and input.dim() == 2:
         return step(cell, input, hx, weights[:4])[0]
-    return layer(cell, input, batch_sizes, hx, weights, lengths)[0]
+    resets = None if mask is None else Resets(mask, tuple(to))
+    return layer(cell, input, batch_sizes, hx, weights, lengths, resets)[0]

@@ -11,6 +11,7 @@ and out, G gates.
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, softplus
 
-from elman.cells import Cell
+from elman.cells import Cell, Math
 from elman.language import say
+from elman.shapes import Resets
 
-__all__ = ["TorchMath", "gradients", "layer", "step"]
+__all__ = ["TorchMath", "gradients", "inside", "layer", "step"]
 
 
 class TorchMath:
@@ -60,6 +62,7 @@ def layer(
     hx: tuple[Tensor, ...] | None,
     weights: Sequence[Tensor | None],
     lengths: Tensor | None = None,
+    resets: Resets | None = None,
 ) -> tuple[Tensor, ...]:
     """Run one layer, in all its directions, over a batch of sequences.
 
@@ -75,6 +78,7 @@ def layer(
             the cell, if it has any. A w_hh of fewer columns than there are features of h is
             block-diagonal: each block of h has its own rows of each gate.
         lengths: (N,) steps of each sequence of a padded input, from 0 to L; None if all have L.
+        resets: Before which steps of a padded input a sequence starts anew, in one direction.
 
     Returns:
         The output, (L, N, D * H_out) or (rows, D * H_out), zeros past the end of a sequence, and
@@ -90,6 +94,89 @@ def layer(
         >>> output.shape, h_n
         (torch.Size([4, 1, 2]), tensor([[[3., 3.]]]))
     """
+    outputs, final = _directions(cell, input, batch_sizes, hx, weights, lengths, resets)
+    output = torch.cat([direction[0] for direction in outputs], -1)
+    if batch_sizes is None:
+        output = output.reshape(*input.shape[:2], output.shape[-1])
+    return output, *(torch.stack(directions) for directions in zip(*final, strict=True))
+
+
+def inside(
+    cell: Cell,
+    input: Tensor,
+    hx: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor | None],
+    lengths: Tensor | None,
+    resets: Resets | None,
+    letters: str,
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Run one layer as `layer` does, and tell states and gates of every step.
+
+    Args:
+        cell: As in `layer`, like the others.
+        input: Not packed.
+        hx: As in `layer`.
+        weights: As in `layer`.
+        lengths: As in `layer`.
+        resets: As in `layer`.
+        letters: Of which states and gates.
+
+    Returns:
+        What `layer` returns, and (D, L, N, .) for each of the letters; zeros past the end of a
+        sequence.
+    """
+    told = _telling(cell) if set(letters) - set(cell.states) else cell
+    more = len(told.states) - len(cell.states)
+    if hx is not None and more:
+        hx = (*hx, *[hx[-1].new_zeros(*hx[-1].shape[:-1], _hidden_size(cell, weights))] * more)
+    if resets is not None and resets.to and more:
+        resets = resets._replace(to=(*resets.to, *[resets.to[0].new_zeros(())] * more))
+    outputs, final = _directions(told, input, None, hx, weights, lengths, resets)
+    output = torch.cat([direction[0] for direction in outputs], -1)
+    output = output.reshape(*input.shape[:2], output.shape[-1])
+    final = [states[: len(cell.states)] for states in final]
+    each = zip(told.states, zip(*outputs, strict=True), strict=True)
+    values = {
+        letter: torch.stack(directions).unflatten(1, input.shape[:2])  # type: ignore[no-untyped-call]
+        for letter, directions in each
+        if letter in letters
+    }
+    return (output, *(torch.stack(s) for s in zip(*final, strict=True))), values
+
+
+# A cell whose gates are states beside its own, which its step sets and does not read.
+@cache
+def _telling(cell: Cell) -> Cell:
+    values, count = cell.values, len(cell.states)
+    assert values is not None
+    assert not set(cell.gates) & set(cell.states)
+
+    def step(
+        m: Math, gx: Tensor, gh: Tensor, state: Sequence[Tensor], *vectors: Any
+    ) -> tuple[Tensor, ...]:
+        before = state[:count]
+        after = cell.step(m, gx, gh, before, *vectors)
+        after = after if isinstance(after, tuple) else (after,)
+        return *after, *values(m, gx, gh, before, *vectors)
+
+    return replace(cell, states=cell.states + cell.gates, step=step, is_known=False)
+
+
+def _hidden_size(cell: Cell, weights: Sequence[Tensor | None]) -> int:
+    assert weights[0] is not None
+    return weights[0].shape[0] // len(cell.gates)
+
+
+# For each direction, every state at every step, (rows, .), and the final states, (N, .).
+def _directions(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor | None],
+    lengths: Tensor | None,
+    resets: Resets | None,
+) -> tuple[list[list[Tensor]], list[Sequence[Tensor]]]:
     runs_at, parts = None, 5 + len(cell.vectors)
     if batch_sizes is None:
         sizes = [input.shape[1]] * input.shape[0]
@@ -109,15 +196,12 @@ def layer(
             runs_at,
             None if hx is None else [state[d] for state in hx],
             weights[parts * d : parts * (d + 1)],
+            resets,
             reverse=d == 1,
         )
         for d in range(len(weights) // parts)
     ]
-    outputs, states = zip(*runs, strict=True)
-    output = torch.cat(outputs, -1)
-    if batch_sizes is None:
-        output = output.reshape(*input.shape[:2], output.shape[-1])
-    return output, *(torch.stack(directions) for directions in zip(*states, strict=True))
+    return [outputs for outputs, _ in runs], [final for _, final in runs]
 
 
 def step(
@@ -178,7 +262,7 @@ def _product(h: Tensor, w_hh: Tensor, b_hh: Tensor | None, gates: int) -> Tensor
 
 
 # (rows, H_in), N per step, which of them run (L, N, 1), (N, .) per state
-# -> (rows, H_out), (N, .) per state
+# -> (rows, .) per state, (N, .) per state
 def _direction(
     cell: Cell,
     rows: Tensor,
@@ -186,8 +270,9 @@ def _direction(
     runs_at: Tensor | None,
     hx: Sequence[Tensor] | None,
     weights: Sequence[Tensor | None],
+    resets: Resets | None,
     reverse: bool,
-) -> tuple[Tensor, Sequence[Tensor]]:
+) -> tuple[list[Tensor], Sequence[Tensor]]:
     w_ih, w_hh, b_ih, b_hh, w_hr, *vectors = weights
     assert w_ih is not None
     state: Sequence[Tensor] = _zeros(cell, rows, sizes[0], w_ih, w_hr) if hx is None else hx
@@ -195,30 +280,42 @@ def _direction(
     times = range(len(gx))[::-1] if reverse else range(len(gx))
     # What torch.compile makes is for so many steps of one batch size; the rest is computed without.
     compiles = cell.compiles and sizes[0] == sizes[-1]
-    outputs: list[Tensor] = []
+    steps_so_far: list[Sequence[Tensor]] = []
     for start in range(0, len(times), _STRETCH if compiles else len(times)):
         stretch = times[start : start + _STRETCH] if compiles else times
         steps = _compiled(cell) if compiles and len(stretch) == _STRETCH else _steps
         runs = None if runs_at is None else [runs_at[t] for t in stretch]
-        after, state = steps(cell, [gx[t] for t in stretch], runs, w_hh, b_hh, w_hr, vectors, state)
-        outputs += after
-    return torch.cat(outputs[::-1] if reverse else outputs), state
+        anew = None
+        if resets is not None:
+            anew = [resets.mask[t].to(rows.device, torch.bool)[:, None] for t in stretch]
+        to = () if resets is None else resets.to
+        given = [gx[t] for t in stretch], runs, anew, to, w_hh, b_hh, w_hr, vectors, state
+        after, state = steps(cell, *given)
+        steps_so_far += after
+    each = zip(*(steps_so_far[::-1] if reverse else steps_so_far), strict=True)
+    return [torch.cat(states) for states in each], state
 
 
-# Some steps in a row: gx of each and which sequences run, and the state -> the output of each, and
-# the state.
+# Some steps in a row: gx of each, which sequences run, which start anew and from what, and the
+# state -> the states after each, and the state.
 def _steps(
     cell: Cell,
     gx: Sequence[Tensor],
     runs: Sequence[Tensor] | None,
+    anew: Sequence[Tensor] | None,
+    to: Sequence[Tensor],
     w_hh: Tensor | None,
     b_hh: Tensor | None,
     w_hr: Tensor | None,
     vectors: Sequence[Tensor | None],
     state: Sequence[Tensor],
-) -> tuple[list[Tensor], Sequence[Tensor]]:
-    outputs: list[Tensor] = []
+) -> tuple[list[Sequence[Tensor]], Sequence[Tensor]]:
+    outputs: list[Sequence[Tensor]] = []
     for i, gx_t in enumerate(gx):
+        if anew is not None:
+            fresh: Sequence[Any] = to or [0.0] * len(state)
+            starts = anew[i] if runs is None else anew[i] & runs[i]
+            state = [torch.where(starts, f, s) for f, s in zip(fresh, state, strict=True)]
         # The first n sequences take this step. The others have ended, or, in reverse, have not
         # begun: either way their state waits.
         n = gx_t.shape[0]
@@ -227,10 +324,10 @@ def _steps(
         if w_hr is not None:
             after = (linear(after[0], w_hr), *after[1:])
         if runs is not None:
-            outputs.append(torch.where(runs[i], after[0], 0))
+            outputs.append([torch.where(runs[i], a, 0) for a in after])
             state = [torch.where(runs[i], a, s) for a, s in zip(after, state, strict=True)]
             continue
-        outputs.append(after[0])
+        outputs.append(after)
         waits = n < state[0].shape[0]
         state = (
             [torch.cat((a, s[n:])) for a, s in zip(after, state, strict=True)] if waits else after
@@ -243,10 +340,10 @@ _STRETCH = 8  # steps that are compiled together: more take longer to compile an
 
 # `_steps` of a cell, compiled; and as they are where they cannot be, which is said once.
 @cache
-def _compiled(cell: Cell) -> Callable[..., tuple[list[Tensor], Sequence[Tensor]]]:
+def _compiled(cell: Cell) -> Callable[..., tuple[list[Sequence[Tensor]], Sequence[Tensor]]]:
     compiled, failed = torch.compile(_steps), False
 
-    def run(*args: Any) -> tuple[list[Tensor], Sequence[Tensor]]:
+    def run(*args: Any) -> tuple[list[Sequence[Tensor]], Sequence[Tensor]]:
         nonlocal failed
         if failed or torch._C._are_functorch_transforms_active():
             return _steps(*args)
@@ -287,6 +384,8 @@ def gradients(
     lengths: Tensor | None,
     wanted: Sequence[bool],
     upstream: Sequence[Tensor | None],
+    mask: Tensor | None = None,
+    to: Sequence[Tensor] = (),
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of a layer, or of a step of a cell, that can be differentiated again.
 
@@ -297,13 +396,17 @@ def gradients(
         states: As in `layer`.
         weights: As in `layer`, five also for a step.
         lengths: As in `layer`.
-        wanted: For input, each state and each weight, whether its gradient is asked for.
-        upstream: The gradients of the results, None for zeros.
+        wanted: For input, each state, each weight and each of `to`, whether its gradient is asked
+            for.
+        upstream: The gradients of the results, None for zeros; after those of `layer` may come that
+            of what the core keeps.
+        mask: As in `elman.shapes.Resets`, like `to`.
+        to: What the sequences start anew from.
 
     Returns:
-        The gradients in the same order, None where not wanted.
+        The gradients in the order of `wanted`, None where not wanted.
     """
-    tensors = (input, *states, *weights)
+    tensors = (input, *states, *weights, *to)
     asked = [t for t, want in zip(tensors, wanted, strict=True) if want and t is not None]
     used = [i for i, gradient in enumerate(upstream) if gradient is not None]
 
@@ -312,12 +415,22 @@ def gradients(
         x, *others = (next(rest) if want else t for t, want in zip(tensors, wanted, strict=True))
         assert x is not None
         hx = tuple(state for state in others[: len(states)] if state is not None) or None
-        if x.dim() == 3:
-            results = layer(cell, x, None, hx, others[len(states) :], lengths)
+        of_weights = others[len(states) : len(states) + len(weights)]
+        resets = None
+        if mask is not None:
+            resets = Resets(
+                mask, tuple(t for t in others[len(states) + len(weights) :] if t is not None)
+            )
+        if len(upstream) > 1 + len(cell.states):
+            letters = cell.gates + cell.states[1:]
+            results, values = inside(cell, x, hx, of_weights, lengths, resets, letters)
+            results = *results, torch.cat([values[letter] for letter in letters], -1)
+        elif x.dim() == 3:
+            results = layer(cell, x, None, hx, of_weights, lengths, resets)
         elif batch_sizes is not None:
-            results = layer(cell, x, batch_sizes, hx, others[len(states) :])
+            results = layer(cell, x, batch_sizes, hx, of_weights)
         else:
-            results = step(cell, x, hx, others[len(states) :][:4])
+            results = step(cell, x, hx, of_weights[:4])
         return tuple(results[i] for i in used)
 
     cotangents = tuple(gradient for gradient in upstream if gradient is not None)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from elman import runtime
@@ -18,12 +19,12 @@ from elman.cells import CELLS
 from elman.language import say
 from elman.nn import GRU, LSTM, RNN
 from elman.runtime.file import Stored, read, write
-from elman.runtime.modules import widen
+from elman.runtime.modules import MOST_TERMS, SCALES, Matrix, quantise, widen
 from elman.shapes import KindError, ShapeError
 
-__all__ = ["load", "save"]
+__all__ = ["load", "recurrent_entry", "reduced", "save", "stored"]
 
-_WEIGHTS = ("float32", "bf16")
+_WEIGHTS = ("float32", "bf16", "int8")
 
 
 def save(
@@ -38,12 +39,15 @@ def save(
             Embedding, Linear, LayerNorm, Dropout, activations and softmax. It is written as in
             evaluation mode, so dropout is left out.
         path: the file; it is replaced wholly or not at all.
-        weights: how matrices are stored: "float32" as they are, or "bf16" in half the space,
-            rounded to 8 bits of precision; the arithmetic stays that of float32. Biases stay as
-            they are.
+        weights: how matrices are stored: "float32" as they are; "bf16" in half the space, rounded
+            to 8 bits of precision, with the arithmetic of float32; or "int8" in a quarter, as
+            integers from -127 to 127 with a scale for each row, by which inputs and hidden states
+            are multiplied as such integers too. Biases and layer norms stay as they are, and so do
+            matrices that are bfloat16 or quantised already.
 
     Raises:
-        ShapeError: `weights` is misspelt, or a module is of a dtype that cannot be stored.
+        ShapeError: `weights` is misspelt, or a module is of a dtype that cannot be stored, or, for
+            int8, has weights that are not finite or more than 131,072 inputs.
         KindError: a module cannot stand in a chain.
         OSError: the file cannot be written.
 
@@ -74,7 +78,7 @@ def save(
         entries.append({"name": name or "0", **entry})
         width = entry["width"] if entry["kind"] != "recurrent" else _output_width(entry)
         for parameter, tensor in part.state_dict().items():
-            tensors[f"{name or '0'}.{parameter}"] = _stored(tensor, weights)
+            tensors.update(stored(f"{name or '0'}.{parameter}", tensor, weights))
     if not entries:
         raise KindError(
             say("save: the module has nothing that computes: give it a recurrent layer")
@@ -117,14 +121,37 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         prefix = f"{entry['name']}."
         part.load_state_dict(
             {
-                name.removeprefix(prefix): torch.from_numpy(np.array(widen(stored)))
-                for name, stored in tensors.items()
-                if name.startswith(prefix)
+                parameter: torch.from_numpy(_floats(tensors, prefix + parameter))
+                for parameter in part.state_dict()
             }
         )
         parts.append(part)
     whole = parts[0] if len(parts) == 1 else _Chain(*parts)
     return whole.eval()
+
+
+def reduced(tensors: Mapping[str, Stored], weights: str) -> dict[str, Stored]:
+    """Store the tensors of a model file in fewer bits, as `save` does.
+
+    Args:
+        tensors: the tensors by name, of float32.
+        weights: as `save` takes it.
+
+    Raises:
+        ShapeError: `weights` is misspelt, or a tensor cannot be stored so.
+    """
+    if weights not in _WEIGHTS:
+        raise ShapeError(
+            say(
+                "save: weights must be one of {names}, got {got}",
+                names=", ".join(_WEIGHTS),
+                got=repr(weights),
+            )
+        )
+    found = dict[str, Stored]()
+    for name, kept in tensors.items():
+        found |= stored(name, torch.from_numpy(np.array(kept.array)), weights)
+    return found
 
 
 class _Chain(nn.Sequential):
@@ -160,13 +187,21 @@ def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _kind(module: nn.Module) -> type | None:
+    if hasattr(module, "stored_as"):  # a quantised layer, whose matrices are stored as they are
+        return next(kind for kind in (RNN, LSTM, GRU) if isinstance(module, kind))
     return next((kind for kind in _ENTRIES_OF if type(module) is kind), None)
 
 
 # --- what stands in a description ---------------------------------------------------------------
 
 
-def _recurrent(layer: Any, width: int | None) -> dict[str, Any]:
+def recurrent_entry(layer: Any, width: int | None = None) -> dict[str, Any]:
+    """Return what a description says of a recurrent layer.
+
+    Args:
+        layer: ours, quantised or not, or torch.nn's.
+        width: how many numbers the module before it gives; it is not asked for.
+    """
     if layer.mode.startswith("RNN"):
         cell = layer.mode.lower()
     elif layer.mode == "GRU":
@@ -251,7 +286,7 @@ _FUNCTIONS = {
     nn.Identity: "identity",
 }
 _ENTRIES_OF: dict[Any, Callable[[Any, int | None], dict[str, Any]]] = {
-    **dict.fromkeys((RNN, LSTM, GRU, nn.RNN, nn.LSTM, nn.GRU), _recurrent),
+    **dict.fromkeys((RNN, LSTM, GRU, nn.RNN, nn.LSTM, nn.GRU), recurrent_entry),
     nn.Embedding: _embedding,
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
@@ -289,14 +324,69 @@ def _made(entry: Mapping[str, Any]) -> nn.Module:
 # --- how a tensor is stored ---------------------------------------------------------------------
 
 
-def _stored(tensor: Tensor, weights: str) -> Stored:
+def stored(
+    name: str, tensor: Tensor, weights: str, who: str = "save", within: str = ""
+) -> dict[str, Stored]:
+    """Return what a file holds of a tensor: itself and, beside integers, their scales.
+
+    Args:
+        name: its name in the file.
+        tensor: a parameter. A matrix of integers, which has its scales beside it already, and one
+            of bfloat16 are held as they are.
+        weights: how matrices of floats are held, as `save` takes it.
+        who: the function that was called, for an error to name.
+        within: where its name stands in the whole, with a dot behind, for the same.
+
+    Raises:
+        ShapeError: it cannot be held so.
+    """
     tensor = tensor.detach().cpu()
+    if tensor.dtype is torch.int8:
+        return {name: Stored("I8", tensor.numpy())}
     if tensor.dtype is torch.float64 and weights == "float32":
-        return Stored("F64", tensor.numpy())
+        return {name: Stored("F64", tensor.numpy())}
     if not tensor.is_floating_point():
-        raise ShapeError(say("save: weights must be floating point, got {got}", got=tensor.dtype))
-    tensor = tensor.float()
-    if tensor.dim() < 2 or weights == "float32":
-        return Stored("F32", tensor.numpy())
-    bits = tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    return Stored("BF16", bits)
+        raise ShapeError(
+            say(
+                "{who}: {within}weights must be floating point, got {got}",
+                who=who,
+                within=within,
+                got=tensor.dtype,
+            )
+        )
+    if tensor.dim() < 2 or (weights == "float32" and tensor.dtype is not torch.bfloat16):
+        return {name: Stored("F32", tensor.float().numpy())}
+    if weights != "int8":
+        bits = tensor.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+        return {name: Stored("BF16", bits)}
+    if not tensor.isfinite().all():
+        raise ShapeError(
+            say(
+                "{who}: {name} must be finite to be stored in int8, got NaN or infinity: store "
+                "float32",
+                who=who,
+                name=within + name,
+            )
+        )
+    if tensor.shape[1] > MOST_TERMS:
+        raise ShapeError(
+            say(
+                "{who}: {name} in int8 must have at most {most} columns, got {got}: store bf16",
+                who=who,
+                name=within + name,
+                most=MOST_TERMS,
+                got=tensor.shape[1],
+            )
+        )
+    integers, scales = quantise(tensor.float().numpy())
+    return {
+        name: Stored("I8", integers.astype(np.int8)),
+        name + SCALES: Stored("F32", scales[:, 0]),
+    }
+
+
+def _floats(tensors: Mapping[str, Stored], name: str) -> NDArray[Any]:
+    stored = tensors[name]
+    if stored.dtype != "I8":
+        return np.array(widen(stored))
+    return Matrix(stored.array, widen(tensors[name + SCALES])).dense

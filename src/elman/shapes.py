@@ -12,7 +12,7 @@ import operator
 import warnings
 from collections.abc import Sequence
 from numbers import Number
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from elman.language import say
 __all__ = [
     "KindError",
     "LazyError",
+    "Resets",
     "ShapeError",
     "UnreadableError",
     "check_cell_input",
@@ -34,10 +35,13 @@ __all__ = [
     "check_lengths",
     "check_nested",
     "check_no_lengths",
+    "check_no_resets",
     "check_operands",
     "check_operator",
     "check_packed",
+    "check_plain",
     "check_range",
+    "check_resets",
     "check_sizes",
     "check_states",
     "check_traceable",
@@ -76,6 +80,18 @@ class UnreadableError(ShapeError):
 
 class LazyError(UnreadableError):
     """A tensor has no memory of its own, but PyTorch may know what it stands for."""
+
+
+class Resets(NamedTuple):
+    """Where sequences of a padded batch start anew.
+
+    Attributes:
+        mask: (L, N) bool or uint8, true before the steps that a sequence begins with a new state.
+        to: What it begins with, (width,) for each state; none for zeros.
+    """
+
+    mask: Tensor
+    to: tuple[Tensor, ...] = ()
 
 
 class Layer(Protocol):
@@ -368,6 +384,75 @@ def check_input(layer: Layer, input: Tensor, weight: Tensor) -> torch.Size:
     if input.dtype is not weight.dtype or input.device != weight.device:
         _check_kind(layer, "input", input, weight)
     return shape
+
+
+def check_resets(
+    who: Any,
+    reset: Any,
+    reset_to: Any,
+    shape: torch.Size,
+    weight: Tensor,
+    widths: tuple[int, ...],
+) -> Resets | None:
+    """Check where sequences start anew, and from what.
+
+    Args:
+        who: The layer.
+        reset: A mask of the time steps, bool or 0 and 1 of any dtype, laid out as the input is
+            without its features; None for nowhere.
+        reset_to: What they start from, as hx of one sequence; None for zeros.
+        shape: That of the input.
+        weight: A parameter: the states have its dtype and device.
+        widths: The last axis of each state.
+
+    Returns:
+        The mask, (L, N) bool, and each state as (num_layers, .); None for nowhere.
+
+    Raises:
+        KindError: reset is no tensor, or there is reset_to without it.
+        ShapeError: a shape, dtype or value is wrong, or the layer has two directions.
+    """
+    if reset is None:
+        if reset_to is not None:
+            _fail(who, say("reset_to must come with reset, got none: pass both"), KindError)
+        return None
+    if who.bidirectional:
+        _fail(
+            who,
+            say(
+                "reset must be None for two directions, got a mask: the second direction reads "
+                "each piece from its end, which one call does not know; pass the pieces as "
+                "sequences"
+            ),
+        )
+    try:
+        mask = torch.as_tensor(reset)
+    except (TypeError, ValueError, RuntimeError):
+        _fail(who, say("reset must be a tensor of bool, got {got}", got=_name(reset)), KindError)
+    if mask.shape != shape[:-1]:
+        axes = "(L,)" if len(shape) == 2 else "(N, L)" if who.batch_first else "(L, N)"
+        _fail(
+            who,
+            say(
+                "reset must be {axes} = {shape}, one for each time step, got {got}",
+                axes=axes,
+                shape=tuple(shape[:-1]),
+                got=tuple(mask.shape),
+            ),
+        )
+    if mask.dtype is not torch.bool:
+        is_known = not (_is_recorded() or torch._C._are_functorch_transforms_active())
+        if is_known and not ((mask == 0) | (mask == 1)).all():
+            _fail(who, say("reset must be bool, or 0 and 1, got other numbers: use reset > 0"))
+        mask = mask != 0
+    if len(shape) == 2:
+        mask = mask.unsqueeze(1)
+    elif who.batch_first:
+        mask = mask.transpose(0, 1)
+    if reset_to is None:
+        return Resets(mask)
+    outer, axes = (who.num_layers,), "num_layers, "
+    return Resets(mask, check_states(who, reset_to, outer, axes, widths, weight))
 
 
 def check_lengths(who: object, lengths: Any, batch: tuple[int, ...], seq_len: int) -> Tensor:
@@ -687,7 +772,46 @@ def check_states(
     return states
 
 
-def check_traceable(who: object, cell: Cell) -> None:
+def check_plain(who: object, input: Any) -> None:
+    """Check that an input is neither packed nor nested.
+
+    Raises:
+        KindError: it is.
+    """
+    if not isinstance(input, Tensor) or input.is_nested:
+        _fail(
+            who,
+            say(
+                "input must be a padded tensor here, got {got}: pass the padded input and lengths=",
+                got="a nested tensor" if isinstance(input, Tensor) else _name(input),
+            ),
+            KindError,
+        )
+
+
+def check_no_resets(who: object, reset: Any, is_nested: bool) -> None:
+    """Check that there is no reset, for input that has not a step of every sequence at every time.
+
+    Raises:
+        KindError: there is one.
+    """
+    if reset is None:
+        return
+    if is_nested:
+        text = say(
+            "reset must be None for a nested tensor, got {got}: pass the padded input and lengths=",
+            got=_name(reset),
+        )
+    else:
+        text = say(
+            "reset must be None for a PackedSequence, got {got}: pass the padded input and "
+            "lengths=",
+            got=_name(reset),
+        )
+    _fail(who, text, KindError)
+
+
+def check_traceable(who: object, cell: Cell, resets: Resets | None) -> None:
     """Check that torch.jit.trace can record a layer for any number of steps.
 
     Raises:
@@ -699,6 +823,14 @@ def check_traceable(who: object, cell: Cell) -> None:
             say(
                 "reset_after must be True in torch.jit.trace, got False: a trace would "
                 "hold for one number of steps; use torch.export, or elman.onnx.export"
+            ),
+        )
+    if resets is not None:
+        _fail(
+            who,
+            say(
+                "reset must be None in torch.jit.trace, got a mask: a trace would hold for one "
+                "number of steps; use torch.compile"
             ),
         )
     if not cell.is_known:

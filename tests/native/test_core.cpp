@@ -12,6 +12,7 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -351,11 +352,15 @@ void check_dense(int threads) {
   } while (std::next_permutation(order, order + 3));
 }
 
+// How the matrices of a chain are kept: in int8 by the processor's instructions for that, or not.
+enum class Kept { kFloats, kBytes, kBytesInPairs };
+
 // A chain of every cell and module, its weights the same ones for the same sizes.
 template <class T>
 class SomeChain {
 public:
-  SomeChain(long hidden_size, bool both, bool reads_symbols) {
+  SomeChain(long hidden_size, bool both, bool reads_symbols, Kept kept)
+      : in_bytes_(kept != Kept::kFloats), chain_(kept == Kept::kBytes) {
     const long first = 5;
     if (reads_symbols)
       chain_.add_embedding(draw(kSymbols * first).data(), kSymbols, first);
@@ -365,20 +370,31 @@ public:
       const long rows = static_cast<long>(std::string_view(info.gates).size()) * hidden_size;
       const long projection = info.states[1] ? hidden_size / 2 : 0;
       const long out = projection ? projection : hidden_size;
-      std::vector<std::vector<T>> values;
+      std::vector<Array> values;
+      std::vector<std::vector<float>> scales;
       std::vector<Weights<T>> weights;
       for (int d = 0; d < (both ? 2 : 1); d++) {
-        for (long n : {rows * width, rows * out, rows, rows, out * hidden_size})
-          values.push_back(draw(n));
+        values.push_back(draw(rows)), values.push_back(draw(rows));
+        for (auto [outputs, inputs] : {std::pair{rows, width}, {rows, out}, {out, hidden_size}}) {
+          values.push_back(draw(outputs * inputs));
+          scales.push_back(round(values.back(), inputs));
+        }
         const auto* w = &values[values.size() - 5];
-        weights.push_back({w[0].data(), w[1].data(), cell ? w[2].data() : nullptr,
-                           cell ? w[3].data() : nullptr, projection ? w[4].data() : nullptr});
+        const auto* s = &scales[scales.size() - 3];
+        weights.push_back({w[2].data(), w[3].data(), cell ? w[0].data() : nullptr,
+                           cell ? w[1].data() : nullptr, projection ? w[4].data() : nullptr});
+        if (in_bytes_)
+          weights.back().scales_ih = s[0].data(), weights.back().scales_hh = s[1].data(),
+          weights.back().scales_hr = s[2].data();
       }
       chain_.add_layer(cell, width, hidden_size, projection, weights);
       width = out * (both ? 2 : 1);
     }
     chain_.add_layer_norm(draw(width).data(), nullptr, 1e-5, width);
-    chain_.add_linear(draw(kWidth * width).data(), draw(kWidth).data(), width, kWidth);
+    Array w = draw(kWidth * width);
+    const std::vector<float> scales = round(w, width);
+    chain_.add_linear(w.data(), draw(kWidth).data(), width, kWidth,
+                      in_bytes_ ? scales.data() : nullptr);
     for (int f = 0; f <= static_cast<int>(Function::kLogSoftmax); f++)
       chain_.add_function(static_cast<Function>(f), kWidth);
     for (long i = 0; i < kSteps * kBatch * first; i++)
@@ -455,6 +471,18 @@ private:
     return values;
   }
 
+  // Makes the values of each row multiples of a scale, if they are to be kept so.
+  std::vector<float> round(Array& values, long inputs) const {
+    std::vector<float> scales;
+    for (std::size_t i = 0; i < values.size() && in_bytes_; i++) {
+      if (i % static_cast<std::size_t>(inputs) == 0)
+        scales.push_back(0.5f / 127 / (1 + static_cast<float>(scales.size() % 7)));
+      values[i] = std::rint(values[i] * T(2 * 127)) * T(scales.back());
+    }
+    return scales;
+  }
+
+  const bool in_bytes_;
   std::minstd_rand random_{1};
   Chain<T> chain_;
   Array numbers_;
@@ -490,9 +518,10 @@ void check_scarce_steps(long count) {
 
 // However a run is cut into calls, rows and threads, it has the same bits; a step takes no memory.
 template <class T>
-void check_chain(long hidden_size, bool reads_symbols) {
+typename SomeChain<T>::Array check_chain(long hidden_size, bool reads_symbols,
+                                         Kept kept = Kept::kFloats) {
   using Some = SomeChain<T>;
-  const Some some(hidden_size, false, reads_symbols);
+  const Some some(hidden_size, false, reads_symbols, kept);
   auto whole = Some::outputs(), stepped = Some::outputs(), apart = Some::outputs();
   auto after = some.zeros(), step_by_step = some.zeros(), row_by_row = some.zeros();
   some.run(0, Some::kSteps, after, whole, 2);
@@ -507,18 +536,51 @@ void check_chain(long hidden_size, bool reads_symbols) {
   expect(!reads_symbols || (some.refuses(-1) && some.refuses(Some::kSymbols)),
          "a symbol that is none was read");
 
-  const Some both(hidden_size, true, reads_symbols);
+  const Some both(hidden_size, true, reads_symbols, kept);
   const int64_t lengths[Some::kBatch] = {Some::kSteps, 0, 2};
   auto alone = Some::outputs(), together = Some::outputs();
   auto alone_after = both.zeros(), together_after = both.zeros();
   both.run(0, Some::kSteps, alone_after, alone, 1, lengths);
   both.run(0, Some::kSteps, together_after, together, 3, lengths);
   expect(alone == together && alone_after == together_after, "a chain's bits depend on threads");
+  return whole;
+}
+
+// Products in int8 have these bits on every processor.
+void check_bytes(bool may_dot) {
+  uint64_t digest = 14695981039346656037u; // FNV-1a
+  for (long inputs : {1, 5, 33, 300})
+    for (long width : {1, 7, 40, 130}) {
+      uint32_t random = 1;
+      auto draw = [&random](float scale) {
+        random = random * 1664525u + 1013904223u;
+        return static_cast<float>(static_cast<int>(random >> 16) % 255 - 127) * scale;
+      };
+      auto draw_all = [&draw](long n, float scale) {
+        std::vector<float> values(static_cast<std::size_t>(n));
+        for (float& value : values)
+          value = draw(scale);
+        return values;
+      };
+      const std::vector<float> scales(static_cast<std::size_t>(width), 0.003f);
+      const std::vector<float> w = draw_all(inputs * width, 0.003f), bias = draw_all(width, 0.01f);
+      const std::vector<float> x = draw_all(inputs * 9, 0.013f);
+      std::vector<float> y(static_cast<std::size_t>(width * 9));
+      Chain<float> chain(may_dot);
+      chain.add_linear(w.data(), bias.data(), inputs, width, scales.data());
+      expect(chain.run(3, 3, x.data(), nullptr, nullptr, y.data(), 1), "a chain did not run");
+      for (float value : y) {
+        uint32_t bits = 0;
+        std::memcpy(&bits, &value, sizeof(bits));
+        digest = (digest ^ bits) * 1099511628211u;
+      }
+    }
+  expect(digest == 0x8b2d13effa088564u, "products in int8 have other bits here");
 }
 
 // Many threads run one chain, each with a state of its own.
 void check_sessions(int callers) {
-  const SomeChain<float> some(33, false, false);
+  const SomeChain<float> some(33, false, false, Kept::kFloats);
   auto right = SomeChain<float>::outputs();
   auto states = some.zeros();
   some.run(0, SomeChain<float>::kSteps, states, right);
@@ -617,7 +679,12 @@ int main() {
       check_chain<float>(hidden_size, true), check_chain<double>(hidden_size, false);
     for (long count : {1, 7, 250})
       check_scarce_steps(count);
+    for (long hidden_size : {3, 16, 65, 130})
+      expect(check_chain<float>(hidden_size, false, Kept::kBytes) ==
+                 check_chain<float>(hidden_size, false, Kept::kBytesInPairs),
+             "products in int8 depend on the instructions");
     check_sessions(4);
+    check_bytes(true), check_bytes(false);
     std::printf("%s: sizes and threads\n", isa.c_str());
   }
   check_pool(20000);

@@ -2,11 +2,13 @@
 
     elman train JOB FILE...     train a model on your own files
     elman predict RUN [DATA]    answer for new input with what was learnt
+    elman export RUN OUT        write it to one file, for NumPy alone or as ONNX
     elman evaluate RUN DATA     measure it on other data
     elman info RUN              tell of a run; elman compare RUN RUN tells what differs
     elman report RUN            tell of it in one HTML page
     elman sample RUN            write with a model of text
     elman demo                  see it all at work, with no file needed
+    elman explain lstm          axes, states and equations of a layer of your sizes
     elman bench                 time the layers beside torch.nn's
 
 A mistake of the user ends with exit code 2 and one line that says what to do; nothing is written
@@ -24,10 +26,11 @@ from typer.exceptions import TyperException
 
 import elman
 from elman.cli.bench import bench
+from elman.cli.explain import explain
 from elman.cli.flags import Group, with_flags
 from elman.cli.process import EarlyStopError, end_streams, interruptible, prepare_streams
 from elman.cli.train import train, with_job
-from elman.cli.use import compare, evaluate, info, predict, report
+from elman.cli.use import compare, evaluate, export, info, predict, report
 from elman.environment import SettingError
 from elman.tasks import DivergenceError, InputError
 from elman.tasks.terminal import printable, printable_pieces
@@ -48,7 +51,7 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train, name="train")
-for _command in (predict, evaluate, info, compare, report, bench):
+for _command in (predict, evaluate, export, info, compare, report, bench, explain):
     app.command()(_command)
 
 
@@ -124,7 +127,9 @@ def start(
 
 @app.command()
 def sample(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The directory of a run, or a file of one.")
+    ],
     prime: Annotated[str, typer.Option(help="Text to go on from.")] = "",
     length: Annotated[int, typer.Option(help="Characters to write.")] = 500,
     temperature: Annotated[
@@ -137,7 +142,7 @@ def sample(
         int | None, typer.Option(help="The same seed writes the same. (default: another)")
     ] = None,
 ) -> None:
-    """Write with the best weights of a run."""
+    """Write with the best weights of a run, or with what was exported of it."""
     from elman.tasks import text
 
     written = text.sample(

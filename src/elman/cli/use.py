@@ -1,7 +1,8 @@
-"""The commands that use a run: predict, evaluate, info, compare and report."""
+"""The commands that use a run: predict, evaluate, export, info, compare and report."""
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,9 @@ from elman.cli.flags import flag, set_parameters
 from elman.tasks import JOBS, InputError
 from elman.tasks.terminal import printable
 
-__all__ = ["compare", "evaluate", "info", "predict", "report"]
+__all__ = ["compare", "evaluate", "export", "info", "predict", "report"]
+
+_RUN = "The directory of a run, or a file exported from one."
 
 
 def evaluate(
@@ -26,8 +29,29 @@ def evaluate(
     print(conclusion(trained.evaluate(run, files)))
 
 
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file: OUT.elman, or OUT.onnx.")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="float32|bf16|int8", help="How matrices are stored. (default: float32)"
+        ),
+    ] = "float32",
+) -> None:
+    """Write the best weights of a run to one file, with all that its answers need.
+
+    OUT.elman is used by sample, predict and elman.runtime, where NumPy alone is installed. What
+    weights of fewer bits cost is measured on what the run held out.
+    """
+    from elman.tasks.exporting import export as write
+
+    for line in write(run, out, weights):
+        print(printable(line))
+
+
 def predict(**given: Any) -> None:
-    """Answer for new input with the best weights of a run.
+    """Answer for new input with the best weights of a run, or with what was exported of it.
 
     A series is forecast on from its end, a text or file gets its labels, tags or counterparts.
     Nothing but the answer goes to standard output.
@@ -53,14 +77,17 @@ def predict(**given: Any) -> None:
 
 
 def info(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help=_RUN)],
 ) -> None:
-    """Tell of a run: its job, data, settings, weights, time, and what it is worth."""
-    from rich.console import Console
+    """Tell of a run: its job, data, settings, weights, time, and what it is worth.
 
-    from elman.tasks.display import table
-    from elman.tasks.facts import read
+    Of a file: its job, its modules, and what it knows.
+    """
+    from elman.tasks.facts import read, read_file
 
+    if run.is_file():
+        _tell(run, *read_file(run))
+        return
     facts = read(run)
     state = "finished" if facts.finished else "not finished"
     told = {
@@ -73,13 +100,22 @@ def info(
         "state": state,
         **facts.metrics,
     }
-    rows = [[printable(name), _shown(value)] for name, value in told.items() if value is not None]
-    console = Console(highlight=False, markup=False)
-    console.print(table(["", printable(str(run))], rows))
-    shapes = [[name, " x ".join(map(str, shape))] for name, shape in facts.weights.items()]
-    console.print(table(["weight", "shape"], shapes))
+    _tell(run, told, facts.weights)
     for line in facts.lines:
         print(printable(line))
+
+
+def _tell(path: Path, told: Mapping[str, Any], weights: Mapping[str, tuple[int, ...]]) -> None:
+    """Print what is told of a run or a file, and the shapes of its weights."""
+    from rich.console import Console
+
+    from elman.tasks.display import table
+
+    rows = [[printable(name), _shown(value)] for name, value in told.items() if value is not None]
+    console = Console(highlight=False, markup=False)
+    console.print(table(["", printable(str(path))], rows))
+    shapes = [[printable(name), " x ".join(map(str, of))] for name, of in weights.items()]
+    console.print(table(["weight", "shape"], shapes))
 
 
 def compare(
@@ -131,7 +167,7 @@ _OPTIONS = {
 set_parameters(
     predict,
     {
-        "run": Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
+        "run": Annotated[Path, typer.Argument(metavar="RUN", help=_RUN)],
         "data": Annotated[
             str | None,
             typer.Argument(metavar="[DATA]", help="A file, - for standard input, or a text."),

@@ -10,7 +10,28 @@ Example:
     (1, 2)
 """
 
+from elman.errors import InputError
 from elman.runtime.file import FileError
-from elman.runtime.model import InputError, Model, Session, State, Streams, load
+from elman.runtime.jobs.labels import Labels
+from elman.runtime.jobs.pairs import Pairs
+from elman.runtime.jobs.series import Forecast, Series
+from elman.runtime.jobs.tags import Tags
+from elman.runtime.jobs.text import Text
+from elman.runtime.loading import load
+from elman.runtime.model import Model, Session, State, Streams
 
-__all__ = ["FileError", "InputError", "Model", "Session", "State", "Streams", "load"]
+__all__ = [
+    "FileError",
+    "Forecast",
+    "InputError",
+    "Labels",
+    "Model",
+    "Pairs",
+    "Series",
+    "Session",
+    "State",
+    "Streams",
+    "Tags",
+    "Text",
+    "load",
+]

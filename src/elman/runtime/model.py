@@ -5,21 +5,20 @@ number of sessions share the weights of their model. Nothing here imports PyTorc
 """
 
 import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.errors import InputError
 from elman.language import say
 from elman.runtime import native
-from elman.runtime.file import FileError, Stored, read
+from elman.runtime.file import FileError, Stored
 from elman.runtime.modules import Embedding, Floats, Module, Recurrent, make
 
-__all__ = ["InputError", "Model", "Session", "State", "Streams", "load"]
+__all__ = ["InputError", "Model", "Session", "State", "Streams", "check_format"]
 
 _FORMAT = 1
 _MARK = b"elman-state\n"
@@ -27,28 +26,22 @@ _MOST_THREADS = 1024
 _MOST_ROWS = 2**31 - 1
 
 
-class InputError(ValueError):
-    """What a model or session was given does not fit it; the message says what it takes."""
-
-
-def load(path: str | os.PathLike[str], threads: int = 1) -> "Model":
-    """Load a model file.
-
-    Args:
-        path: the file that `elman.save` wrote.
-        threads: how many threads a call over many steps may use, from 1 to 1024. A step of a
-            session uses the caller's alone; results do not depend on it.
-
-    Returns:
-        The model.
+def check_format(description: Mapping[str, Any]) -> None:
+    """Refuse the description of a file of another format.
 
     Raises:
-        FileError: it is no model file, or damaged, or of a newer format.
-        InputError: threads is out of range.
-        OSError: it cannot be opened.
+        FileError: it is one.
     """
-    description, tensors, digest = read(Path(path))
-    return Model(description, tensors, digest, threads)
+    form = description.get("format")
+    if type(form) is not int or form != _FORMAT:
+        raise FileError(
+            say(
+                "the format of the file must be {format}, got {got}: it was written by a "
+                "newer elman, or is none; update elman",
+                format=_FORMAT,
+                got=f"{form!r:.40}",
+            )
+        )
 
 
 class Model:
@@ -74,17 +67,28 @@ class Model:
     ) -> None:
         """Make the modules."""
         if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
-            raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads!r:.40}")
-        self._threads = threads
-        form = description.get("format")
-        if form != _FORMAT:
-            raise FileError(
-                f"the format of the file must be {_FORMAT}, got {form!r:.40}: it was written by a"
-                " newer elman, or is none; update elman"
+            raise InputError(
+                say(
+                    "threads must be from 1 to {most}, got {got}",
+                    most=_MOST_THREADS,
+                    got=f"{threads!r:.40}",
+                )
             )
+        self._threads = threads
+        check_format(description)
         entries = description.get("modules")
+        if entries is None and "chains" in description:
+            raise FileError(
+                say(
+                    "the file is a model of {job}, of several chains: load it with "
+                    "elman.runtime.load",
+                    job=f"{description.get('job')!r:.40}",
+                )
+            )
         if not isinstance(entries, list):
-            raise FileError(f"the file must describe modules, got {entries!r:.80}")
+            raise FileError(
+                say("the file must describe modules, got {got}", got=f"{entries!r:.80}")
+            )
         self.description, self.digest = dict(description), digest
         self.modules: list[Module] = make(entries, tensors)
         self._recurrent = [
@@ -114,17 +118,55 @@ class Model:
         Raises:
             InputError: x or lengths do not fit.
         """
+        return self.read(x, lengths)[0]
+
+    def read(self, x: Any, lengths: Any = None) -> "tuple[Floats, State]":
+        """Run over whole sequences from zeros, and return the state that each ends in too.
+
+        Args:
+            x: as `run` takes it.
+            lengths: as `run` takes them.
+
+        Returns:
+            What `run` returns, and the state after the last step of each sequence: with two
+            directions each part of it is (layers * 2, N, .), the directions of a layer in turn.
+
+        Raises:
+            InputError: x or lengths do not fit.
+        """
         x = self._checked(x, ("L", "N"))
         steps = self._lengths(lengths, x.shape[0], x.shape[1])
+        states = [module.zeros(x.shape[1], self.dtype) for _, module in self._recurrent]
+        named = State(self.digest, dict(self._named(states)))
         if self._chain is not None:
             out = np.empty((*x.shape[:2], self.width), self.dtype)
-            return _done(self._chain.run(x, steps, out, self._threads), out)
+            layers = self._layers(states)
+            return _done(self._chain.run(x, steps, out, self._threads, layers), out), named
+        each = iter(states)
         for module in self.modules:
             if isinstance(module, Recurrent):
-                x, _ = module.run(x, module.zeros(x.shape[1], x.dtype), steps)
+                state = next(each)
+                x, after = module.run(x, state, steps)
+                for part, value in zip(state, after, strict=True):
+                    part[...] = value
             else:
                 x = module(x)
-        return np.asarray(x)
+        return np.asarray(x), named
+
+    def _named(self, states: Sequence[Sequence[Floats]]) -> Iterator[tuple[str, Floats]]:
+        """Go through the parts of the states, with their names."""
+        for (name, module), state in zip(self._recurrent, states, strict=True):
+            for letter, part in zip(module.cell.states, state, strict=True):
+                yield f"{name}.{letter}", part
+
+    def _layers(self, states: Sequence[Sequence[Floats]]) -> list[Floats]:
+        """Return the states as the core takes them, those of each layer by themselves."""
+        return [
+            part[layer * module.directions :][: module.directions]
+            for (_, module), state in zip(self._recurrent, states, strict=True)
+            for layer in range(module.num_layers)
+            for part in state
+        ]
 
     def session(self, batch: int = 1) -> "Session":
         """Return a new session, its state zeros.
@@ -142,20 +184,33 @@ class Model:
         array = _array("x", x)
         names = (*axes, *([] if self.takes_integers else [f"inputs = {self.inputs}"]))
         if array.ndim != len(names) or not (self.takes_integers or array.shape[-1] == self.inputs):
-            raise InputError(f"x must be ({', '.join(names)}), got {array.shape}")
+            raise InputError(
+                say("x must be ({axes}), got {got}", axes=", ".join(names), got=array.shape)
+            )
         if batch is not None and array.shape[len(axes) - 1] != batch:
-            raise InputError(f"x must have a batch of {batch}, as the session, got {array.shape}")
+            raise InputError(
+                say(
+                    "x must have a batch of {batch}, as the session, got {got}",
+                    batch=batch,
+                    got=array.shape,
+                )
+            )
         if self.takes_integers:
             symbols = self.modules[0].symbols  # type: ignore[attr-defined]
             if array.dtype.kind not in "iu":
-                raise InputError(f"x must be integers, got {array.dtype}")
+                raise InputError(say("x must be integers, got {got}", got=array.dtype))
             if array.size and not (array.min() >= 0 and array.max() < symbols):
                 raise InputError(
-                    f"x must be from 0 to {symbols - 1}, got {array.min()} to {array.max()}"
+                    say(
+                        "x must be from 0 to {most}, got {least_got} to {most_got}",
+                        most=symbols - 1,
+                        least_got=array.min(),
+                        most_got=array.max(),
+                    )
                 )
             return np.require(array, np.int64, ["C", "A"])
         if array.dtype.kind not in "fiu":
-            raise InputError(f"x must be numbers, got {array.dtype}")
+            raise InputError(say("x must be numbers, got {got}", got=array.dtype))
         return np.require(array, self.dtype, ["C", "A"])
 
     def _lengths(self, lengths: Any, seq_len: int, batch: int) -> NDArray[np.int64] | None:
@@ -164,11 +219,21 @@ class Model:
         steps = _array("lengths", lengths)
         if steps.shape != (batch,) or steps.dtype.kind not in "iu":
             raise InputError(
-                f"lengths must be (N,) = ({batch},) integers, got {steps.shape} {steps.dtype}"
+                say(
+                    "lengths must be (N,) = ({batch},) integers, got {got} {dtype}",
+                    batch=batch,
+                    got=steps.shape,
+                    dtype=steps.dtype,
+                )
             )
         if steps.size and not (steps.min() >= 0 and steps.max() <= seq_len):
             raise InputError(
-                f"lengths must be from 0 to L = {seq_len}, got {steps.min()} to {steps.max()}"
+                say(
+                    "lengths must be from 0 to L = {seq_len}, got {least_got} to {most_got}",
+                    seq_len=seq_len,
+                    least_got=steps.min(),
+                    most_got=steps.max(),
+                )
             )
         return np.require(steps, np.int64, ["C", "A"])
 
@@ -186,7 +251,7 @@ def _array(what: str, given: Any) -> NDArray[Any]:
 def _done(has_run: bool, out: Floats) -> Floats:
     """Return what the core wrote; what was checked can only have been changed meanwhile."""
     if not has_run:
-        raise InputError("x must stay as it is during the call, but another thread changed it")
+        raise InputError(say("x must stay as it is during the call, but another thread changed it"))
     return out
 
 
@@ -217,20 +282,16 @@ class Session:
         for _, module in model._recurrent:
             if module.directions == 2:
                 raise InputError(
-                    "a session goes forwards, and this model reads sequences from their end too:"
-                    " use model.run for whole sequences"
+                    say(
+                        "a session goes forwards, and this model reads sequences from their end "
+                        "too: use model.run for whole sequences"
+                    )
                 )
         self.model, self.batch = model, batch
         self._states = [module.zeros(batch, model.dtype) for _, module in model._recurrent]
         self._native = None
         if model._chain is not None:
-            layers = [
-                part[layer : layer + 1]
-                for (_, module), state in zip(model._recurrent, self._states, strict=True)
-                for layer in range(module.num_layers)
-                for part in state
-            ]
-            self._native = native.session(model._chain, batch, layers)
+            self._native = native.session(model._chain, batch, model._layers(self._states))
         self._shape, self._dtype = (batch, model.width), model.dtype
 
     def step(self, x: Any, out: Floats | None = None) -> Floats:
@@ -286,9 +347,16 @@ class Session:
         if out is None:
             return
         if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != self._dtype:
-            raise InputError(f"out must be {shape} of {self._dtype}, got {out!r:.80}")
+            raise InputError(
+                say(
+                    "out must be {shape} of {dtype}, got {got}",
+                    shape=shape,
+                    dtype=self._dtype,
+                    got=f"{out!r:.80}",
+                )
+            )
         if not out.flags.writeable:
-            raise InputError("out must be writeable, got an array that is not")
+            raise InputError(say("out must be writeable, got an array that is not"))
 
     def _run(self, x: NDArray[Any]) -> Floats:
         """Advance by NumPy alone."""
@@ -317,7 +385,12 @@ class Session:
         mask = np.ones(self.batch, bool) if rows is None else _array("rows", rows)
         if mask.shape != (self.batch,) or mask.dtype != bool:
             raise InputError(
-                f"rows must be ({self.batch},) booleans, got {mask.shape} {mask.dtype}"
+                say(
+                    "rows must be ({batch},) booleans, got {got} {dtype}",
+                    batch=self.batch,
+                    got=mask.shape,
+                    dtype=mask.dtype,
+                )
             )
         for state in self._states:
             for part in state:
@@ -339,7 +412,7 @@ class Session:
         if isinstance(state, (bytes, bytearray, memoryview)):
             state = State.frombytes(bytes(state))
         if isinstance(state, State) and state.digest != self.model.digest:
-            raise InputError("the state belongs to another model: its checksum differs")
+            raise InputError(say("the state belongs to another model: its checksum differs"))
         if not isinstance(state, Mapping):
             raise InputError(
                 say("the state must be a mapping of arrays, or bytes, got {got}",
@@ -348,15 +421,25 @@ class Session:
         own = dict(self._named())
         if set(state) != set(own):
             raise InputError(
-                f"the state must have {', '.join(own)}, got {', '.join(map(str, state))}"
+                say(
+                    "the state must have {names}, got {got}",
+                    names=", ".join(own),
+                    got=", ".join(map(str, state)),
+                )
             )
         parts = {name: _array(name, state[name]) for name in own}
         for name, part in own.items():
             given = parts[name]
             if given.shape != part.shape or given.dtype != part.dtype:
                 raise InputError(
-                    f"{name} must be {part.shape} of {part.dtype}, got {given.shape} of"
-                    f" {given.dtype}"
+                    say(
+                        "{name} must be {shape} of {dtype}, got {got} of {got_dtype}",
+                        name=name,
+                        shape=part.shape,
+                        dtype=part.dtype,
+                        got=given.shape,
+                        got_dtype=given.dtype,
+                    )
                 )
         for name, part in own.items():
             part[...] = parts[name]
@@ -369,9 +452,7 @@ class Session:
         return twin
 
     def _named(self) -> Iterator[tuple[str, Floats]]:
-        for (name, module), state in zip(self.model._recurrent, self._states, strict=True):
-            for letter, part in zip(module.cell.states, state, strict=True):
-                yield f"{name}.{letter}", part
+        return self.model._named(self._states)
 
 
 def _into(out: Floats | None, y: Floats) -> Floats:
@@ -436,22 +517,29 @@ class State(Mapping[str, Floats]):
         text, _, data = rest.partition(b"\n")
         try:
             if mark + b"\n" != _MARK:
-                raise ValueError("it does not begin as one")
+                raise ValueError(say("it does not begin as one"))
             head = json.loads(text)
             parts, at = {}, 0
             for name, shape, dtype in head["parts"]:
                 if dtype not in ("<f4", "<f8") or not all(type(n) is int and n >= 0 for n in shape):
-                    raise ValueError(f"its part {name!r:.40} is of no kind that a state has")
+                    raise ValueError(
+                        say(
+                            "its part {name} is of no kind that a state has",
+                            name=f"{name!r:.40}",
+                        )
+                    )
                 size = int(np.prod([int(n) for n in shape], dtype=object)) * int(dtype[-1])
                 if at + size > len(data):
-                    raise ValueError("it is cut short")
+                    raise ValueError(say("it is cut short"))
                 part = np.frombuffer(data[at : at + size], dtype).reshape(shape)
                 parts[str(name)], at = part.astype(dtype[1:]), at + size
             if at != len(data):
-                raise ValueError("it is too long")
+                raise ValueError(say("it is too long"))
             return State(str(head["model"]), parts)
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-            raise InputError(f"the bytes are not a state of a session: {error}") from error
+            raise InputError(
+                say("the bytes are not a state of a session: {error}", error=error)
+            ) from error
 
 
 class Streams:
@@ -527,7 +615,12 @@ class Streams:
         for name, array in zip(inputs, arrays, strict=True):
             if array.shape != shape:
                 raise InputError(
-                    f"x of each stream must be {shape}, got {array.shape} of {name!r:.80}"
+                    say(
+                        "x of each stream must be {shape}, got {got} of {name}",
+                        shape=shape,
+                        got=array.shape,
+                        name=f"{name!r:.80}",
+                    )
                 )
         x = model._checked(np.stack(arrays), ("N",), len(arrays))
         return x.tolist() if model.takes_integers else list(x)
@@ -537,8 +630,13 @@ class Streams:
         capacity = self._session.batch
         if len(names) > capacity - len(self._rows):
             raise InputError(
-                f"there is room for {capacity} streams, and {len(names)} more than"
-                f" {len(self._rows)} were given: drop some, or ask for more capacity"
+                say(
+                    "there is room for {capacity} streams, and {more} more than {count} "
+                    "were given: drop some, or ask for more capacity",
+                    capacity=capacity,
+                    more=len(names),
+                    count=len(self._rows),
+                )
             )
         rows = [self._dropped.pop() if self._dropped else next(self._unused) for _ in names]
         for _, part in self._session._named():
@@ -611,5 +709,5 @@ class Streams:
 
     def _row(self, name: str) -> int:
         if not self._has(name):
-            raise InputError(f"there is no stream {name!r:.80}")
+            raise InputError(say("there is no stream {name}", name=f"{name!r:.80}"))
         return self._rows[name]

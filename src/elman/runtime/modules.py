@@ -6,6 +6,19 @@ computes, and the path where the native core is not there; the core computes the
 
 Each kind of module is made from its entry in the description of a file and the tensors it names,
 and refuses what does not fit.
+
+A matrix in int8 is q[j, k] * scales[j], with integers q from -127 to 127. The rows x that it is
+multiplied by are rounded to such integers too, each for itself:
+
+    range = max(least, max |x[k]|)
+    p[k] = nearest integer of x[k] * (127 / range), the even one of two
+    y[j] = (sum of p[k] q[j, k]) * ((range / 127) * scales[j])
+
+The sum is one of integers, and exact; everything else is float32, rounded after each operation, and
+a bias is added last. A row below 2^-100 counts as zeros; one with a NaN or an infinity gives NaN.
+`least` is 0, but 1 where x is an h that is from -1 to 1 by its cell: its scale is then 1/127 at
+every step, and only an initial h beyond 1, while it lasts, has one of its own. So a row's result
+depends on nothing but the row.
 """
 
 from abc import ABC, abstractmethod
@@ -17,12 +30,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.cells import CELLS, Cell
+from elman.language import say
+from elman.runtime.facts import Facts
 from elman.runtime.file import FileError, Stored
 
-__all__ = ["KINDS", "Floats", "Module", "Recurrent", "make"]
+__all__ = [
+    "KINDS",
+    "MOST_TERMS",
+    "SCALES",
+    "Floats",
+    "Matrix",
+    "Module",
+    "Recurrent",
+    "make",
+    "quantise",
+    "widen",
+]
 
 Floats = NDArray[np.floating[Any]]
-_MOST = 2**31  # of a size
+MOST_TERMS = 2**17  # of a sum of products of integers up to 127, which stays below 2^31
+SCALES = "_scale"  # after the name of a matrix in int8, where its scales are
+_NOTHING = np.float32(2.0**-100)
 
 
 class Module(ABC):
@@ -49,48 +77,90 @@ def _dense(array: NDArray[Any] | None, dtype: Any) -> NDArray[Any] | None:
     return None if array is None else np.require(array, dtype, ["C", "A"])
 
 
-class _Reader:
+class _Reader(Facts):
     """The entry of a module in a description, and the tensors of a file."""
 
     def __init__(self, entry: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
+        where = say(
+            "module {name} ({kind})",
+            name=f"{entry.get('name')!r:.80}",
+            kind=f"{entry.get('kind')!r:.40}",
+        )
+        super().__init__(where, entry)
         self.entry, self.tensors = entry, tensors
-
-    def size(self, name: str, least: int = 1) -> int:
-        value = self.entry.get(name)
-        if type(value) is not int or not least <= value < _MOST:
-            raise FileError(f"{self}: {name} must be an integer from {least}, got {value!r:.80}")
-        return value
-
-    def truth(self, name: str) -> bool:
-        value = self.entry.get(name)
-        if type(value) is not bool:
-            raise FileError(f"{self}: {name} must be true or false, got {value!r:.80}")
-        return value
-
-    def word(self, name: str, known: Sequence[str]) -> str:
-        value = self.entry.get(name)
-        if value not in known:
-            raise FileError(f"{self}: {name} must be one of {', '.join(known)}, got {value!r:.80}")
-        return str(value)
-
-    def number(self, name: str) -> float:
-        value = self.entry.get(name)
-        if not isinstance(value, (int, float)) or not abs(value) < 1e30:
-            raise FileError(f"{self}: {name} must be a number, got {value!r:.80}")
-        return float(value)
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Return a tensor of the file as floats, of the shape that the sizes ask for."""
+        stored = self._stored(name, shape)
+        if stored.dtype == "I8":
+            raise FileError(
+                say("{module}: {name} must be floating point, got int8", module=self, name=name)
+            )
+        return widen(stored)
+
+    def matrix(self, name: str, shape: tuple[int, int]) -> "Matrix":
+        """Return a matrix of the file, of the shape that the sizes ask for."""
+        stored = self._stored(name, shape)
+        if stored.dtype != "I8":
+            return Matrix(widen(stored))
+        scales = self.weight(f"{name}{SCALES}", shape[:1])
+        if scales.dtype != np.float32 or any(s.dtype == "F64" for s in self.tensors.values()):
+            raise FileError(
+                say(
+                    "{module}: beside {name} in int8 all must be float32, got float64",
+                    module=self,
+                    name=name,
+                )
+            )
+        if not (np.isfinite(scales).all() and (scales >= 0).all()):
+            raise FileError(
+                say(
+                    "{module}: the scales of {name} must be finite and not negative",
+                    module=self,
+                    name=name,
+                )
+            )
+        if shape[1] > MOST_TERMS:
+            raise FileError(
+                say(
+                    "{module}: {name} in int8 must have at most {most} columns, got {got}",
+                    module=self,
+                    name=name,
+                    most=MOST_TERMS,
+                    got=shape[1],
+                )
+            )
+        if stored.array.size and stored.array.min() < -127:
+            raise FileError(
+                say("{module}: {name} must be from -127 to 127, got -128", module=self, name=name)
+            )
+        return Matrix(stored.array, scales)
+
+    def _stored(self, name: str, shape: tuple[int, ...]) -> Stored:
         full = f"{self.entry.get('name')}.{name}"
         stored = self.tensors.get(full)
         if stored is None:
-            raise FileError(f"{self}: the tensor {full!r:.80} is missing")
+            raise FileError(
+                say(
+                    "{module}: the tensor {name} is missing",
+                    module=self,
+                    name=f"{full!r:.80}",
+                )
+            )
         if stored.array.shape != shape:
-            raise FileError(f"{self}: {full!r:.80} must be {shape}, got {stored.array.shape}")
-        return widen(stored)
+            raise FileError(
+                say(
+                    "{module}: {name} must be {shape}, got {got}",
+                    module=self,
+                    name=f"{full!r:.80}",
+                    shape=shape,
+                    got=stored.array.shape,
+                )
+            )
+        return stored
 
     def __str__(self) -> str:
-        return f"module {self.entry.get('name')!r:.80} ({self.entry.get('kind')!r:.40})"
+        return self.where
 
 
 def widen(stored: Stored) -> Floats:
@@ -101,15 +171,78 @@ def widen(stored: Stored) -> Floats:
     return stored.array
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix of weights, as torch stores it: a row for each output.
+
+    Args:
+        values: (rows, columns) floats or, with scales, int8 from -127 to 127.
+        scales: (rows,) float32, or None.
+    """
+
+    values: NDArray[Any]
+    scales: Floats | None = None
+
+    @property
+    def dense(self) -> Floats:
+        """The values as floats."""
+        return self.values if self.scales is None else self.values * self.scales[:, None]
+
+    def __getitem__(self, rows: slice) -> "Matrix":
+        """Return some rows."""
+        return Matrix(self.values[rows], None if self.scales is None else self.scales[rows])
+
+    def times(self, x: Floats, least: float = 0) -> Floats:
+        """Multiply rows, (..., columns) -> (..., rows).
+
+        Args:
+            x: the rows.
+            least: of int8, the magnitude that every row is taken to have at least.
+        """
+        if self.scales is None:
+            return np.asarray(x @ self.values.T)
+        integers, scales = quantise(x, least)
+        sums = integers.astype(np.float64) @ self.values.T.astype(np.float64)  # exact
+        with np.errstate(invalid="ignore"):
+            return np.asarray(sums.astype(np.float32) * (scales * self.scales))
+
+
+def quantise(x: Floats, least: float = 0) -> tuple[NDArray[np.int32], Floats]:
+    """Round each row to integers from -127 to 127 of a scale of its own.
+
+    Args:
+        x: (..., n) float32.
+        least: the magnitude that every row is taken to have at least.
+
+    Returns:
+        (..., n) integers and (..., 1) scales, NaN where a row is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> integers, scales = quantise(np.array([[0.0, -1.0, 2.0]], np.float32))
+        >>> integers, scales * 127
+        (array([[  0, -64, 127]], dtype=int32), array([[2.]], dtype=float32))
+    """
+    ranges = np.maximum(np.abs(x).max(-1, keepdims=True, initial=0), np.float32(least))
+    is_finite, is_nothing = np.isfinite(ranges), ranges < _NOTHING
+    divisor = np.where(is_finite & ~is_nothing, ranges, np.float32(127))
+    integers = np.rint(np.where(is_finite, x, 0) * (np.float32(127) / divisor))
+    scales = np.where(is_nothing, np.float32(0), divisor / np.float32(127))
+    return (
+        np.where(is_nothing, 0, integers).astype(np.int32),
+        np.where(is_finite, scales, np.float32(np.nan)),
+    )
+
+
 class Embedding(Module):
-    """A row of a table for each number."""
+    """A row of a table for each number; beside int8, what follows gets floats."""
 
     kind = "embedding"
 
     def __init__(self, read: _Reader) -> None:
         """Read the table."""
         self.symbols, self.width = read.size("symbols"), read.size("width")
-        self.weight = read.weight("weight", (self.symbols, self.width))
+        self.weight = read.matrix("weight", (self.symbols, self.width)).dense
 
     def __call__(self, x: NDArray[Any]) -> Floats:
         """Look rows up: (...,) integers -> (..., width)."""
@@ -128,18 +261,18 @@ class Linear(Module):
     def __init__(self, read: _Reader) -> None:
         """Read weight and bias."""
         self.inputs, self.width = read.size("inputs"), read.size("width")
-        self.weight = read.weight("weight", (self.width, self.inputs))
+        self.weight = read.matrix("weight", (self.width, self.inputs))
         self.bias = read.weight("bias", (self.width,)) if read.truth("bias") else None
 
     def __call__(self, x: NDArray[Any]) -> Floats:
         """Multiply."""
-        y: Floats = x @ self.weight.T
+        y = self.weight.times(x)
         return y if self.bias is None else np.asarray(y + self.bias)
 
     def add_to(self, chain: Any, dtype: Any) -> None:
         """Add weight and bias."""
-        weight, bias = _dense(self.weight, dtype), _dense(self.bias, dtype)
-        chain.add_linear(weight, bias, self.inputs, self.width)
+        weight, bias = _dense(self.weight.dense, dtype), _dense(self.bias, dtype)
+        chain.add_linear(weight, bias, self.inputs, self.width, _dense(self.weight.scales, dtype))
 
 
 class LayerNorm(Module):
@@ -230,11 +363,18 @@ class Function(Module):
 class Weights:
     """The parameters of one layer and direction; see `elman.cells`."""
 
-    w_ih: Floats
-    w_hh: Floats
+    w_ih: Matrix
+    w_hh: Matrix
     b_ih: Floats | None
     b_hh: Floats | None
-    w_hr: Floats | None
+    w_hr: Matrix | None
+
+    def in_order(self, dtype: Any) -> tuple[Any, ...]:
+        """Return matrices and biases, and then the scales, as the core takes them."""
+        matrices = (self.w_ih, self.w_hh, self.w_hr)
+        w_ih, w_hh, w_hr = (None if m is None else _dense(m.dense, dtype) for m in matrices)
+        scales = (None if m is None else _dense(m.scales, dtype) for m in matrices)
+        return w_ih, w_hh, _dense(self.b_ih, dtype), _dense(self.b_hh, dtype), w_hr, *scales
 
 
 class Recurrent(Module):
@@ -248,10 +388,21 @@ class Recurrent(Module):
         self.inputs, self.hidden_size = read.size("inputs"), read.size("hidden_size")
         self.num_layers = read.size("num_layers")
         if self.num_layers > 1024:
-            raise FileError(f"{read}: num_layers must be at most 1024, got {self.num_layers}")
+            raise FileError(
+                say(
+                    "{module}: num_layers must be at most 1024, got {got}",
+                    module=read,
+                    got=self.num_layers,
+                )
+            )
         self.proj_size = read.size("proj_size", least=0)
         if self.proj_size and (self.cell.name != "lstm" or self.proj_size >= self.hidden_size):
-            raise FileError(f"{read}: proj_size must be 0, or of an LSTM and below hidden_size")
+            raise FileError(
+                say(
+                    "{module}: proj_size must be 0, or of an LSTM and below hidden_size",
+                    module=read,
+                )
+            )
         self.directions = 2 if read.truth("bidirectional") else 1
         bias = read.truth("bias")
         out = self.proj_size or self.hidden_size
@@ -265,15 +416,21 @@ class Recurrent(Module):
                 end = f"_l{layer}{suffix}"
                 self.weights.append(
                     Weights(
-                        read.weight(f"weight_ih{end}", (rows, inputs)),
-                        read.weight(f"weight_hh{end}", (rows, out)),
+                        read.matrix(f"weight_ih{end}", (rows, inputs)),
+                        read.matrix(f"weight_hh{end}", (rows, out)),
                         read.weight(f"bias_ih{end}", (rows,)) if bias else None,
                         read.weight(f"bias_hh{end}", (rows,)) if bias else None,
-                        read.weight(f"weight_hr{end}", (out, self.hidden_size))
+                        read.matrix(f"weight_hr{end}", (out, self.hidden_size))
                         if self.proj_size
                         else None,
                     )
                 )
+        matrices = [m for w in self.weights for m in (w.w_ih, w.w_hh, w.w_hr) if m is not None]
+        if len({m.scales is None for m in matrices}) > 1:
+            raise FileError(say("{module}: all of its matrices must be int8, or none", module=read))
+        # h and what a projection makes of it: the least that a row counts, see above.
+        self._least_hidden = float(self.cell.bounded)
+        self._least_h = 0.0 if self.proj_size else self._least_hidden
 
     def __call__(self, x: NDArray[Any]) -> Floats:
         """Run over whole sequences, (L, N, inputs) -> (L, N, width), from zeros."""
@@ -283,10 +440,7 @@ class Recurrent(Module):
         """Add each layer."""
         for layer in range(self.num_layers):
             first = layer * self.directions
-            directions = [
-                tuple(_dense(w, dtype) for w in (d.w_ih, d.w_hh, d.b_ih, d.b_hh, d.w_hr))
-                for d in self.weights[first : first + self.directions]
-            ]
+            directions = [w.in_order(dtype) for w in self.weights[first : first + self.directions]]
             inputs = self.width if layer else self.inputs
             chain.add_layer(self.cell.name, inputs, self.hidden_size, self.proj_size, directions)
 
@@ -331,8 +485,8 @@ class Recurrent(Module):
         direction: int,
     ) -> tuple[Floats, Sequence[Floats]]:
         seq_len = len(x)
-        output = np.zeros((*x.shape[:2], w.w_hh.shape[1]), x.dtype)
-        gx = x @ w.w_ih.T
+        output = np.zeros((*x.shape[:2], self.state_widths[0]), x.dtype)
+        gx = w.w_ih.times(x)
         gx = gx if w.b_ih is None else gx + w.b_ih
         for t in range(seq_len)[:: -1 if direction else 1]:
             after = self._step(w, gx[t], state)
@@ -349,18 +503,20 @@ class Recurrent(Module):
         """Advance by one step; gx is (N, gates * hidden_size)."""
         cell, h = self.cell, state[0]
         if cell.reset is None:
-            gh = h @ w.w_hh.T
+            gh = w.w_hh.times(h, self._least_h)
             gh = gh if w.b_hh is None else gh + w.b_hh
         else:
-            early = len(gx[0]) - len(cell.late) * self.hidden_size if len(gx) else 0
-            first = h @ w.w_hh[:early].T
+            early = (len(cell.gates) - len(cell.late)) * self.hidden_size
+            first = w.w_hh[:early].times(h, self._least_h)
             first = first if w.b_hh is None else first + w.b_hh[:early]
             reset = cell.reset(_Math, gx, first, state)
-            late = reset @ w.w_hh[early:].T
+            late = w.w_hh[early:].times(reset, self._least_h)
             late = late if w.b_hh is None else late + w.b_hh[early:]
             gh = np.concatenate([first, late], axis=-1)
-        after = cell.step(_Math, gx, gh, state)
-        return after if w.w_hr is None else (after[0] @ w.w_hr.T, *after[1:])
+        after: Sequence[Floats] = cell.step(_Math, gx, gh, state)
+        if w.w_hr is None:
+            return after
+        return w.w_hr.times(after[0], self._least_hidden), *after[1:]
 
 
 KINDS: dict[str, Callable[[_Reader], Module]] = {
@@ -381,19 +537,31 @@ def make(entries: Sequence[Mapping[str, Any]], tensors: Mapping[str, Stored]) ->
     modules: list[Module] = []
     width: int | None = None
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("kind") not in tuple(KINDS):
-            raise FileError(f"a module must be one of {', '.join(KINDS)}, got {entry!r:.80}")
+        kind = entry.get("kind") if isinstance(entry, dict) else None
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise FileError(
+                say(
+                    "a module must be one of {names}, got {got}",
+                    names=", ".join(KINDS),
+                    got=f"{entry!r:.80}",
+                )
+            )
         read = _Reader(entry, tensors)
         module = KINDS[entry["kind"]](read)
         inputs = getattr(module, "inputs", None)
         if inputs is None and modules:
-            raise FileError(f"{read} must be the first, for it takes integers")
+            raise FileError(say("{module} must be the first, for it takes integers", module=read))
         if width is not None and inputs != width:
             raise FileError(
-                f"{read} must take {width} numbers, as the one before gives, got {inputs}"
+                say(
+                    "{module} must take {width} numbers, as the one before gives, got {got}",
+                    module=read,
+                    width=width,
+                    got=inputs,
+                )
             )
         modules.append(module)
         width = module.width
     if not modules:
-        raise FileError("a model must have at least one module, got none")
+        raise FileError(say("a model must have at least one module, got none"))
     return modules

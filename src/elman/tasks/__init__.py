@@ -8,6 +8,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
+from elman.errors import InputError
+
 if TYPE_CHECKING:
     from elman.tasks.job import Job
 
@@ -15,19 +17,6 @@ __all__ = ["JOBS", "DivergenceError", "InputError", "find"]
 
 # The names of the jobs: of the packages here.
 JOBS = tuple(sorted(module.name for module in iter_modules(__path__) if module.ispkg))
-
-
-class InputError(ValueError):
-    """What the user gave cannot be worked with; the message says what, why and what to do.
-
-    Args:
-        message: one or more sentences.
-        settings: the settings that it names, which are flags on the command line.
-    """
-
-    def __init__(self, message: str, *settings: str) -> None:
-        super().__init__(message)
-        self.settings = settings
 
 
 class DivergenceError(ArithmeticError):

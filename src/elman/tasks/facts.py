@@ -1,15 +1,20 @@
-"""What is known of a run: the facts of `elman info`, `elman compare` and `elman report`."""
+"""What is known of a run or of a file made of one: for `elman info`, `compare` and `report`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elman import runtime
+from elman.runtime.file import read as read_model
 from elman.tasks import InputError
 from elman.tasks.run import Run
 from elman.tasks.trained import described, load
 
-__all__ = ["Facts", "compare", "read"]
+__all__ = ["Facts", "compare", "read", "read_file"]
+
+_LISTED = 12  # of what is told of a file; of more, their number
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,47 @@ def read(path: Path) -> Facts:
         records=records,
         finished=bool(results),
     )
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Tell what is in a file that `elman export` or `elman.save` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What is to be told of it, by name, and the shape of each weight.
+
+    Raises:
+        InputError: it is none, or damaged.
+    """
+    try:
+        description, tensors, _ = read_model(path)
+        model = runtime.load(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    told: dict[str, Any] = {
+        "job": getattr(model, "job", None),
+        "format": description["format"],
+        "weights": description.get("weights"),
+        "bytes": path.stat().st_size,
+    }
+    for name, value in getattr(model, "knowledge", {}).items():
+        is_long = isinstance(value, (str, list, dict)) and len(value) > _LISTED
+        told[name] = f"{len(value):,}" if is_long else value
+    chains = description.get("chains") or {"modules": description.get("modules")}
+    for name, entries in chains.items():
+        told[f"chain {name}"] = " -> ".join(map(_module, entries))
+    return told, {name: stored.array.shape for name, stored in sorted(tensors.items())}
+
+
+def _module(entry: Mapping[str, Any]) -> str:
+    """Say what a module is, with the width of what it gives."""
+    if entry["kind"] != "recurrent":
+        return f"{entry.get('function', entry['kind'])} ({entry['width']})"
+    layers = f" x {entry['num_layers']}" if entry["num_layers"] > 1 else ""
+    both = ", both directions" if entry["bidirectional"] else ""
+    return f"{entry['cell']} ({entry['proj_size'] or entry['hidden_size']}{layers}{both})"
 
 
 def _details(path: Path) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def check(name: str | Path) -> None:
         >>> check("none.txt")
         Traceback (most recent call last):
         ...
-        elman.tasks.InputError: cannot read none.txt: No such file or directory
+        elman.errors.InputError: cannot read none.txt: No such file or directory
     """
     path = Path(name)
     try:

@@ -1,24 +1,39 @@
 """What a job is to the training loop: how its data is read, its model, its loss, its results.
 
-    files -> Source -> Data -> batches -> model -> loss -> run -> Trained -> predictions
+    files -> Source -> Data -> batches -> model -> loss -> run -> Trained
 
 A job derives from `Job` and says what differs from the others, in that order. The loop, in
 `elman.tasks.learner`, gives all else. A job keeps nothing between calls: what it is told of a
 training is in its arguments, so that a resumed training needs no more than a checkpoint.
+
+How a trained model answers is `elman.runtime.jobs`'; what files its input comes from, and how its
+answers are written, is said in `answers.py` beside each job.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
+from elman.runtime import jobs
 from elman.tasks.processes import Processes
-from elman.tasks.settings import Prediction, Settings, Source
+from elman.tasks.settings import Settings, Source
 
-__all__ = ["Coloured", "Conclusion", "Data", "Job", "Loss", "State", "Table", "Trained"]
+__all__ = [
+    "Coloured",
+    "Conclusion",
+    "Data",
+    "Example",
+    "Job",
+    "Loss",
+    "State",
+    "Table",
+    "Trained",
+]
 
 State: TypeAlias = Tensor | tuple[Tensor, ...] | None
 
@@ -79,6 +94,16 @@ class Trained:
     settings: Any
     knowledge: dict[str, Any]
 
+    @property
+    def shipped(self) -> Any:
+        """The same model as `elman.runtime` has it, which answers as what is exported does."""
+        run = {
+            **{"job": self.job.name, "source": asdict(self.source)},
+            **{"settings": asdict(self.settings), "knowledge": self.knowledge},
+        }
+        weights = {name: w.detach().cpu().numpy() for name, w in self.model.state_dict().items()}
+        return jobs.of_run(run, weights, torch.get_num_threads())
+
 
 @dataclass(frozen=True)
 class Table:
@@ -127,6 +152,20 @@ class Conclusion:
     details: tuple[Table | Coloured, ...] = ()
 
 
+class Example(NamedTuple):
+    """A call of a model, from which `elman.onnx.export` writes it.
+
+    Args:
+        module: what is written.
+        args: arguments of a call.
+        options: what else torch.onnx.export is told: the names, and which sizes are free.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
 class Job(ABC):
     """What differs from one job to another."""
 
@@ -136,7 +175,6 @@ class Job(ABC):
     loss_name: ClassVar[str]  # with its unit: loss (nats per character)
     Source: ClassVar[type[Source]] = Source
     Settings: ClassVar[type[Settings]] = Settings
-    Prediction: ClassVar[type[Prediction]] = Prediction
     shapes: ClassVar[frozenset[str]] = frozenset()  # own settings that shape the model
     evaluations: ClassVar[int] = 10  # in the whole budget
 
@@ -238,23 +276,22 @@ class Job(ABC):
     def conclude(self, trained: Trained, held_out: Any) -> Conclusion:
         """Measure a model on all that is held out, beside the baselines."""
 
+    def example(self, trained: Trained) -> Example | None:
+        """Return a call from which the model is written as ONNX; None if no graph can hold it."""
+        return None
+
+    @abstractmethod
+    def measure(self, model: Any, held_out: Any) -> dict[str, float]:
+        """Measure what was made of a model for `elman.runtime`, by its own computation.
+
+        Args:
+            model: what `elman.runtime.load` gives.
+            held_out: what it is judged on.
+
+        Returns:
+            The measures that tell what weights of fewer bits cost, under the names that are shown.
+        """
+
     def draw(self, trained: Trained, held_out: Any, out: Path) -> list[Path]:
         """Draw pictures of the results into a directory, and return their paths."""
         return []
-
-    @abstractmethod
-    def predict(self, trained: Trained, given: str | None, options: Any) -> Iterator[str]:
-        """Answer for new input.
-
-        Args:
-            trained: the model, in evaluation mode.
-            given: a file, "-" for standard input, or for jobs on text the text itself; None where
-                the job goes on from its own data.
-            options: of the type of `Prediction`.
-
-        Returns:
-            The lines of the output, without their ends. The input is checked before the first.
-
-        Raises:
-            InputError: the input cannot be used.
-        """

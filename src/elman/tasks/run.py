@@ -22,10 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from elman import checkpoint
 from elman.checkpoint import unfinished, write_atomically, writing
+from elman.runtime.run import FREE, check_same, json_object, read_config
 from elman.tasks import InputError
 from elman.tasks.plot import new_figure, save_figure
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FREE", "Run"]
 
-FREE = ("files", "epochs", "max_time", "patience", "threads")  # may be others when a run goes on
 _BIT = math.log(2)  # nats
 
 
@@ -87,18 +85,7 @@ class Run:
         Raises:
             InputError: there is none.
         """
-        file = path / "config.json"
-        try:
-            if not path.exists():
-                raise InputError(f"there is no run at {path}: give the directory of one")
-            if not file.is_file():
-                raise InputError(f"{path} is not a run: it has no config.json")
-            config = _json_object(file.read_bytes())
-        except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror}") from error
-        if not config:
-            raise InputError(f"{path} is not a run: its config.json is damaged")
-        return Run(path, config)
+        return Run(path, read_config(path))
 
     @staticmethod
     def refuse_to_overwrite(path: Path) -> None:
@@ -135,6 +122,8 @@ class Run:
             >>> with run.lock():
             ...     run.log({"kind": "train", "step": 10, "loss": 0.5})
         """
+        from filelock import FileLock, Timeout
+
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -195,16 +184,7 @@ class Run:
             raise InputError(f"cannot read {file}: {error.strerror or error}") from error
         except checkpoint.CheckpointError as error:
             raise InputError(str(error)) from error
-        then = extra.get("run") if isinstance(extra, dict) else None
-        if not isinstance(then, dict) or then.get("id") != self.config.get("id"):
-            raise InputError(f"{file} belongs to another run: put that of {self.path} in its place")
-        was, now = _facts(then), _facts(self.config)
-        for name in sorted(was.keys() | now.keys()):
-            if was.get(name) != now.get(name):
-                raise InputError(
-                    f"{self._config} was changed: it says {name} {now.get(name)}, but"
-                    f" {file.name} was made with {was.get(name)}; put that back"
-                )
+        check_same(self.path, self.config, file, extra)
         return tensors, extra
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -247,7 +227,7 @@ class Run:
             return records, damaged
         *lines, _ = self._metrics.read_bytes().split(b"\n")
         for number, line in enumerate(lines, start=1):
-            record = _json_object(line)
+            record = json_object(line)
             if isinstance(record.get("step"), int) and isinstance(record.get("kind"), str):
                 records.append(record)
             else:
@@ -299,21 +279,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    """Return the object that the JSON holds, empty if it is damaged or anything else."""
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint depends on: the settings and what is told of the data, by name."""
-    facts: dict[str, Any] = {}
-    for part, value in json.loads(json.dumps(config)).items():
-        names = value if isinstance(value, dict) else {part: value}
-        facts |= {name: names[name] for name in names if name not in (*FREE, "version")}
-    return facts

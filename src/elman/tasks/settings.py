@@ -55,7 +55,7 @@ def setting(
         >>> Mine(hidden=1, batch=1, lr=0.1, dropout=0.0, epochs=1, beam=0)
         Traceback (most recent call last):
         ...
-        elman.tasks.InputError: beam must be at least 1, got 0
+        elman.errors.InputError: beam must be at least 1, got 0
     """
     rules = {"least": least, "most": most, "above": above, "below": below}
     metadata = {
@@ -98,7 +98,7 @@ def check(kind: type[Any], values: Mapping[str, Any]) -> None:
         >>> check(Settings, {"hidden": 0})
         Traceback (most recent call last):
         ...
-        elman.tasks.InputError: hidden must be at least 1 and at most 16384, got 0
+        elman.errors.InputError: hidden must be at least 1 and at most 16384, got 0
     """
     for made in dataclasses.fields(kind):
         if values.get(made.name) is not None:

@@ -1,21 +1,25 @@
 """A trained model, loaded from its run and used: measured on other data, asked for answers."""
 
+import os
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from elman import runtime
 from elman.checkpoint import under
+from elman.runtime.run import read_config, weights
 from elman.tasks import InputError, find
-from elman.tasks.job import Conclusion, Job, Trained
 from elman.tasks.run import Run
 from elman.tasks.settings import build
 
-__all__ = ["described", "evaluate", "load", "predict"]
+if TYPE_CHECKING:
+    from elman.tasks.job import Conclusion, Job, Trained
+
+__all__ = ["described", "evaluate", "load", "predict", "use"]
 
 
-def described(run: Run) -> tuple[Job, Any, Any]:
+def described(run: Run) -> "tuple[Job, Any, Any]":
     """Return the job, the source and the settings that a run's config.json describes.
 
     Raises:
@@ -29,7 +33,7 @@ def described(run: Run) -> tuple[Job, Any, Any]:
         raise InputError(f"{run.path} is not a run: {error} in its config.json") from error
 
 
-def load(path: Path) -> Trained:
+def load(path: Path) -> "Trained":
     """Load the model of a run, ready to be used.
 
     Args:
@@ -39,10 +43,12 @@ def load(path: Path) -> Trained:
     Raises:
         InputError: there is none.
     """
+    import torch
+
+    from elman.tasks.job import Trained
+
     run = Run.open(path)
-    file = run.best if run.best.exists() else run.last
-    if not file.exists():
-        raise InputError(f"{path} has no checkpoint yet: train it first, with --resume")
+    file = weights(path)
     tensors, extra = run.load(file)
     try:
         job, knowledge = find(extra["job"]), extra["knowledge"]
@@ -58,7 +64,7 @@ def load(path: Path) -> Trained:
     return Trained(job, model.eval(), source, settings, knowledge)
 
 
-def evaluate(run: Path, files: Iterable[str | Path]) -> Conclusion:
+def evaluate(run: Path, files: Iterable[str | Path]) -> "Conclusion":
     """Measure the model of a run on other data.
 
     Args:
@@ -71,17 +77,47 @@ def evaluate(run: Path, files: Iterable[str | Path]) -> Conclusion:
     Raises:
         InputError: there is no trained model, or the data cannot be used with it.
     """
+    import torch
+
     trained = load(run)
     held_out = trained.job.read_held_out(trained, tuple(map(str, files)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         return trained.job.conclude(trained, held_out)
 
 
-def predict(run: Path, given: str | None, **options: Any) -> Iterator[str]:
-    """Answer for new input with the model of a run.
+def use(path: Path) -> Any:
+    """Load a model of a job for its answers, without PyTorch.
 
     Args:
-        run: the directory of the run.
+        path: the directory of a run, or a file that `elman export` wrote.
+
+    Returns:
+        What `elman.runtime.load` gives.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not path.exists():
+        raise InputError(
+            f"there is no run at {path}: give the directory of one, or an export of it"
+        )
+    try:
+        model = runtime.load(path, threads=os.cpu_count() or 1)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not hasattr(model, "job"):
+        raise InputError(
+            f"{path} is a chain of modules, and no job knows its input: run it with"
+            " elman.runtime.load"
+        )
+    return model
+
+
+def predict(path: Path, given: str | None, **options: Any) -> Iterator[str]:
+    """Answer for new input with a trained model, without PyTorch.
+
+    Args:
+        path: the directory of a run, or a file that `elman export` wrote.
         given: a file, "-" for standard input, or for jobs on text the text itself; None where the
             job goes on from its own data.
         options: under the names of the job's `Prediction`.
@@ -93,10 +129,13 @@ def predict(run: Path, given: str | None, **options: Any) -> Iterator[str]:
         InputError: there is no trained model, the input cannot be used, or an option is not one of
             the job's or out of range.
     """
-    trained = load(run)
+    model = use(path)
+    kind = import_module(f"elman.tasks.{model.job}.settings").PREDICTION
     try:
-        how = build(trained.job.Prediction, options)
+        how = build(kind, options)
     except InputError as error:
-        raise InputError(f"{run} is a run of {trained.job.name}: {error}") from error
-    with torch.no_grad():
-        yield from trained.job.predict(trained, given, how)
+        raise InputError(f"{path} is a model of {model.job}: {error}") from error
+    answers = import_module(f"elman.tasks.{model.job}.answers")
+    if given is None and path.is_dir() and getattr(answers, "GOES_ON", False):
+        given = read_config(path)["source"]["files"][0]
+    yield from answers.lines(model, given, how)

@@ -1,6 +1,5 @@
 """Samples as numbers, and batches of samples of similar lengths."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,23 +11,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import elman
+from elman.runtime.jobs import labels as of_runtime
+from elman.runtime.jobs.labels import tokens
 from elman.tasks.labels.data import Samples, counted
 from elman.tasks.processes import Processes
 
-__all__ = ["Batch", "Batches", "Encoded", "collate", "encode", "learn", "tokens"]
+__all__ = ["Batch", "Batches", "Encoded", "collate", "encode", "learn"]
 
-_WORD = re.compile(r"\w+|[^\w\s]")
 _LONG = 100  # characters: longer texts are cut into words
-
-
-def tokens(text: str, level: str) -> Sequence[str]:
-    """Cut a text into characters, or into words and marks in lower case.
-
-    Example:
-        >>> tokens("It's on.", "words")
-        ['it', "'", 's', 'on', '.']
-    """
-    return text if level == "chars" else _WORD.findall(text.casefold())
 
 
 def learn(samples: Samples, level: str | None) -> dict[str, Any]:
@@ -89,13 +79,8 @@ def encode(samples: Samples, knowledge: Mapping[str, Any]) -> Encoded:
     """
     names = {label: number for number, label in enumerate(knowledge["labels"])}
     labels = torch.tensor([names[label] for label in samples.labels], dtype=torch.int64)
-    if knowledge["level"] == "series":
-        mean, scale = (np.asarray(knowledge[name], np.float32) for name in ("mean", "scale"))
-        rows = (np.nan_to_num((row - mean) / scale, nan=0.0) for row in samples.inputs)
-        return Encoded(tuple(torch.from_numpy(row) for row in rows), labels)
-    ids = {symbol: number for number, symbol in enumerate(knowledge["symbols"], 1)}
-    cut = (tokens(str(text), knowledge["level"]) for text in samples.inputs)
-    return Encoded(tuple(torch.tensor([ids.get(t, 0) for t in row] or [0]) for row in cut), labels)
+    rows = of_runtime.encode(samples.inputs, knowledge)
+    return Encoded(tuple(map(torch.from_numpy, rows)), labels)
 
 
 class Batch(NamedTuple):

@@ -6,6 +6,7 @@ is found again in the file.
 
 import csv
 import hashlib
+import io
 import json
 import sys
 from collections import Counter
@@ -249,62 +250,73 @@ def _is_file(path: Path) -> bool:
 
 # The place of each row, and its cells in the columns asked for.
 def _read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    try:
-        import polars
-    except ImportError as error:
-        raise InputError(
-            f"reading {path} needs the package polars: pip install elman[labels]"
-        ) from error
     separator = _TABLES[path.suffix]
-    try:
-        if separator:
-            frame = polars.read_csv(path, separator=separator, infer_schema=False)
-        else:
-            frame = polars.read_ndjson(path, infer_schema_length=None)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except polars.exceptions.PolarsError as error:
-        where = _broken_row(path, separator) or f"{path}: {str(error).splitlines()[0]}"
-        raise InputError(f"{where}; mend the file") from error
+    names, rows = (_read_cells if separator else _read_objects)(path, read_text(path).text)
     for column in columns:
-        if column not in frame.columns:
+        if column not in names:
             flags = " and ".join(f"--{name} COL" for name in ("text", "label")[: len(columns)])
             raise InputError(
-                f"{path} has no column {column!r}, only {', '.join(map(repr, frame.columns))}:"
+                f"{path} has no column {column!r}, only {', '.join(map(repr, names))}:"
                 f" name the columns with {flags}"
             )
     found = []
-    for number, row in enumerate(frame.select(columns).iter_rows(), 1):
-        place = f"{path}, row {number}"
-        for index, (column, cell) in enumerate(zip(columns, row, strict=True)):
+    for place, row in rows:
+        cells = tuple(row.get(column) for column in columns)
+        for index, (column, cell) in enumerate(zip(columns, cells, strict=True)):
             if cell is None:
                 raise InputError(f"{place}: column {column!r} is empty: fill it, or drop the row")
             if not isinstance(cell, str) and (index == 0 or not isinstance(cell, (int, bool))):
                 raise InputError(f"{place}: column {column!r} must be text, got {cell!r}")
-        found.append((place, tuple(str(cell).strip() for cell in row)))
+        found.append((place, tuple(str(cell).strip() for cell in cells)))
     return found
 
 
-# Say which row of a table that cannot be read is the first that is wrong; empty if none is found.
-def _broken_row(path: Path, separator: str) -> str:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        if not separator:
-            wrong = ((number, _json_mistake(line)) for number, line in enumerate(file, 1))
-        else:
-            rows = csv.reader(file, delimiter=separator)
-            width = len(next(rows, []))
-            wrong = (
-                (n, f"{len(row)} columns, but the header has {width}" if len(row) > width else "")
-                for n, row in enumerate(rows, 1)
-            )
-        return next((f"{path}, row {number}: {what}" for number, what in wrong if what), "")
+# The names of the columns, and each row with its place; what is missing or empty is left out.
+_Rows: TypeAlias = tuple[Sequence[str], list[tuple[str, dict[str, Any]]]]
 
 
-def _json_mistake(line: str) -> str:
+def _read_cells(path: Path, text: str) -> _Rows:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_TABLES[path.suffix])
+    names: list[str] = []
+    found: list[tuple[str, dict[str, Any]]] = []
+    usual = csv.field_size_limit(len(text) + 1)  # a text may be longer than csv expects of a cell
     try:
-        return "" if isinstance(json.loads(line), dict) else "it is not a JSON object"
-    except ValueError as error:
-        return f"it is not JSON: {error}"
+        for cells in reader:
+            if not cells:
+                continue
+            if not names:
+                names = cells
+                continue
+            place = f"{path}, row {len(found) + 1}"
+            if len(cells) > len(names):
+                raise InputError(
+                    f"{place}: {len(cells)} columns, but the header has {len(names)}; mend the file"
+                )
+            filled = zip(names, cells, strict=False)
+            found.append((place, {name: cell for name, cell in filled if cell}))
+    except csv.Error as error:
+        raise InputError(f"{path}, row {len(found) + 1}: {error}; mend the file") from error
+    finally:
+        csv.field_size_limit(usual)
+    return names, found
+
+
+def _read_objects(path: Path, text: str) -> _Rows:
+    names: dict[str, None] = {}
+    found: list[tuple[str, dict[str, Any]]] = []
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        place = f"{path}, row {len(found) + 1}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{place}: it is not JSON: {error}; mend the file") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: it is not a JSON object; mend the file")
+        names |= dict.fromkeys(row)
+        found.append((place, row))
+    return list(names), found
 
 
 def _read_series(path: Path, *, is_labelled: bool) -> Samples:

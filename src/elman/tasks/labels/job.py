@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elman.runtime import Labels
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
+from elman.tasks.job import Conclusion, Data, Example, Job, Loss, State, Table, Trained
 from elman.tasks.labels.baselines import baselines
 from elman.tasks.labels.batches import Batch, Batches, Encoded, collate, encode, learn
-from elman.tasks.labels.data import Samples, read_samples, read_unlabelled, split
+from elman.tasks.labels.data import Samples, read_samples, split
 from elman.tasks.labels.drawings import draw_confusion
 from elman.tasks.labels.model import LabelsModel
 from elman.tasks.labels.settings import (
     SUMMARY,
-    LabelsPrediction,
     LabelsSettings,
     LabelsSource,
 )
@@ -65,7 +65,6 @@ class LabelsJob(Job):
     loss_name = "loss (nats per sequence)"
     Source = LabelsSource
     Settings = LabelsSettings
-    Prediction = LabelsPrediction
     shapes = frozenset({"embed", "window"})
 
     def read(self, source: LabelsSource, knowledge: Mapping[str, Any] | None = None) -> Data:
@@ -184,25 +183,30 @@ class LabelsJob(Job):
         draw_confusion(counts, list(trained.knowledge["labels"]), path)
         return [path]
 
-    def predict(
-        self, trained: Trained, given: str | None, options: LabelsPrediction
-    ) -> Iterator[str]:
-        """Give the likeliest labels of each sequence, with their probabilities, tab-separated."""
-        if given is None:
-            raise InputError("say what to label: a text, a file, or - for standard input")
-        knowledge = trained.knowledge
-        samples = read_unlabelled(
-            given,
-            trained.source,
-            series=knowledge["level"] == "series",
-            whole=knowledge["whole_files"],
+    def example(self, trained: Trained) -> Example:
+        """Read three sequences of five steps and fewer."""
+        features, window = len(trained.knowledge.get("mean", ())), trained.settings.window
+        seq_len = 5 * window
+        input = torch.ones(seq_len, 3, dtype=torch.int64)
+        if features:
+            input = torch.ones(seq_len, 3, features)
+        steps, rows = torch.export.Dim("L"), torch.export.Dim("N")
+        return Example(
+            trained.model,
+            (input, torch.tensor([seq_len, 3, 2])),
+            {
+                "input_names": ["input", "lengths"],
+                "output_names": ["logits"],
+                "dynamic_shapes": {"input": {0: steps, 1: rows}, "lengths": {0: rows}},
+            },
         )
-        names = list(knowledge["labels"])
-        logs = _log_probabilities(trained.model, encode(samples, knowledge))
-        likely, numbers = logs.exp().topk(min(options.top, len(names)))
-        for row, places in zip(likely.tolist(), numbers.tolist(), strict=True):
-            pairs = (f"{names[n]}\t{p:.4f}" for p, n in zip(row, places, strict=True))
-            yield "\t".join(pairs)
+
+    def measure(self, model: Labels, held_out: HeldOut) -> dict[str, float]:
+        """Return the accuracy and the loss on the held-out samples."""
+        rows = [row.numpy() for row in held_out.encoded.inputs]
+        logs = torch.from_numpy(model.log_probabilities(rows))
+        found = _measured(logs, held_out.encoded.labels)
+        return {"accuracy": found["accuracy"], "nats per sequence": found["loss"]}
 
 
 JOB = LabelsJob()

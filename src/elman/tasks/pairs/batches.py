@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elman.tasks.pairs.data import BOUNDARY, UNKNOWN, Encoded
+from elman.runtime.jobs.pairs import BOUNDARY, UNKNOWN
+from elman.tasks.pairs.data import Encoded
 
 __all__ = ["Batch", "Batches", "padded"]
 

@@ -1,7 +1,7 @@
 """Pairs as numbers: how files are read, what symbols there are, which sources are held out.
 
-Each side has an `Alphabet`: the symbols of the pairs that are trained on. A symbol is a character
-or a word.
+Each side has an `Alphabet` of `elman.runtime.jobs.pairs`: the symbols of the pairs that are trained
+on. A symbol is a character or a word.
 """
 
 import csv
@@ -11,19 +11,16 @@ import io
 import json
 import random
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from elman.runtime.jobs.pairs import Alphabet
 from elman.tasks import InputError
 from elman.tasks.files import read_text
 
 __all__ = [
-    "BOUNDARY",
-    "UNKNOWN",
-    "Alphabet",
     "Encoded",
     "Knowledge",
     "Pair",
@@ -36,12 +33,7 @@ __all__ = [
     "split",
 ]
 
-BOUNDARY = 0  # before the first symbol of a target, and after its last
-UNKNOWN = 1  # a symbol that is not in the alphabet; of a target also what is not there to be learnt
-_FIRST = 2
-
 _EXAMPLES = 2000
-_SYMBOLS_MOST = 20_000  # of a side
 _HELD_OUT = 10  # a tenth of the sources is held out ...
 _HELD_OUT_MOST = 2000  # ... and no more of them than this
 _WORDS_FROM = 3  # words a row, on average, for a side to be read as words
@@ -58,66 +50,6 @@ class Pair(NamedTuple):
 Encoded: TypeAlias = tuple[list[int], list[int]]
 # Sources with all their targets: any of them is right.
 References: TypeAlias = Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Alphabet:
-    """The symbols of one side, and how its text is cut into them.
-
-    Args:
-        level: "chars" or "words".
-        symbols: every symbol once; the number of the first is 2, see `BOUNDARY` and `UNKNOWN`.
-
-    Example:
-        >>> sounds = Alphabet.of("words", ["K AE1 T", "T IY1"])
-        >>> sounds.symbols
-        ('AE1', 'IY1', 'K', 'T')
-        >>> sounds.encode("T IY1 Z"), sounds.text(["T", "IY1"])
-        ([5, 3, 1], 'T IY1')
-    """
-
-    level: str
-    symbols: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        numbers = {symbol: i for i, symbol in enumerate(self.symbols, _FIRST)}
-        object.__setattr__(self, "_numbers", numbers)
-
-    @staticmethod
-    def of(level: str, texts: Iterable[str]) -> "Alphabet":
-        """Collect the symbols of texts, the 20,000 commonest if there are more."""
-        found = Counter(symbol for text in texts for symbol in _cut(text, level))
-        return Alphabet(level, tuple(sorted(s for s, _ in found.most_common(_SYMBOLS_MOST))))
-
-    def __len__(self) -> int:
-        """Count the numbers that a symbol can have, those without a symbol included."""
-        return _FIRST + len(self.symbols)
-
-    def cut(self, text: str) -> list[str]:
-        """Cut a text into symbols."""
-        return _cut(text, self.level)
-
-    def text(self, symbols: Iterable[str]) -> str:
-        """Put symbols together again."""
-        return (" " if self.level == "words" else "").join(symbols)
-
-    def encode(self, text: str) -> list[int]:
-        """Turn a text into numbers."""
-        numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
-        return [numbers.get(symbol, UNKNOWN) for symbol in self.cut(text)]
-
-    def decode(self, numbers: Iterable[int]) -> list[str]:
-        """Turn numbers of symbols back into these."""
-        return [self.symbols[number - _FIRST] for number in numbers]
-
-    def unknown(self, text: str) -> list[str]:
-        """Return the symbols of a text that are not in the alphabet."""
-        numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
-        return [symbol for symbol in dict.fromkeys(self.cut(text)) if symbol not in numbers]
-
-
-def _cut(text: str, level: str) -> list[str]:
-    return text.split() if level == "words" else list(text)
 
 
 @dataclass(frozen=True)
@@ -272,13 +204,7 @@ def read_sources(given: str, alphabet: Alphabet) -> list[str]:
     for row, cells in _rows(name, text, blank=True):
         where = f"{name}, row {row}"
         source = cells[0].strip() if cells else ""
-        if not source:
-            raise InputError(f"{where} is empty: there has to be a source in each")
-        if alphabet.level == "chars" and (unknown := alphabet.unknown(source)):
-            raise InputError(
-                f"{where}: the model has never seen {', '.join(map(repr, unknown))}: give sources"
-                " made of the characters it was trained on"
-            )
+        alphabet.check(source, where)
         sources.append(source)
     if not sources:
         raise InputError(f"{name} is empty: there is nothing to answer")

@@ -5,7 +5,7 @@ it is judged by what it finds alone.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,26 @@ import torch.nn.functional as F
 from torch import nn
 
 from elman import BucketBatchSampler
+from elman.runtime import Pairs
+from elman.runtime.jobs.pairs import UNKNOWN
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_dropout, fit_hidden
 from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
 from elman.tasks.pairs.batches import Batch, Batches
 from elman.tasks.pairs.data import (
-    UNKNOWN,
     Encoded,
     Knowledge,
     Pair,
     References,
     collect,
     read_pairs,
-    read_sources,
     some,
     split,
 )
 from elman.tasks.pairs.drawings import Attention, draw_attention
 from elman.tasks.pairs.measures import copied, measure, nearest, need_libraries, verdict
 from elman.tasks.pairs.model import PairsModel
-from elman.tasks.pairs.search import answer
-from elman.tasks.pairs.settings import SUMMARY, PairsPrediction, PairsSettings, PairsSource
+from elman.tasks.pairs.settings import SUMMARY, PairsSettings, PairsSource
 from elman.tasks.processes import Processes
 
 __all__ = ["JOB", "PairsJob"]
@@ -42,7 +41,6 @@ __all__ = ["JOB", "PairsJob"]
 _JUDGED = 400  # sources in an evaluation; the last one judges all that was held out
 _SHOWN = 3  # answers in an evaluation
 _DRAWN = 6  # examples whose attention is drawn
-_AT_ONCE = 1024  # sources whose answers are looked for before the first is told
 _DROPOUT_MOST = 0.3  # of 3,500 pairs read 25 times less was learnt with 0.5
 _MISTAKES = 50  # that the report shows
 _JUDGED_AT_ONCE = 256  # pairs
@@ -60,7 +58,6 @@ class PairsJob(Job):
     loss_name = "loss (nats per symbol)"
     Source = PairsSource
     Settings = PairsSettings
-    Prediction = PairsPrediction
     shapes = frozenset({"embed"})
 
     def read(self, source: PairsSource, knowledge: Mapping[str, Any] | None = None) -> Data:
@@ -179,7 +176,7 @@ class PairsJob(Job):
     def preview(self, trained: Trained, data: Data, step: int) -> str:
         """Return a few held-out sources with their answers."""
         references = some(data.held_out, _SHOWN)
-        answers = [a[0] for a in _answers(trained, list(references), 1, 1)]
+        answers = [a[0] for a in trained.shipped.targets(list(references), 1, 1)]
         return "\n".join(
             f"{source} -> {found}" + ("" if found in targets else f"  (not {targets[0]})")
             for (source, targets), found in zip(references.items(), answers, strict=True)
@@ -221,19 +218,12 @@ class PairsJob(Job):
         draw_attention(_attention(trained, held_out), path)
         return [path]
 
-    def predict(
-        self, trained: Trained, given: str | None, options: PairsPrediction
-    ) -> Iterator[str]:
-        """Answer each row with a target, or with `n_best` of them, tabs between."""
-        if given is None:
-            raise InputError("there is nothing to answer: give a text, a file, or -")
-        sources = read_sources(given, _known(trained).source)
-        beam = options.beam or max(trained.settings.beam, options.n_best)
-        for start in range(0, len(sources), _AT_ONCE):
-            for answers in _answers(
-                trained, sources[start : start + _AT_ONCE], beam, options.n_best
-            ):
-                yield "\t".join(answers)
+    def measure(self, model: Pairs, held_out: References) -> dict[str, float]:
+        """Return the share of right answers, and that of wrong symbols."""
+        answers = [best[0] for best in model.targets(list(held_out), 1, model.beam)]
+        found = measure(answers, held_out, model.target)
+        names = ("exact_match", "symbol_error_rate")
+        return {name.replace("_", " "): found[name] for name in names}
 
 
 JOB = PairsJob()
@@ -296,28 +286,19 @@ def _judge(trained: Trained, held_out: References, beam: int) -> tuple[dict[str,
         batch = Batch.of(encoded[start : start + _JUDGED_AT_ONCE])
         loss = _loss(trained.model, batch)
         total, units = total + loss.total.item(), units + loss.units
-    answers = [a[0] for a in _answers(trained, list(held_out), beam, 1)]
+    answers = [a[0] for a in trained.shipped.targets(list(held_out), 1, beam)]
     found = measure(answers, held_out, known.target)
     return {"loss": total / units, **found}, answers
-
-
-def _answers(trained: Trained, sources: Sequence[str], beam: int, n_best: int) -> list[list[str]]:
-    known = _known(trained)
-    model: Any = trained.model
-    found = answer(model, [known.source.encode(text) for text in sources], known.longest, beam)
-    return [
-        [known.target.text(known.target.decode(a.symbols)) for a in best[:n_best]] for best in found
-    ]
 
 
 def _attention(trained: Trained, held_out: References) -> list[Attention]:
     """Look at what the greedy answers to a few sources looked at."""
     known = _known(trained)
     model: Any = trained.model
-    seen = []
+    shipped, seen = trained.shipped, []
     for text in some(held_out, _DRAWN):
         numbers = known.source.encode(text)
-        best = answer(model, [numbers], known.longest, 1)[0][0]
+        best = shipped.answer([numbers], 1)[0][0]
         batch = Batch.of([(numbers, best.symbols)])
         memory, state = model.encode(batch.source, batch.lengths)
         _, weights, _ = model.decode(batch.so_far, memory, state)

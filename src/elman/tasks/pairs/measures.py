@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from elman.runtime.jobs.pairs import Alphabet
 from elman.tasks import InputError
-from elman.tasks.pairs.data import Alphabet, Pair, References
+from elman.tasks.pairs.data import Pair, References
 
 __all__ = ["copied", "measure", "nearest", "need_libraries", "verdict"]
 

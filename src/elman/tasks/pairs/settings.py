@@ -95,7 +95,7 @@ class PairsPrediction(Prediction):
         >>> PairsPrediction(n_best=5, beam=2)
         Traceback (most recent call last):
         ...
-        elman.tasks.InputError: n_best must be at most beam = 2, got 5
+        elman.errors.InputError: n_best must be at most beam = 2, got 5
     """
 
     n_best: int = setting("Answers a line, the likeliest first.", 1, least=1, most=1000)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.runtime.jobs.series import forward_filled
+from elman.runtime.jobs.times import Grid, parse
 from elman.tasks import InputError
 from elman.tasks.series.settings import SeriesSource
 from elman.tasks.series.table import Table
-from elman.tasks.series.times import Grid, parse
 
 __all__ = ["Panel", "Scale", "Series", "read", "read_again"]
 
@@ -120,21 +121,6 @@ class Panel:
                 one.name: [one.scale.mean, one.scale.std, one.scale.mase] for one in self.series
             },
         }
-
-
-def forward_filled(values: Floats) -> Floats:
-    """Return values in which each missing one is the one before it, the first ones the next.
-
-    Example:
-        >>> forward_filled(np.array([math.nan, 1.0, math.nan, 3.0])).tolist()
-        [1.0, 1.0, 1.0, 3.0]
-    """
-    present = ~np.isnan(values)
-    if present.all() or not present.any():
-        return values
-    last = np.maximum.accumulate(np.where(present, np.arange(len(values)), -1))
-    first = int(present.argmax())
-    return np.asarray(values[np.where(last < 0, first, last)])
 
 
 @dataclass

@@ -17,22 +17,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from elman.runtime import Series
+from elman.runtime.jobs.series import features
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
+from elman.tasks.job import Conclusion, Data, Example, Job, Loss, State, Table, Trained
 from elman.tasks.processes import Processes
 from elman.tasks.series import data as reading
+from elman.tasks.series.answers import lacks_known, window_before
 from elman.tasks.series.baselines import BASELINES, smoothing
 from elman.tasks.series.data import Panel
 from elman.tasks.series.measures import Forecasts, measure, per_step
 from elman.tasks.series.model import SeriesModel
 from elman.tasks.series.settings import (
     SUMMARY,
-    SeriesPrediction,
     SeriesSettings,
     SeriesSource,
 )
-from elman.tasks.series.windows import Batches, Windows, features
+from elman.tasks.series.windows import Batches, Windows
 
 __all__ = ["JOB", "SeriesJob"]
 
@@ -51,7 +53,6 @@ class SeriesJob(Job):
     loss_name = "loss (pinball, standardised)"
     Source = SeriesSource
     Settings = SeriesSettings
-    Prediction = SeriesPrediction
     shapes = frozenset({"context", "segment", "quantiles"})
     evaluations = 20
 
@@ -160,81 +161,57 @@ class SeriesJob(Job):
             drawings.backtest(windows, origins, found, out / "backtest.png"),
             drawings.errors(found, out / "errors_by_step.png"),
         ]
-        if not _lacks_known(held_out):
+        if not lacks_known(held_out):
             ends = windows.origins("end")
             ahead = forecast(trained, windows, ends)
-            drawn.append(drawings.forecast(windows, ends, ahead, out / "forecast.png"))
+            drawn.append(
+                drawings.forecast(held_out, windows.of(ends).tolist(), ahead, out / "forecast.png")
+            )
         return drawn
 
-    def predict(
-        self, trained: Trained, given: str | None, options: SeriesPrediction
-    ) -> Iterator[str]:
-        """Forecast on from the end of each series, as CSV."""
-        horizon = options.horizon or trained.knowledge["horizon"]
-        if horizon > trained.knowledge["horizon"]:
-            raise InputError(
-                f"the model forecasts {trained.knowledge['horizon']} steps, got horizon {horizon}:"
-                f" train one with --horizon {horizon}"
-            )
-        plot = Path(options.plot) if options.plot is not None else None
-        if plot is not None and plot.exists():
-            raise InputError(f"{plot} exists: name a new file, it is not written over")
-        panel = reading.read_again(
-            given if given is not None else trained.source.files[0], trained.knowledge
+    def example(self, trained: Trained) -> Example:
+        """Forecast from two windows; values are standardised."""
+        settings, knowledge = trained.settings, trained.knowledge
+        segment, horizon = settings.segment, knowledge["horizon"]
+        known = features(len(knowledge["cycles"]), len(knowledge["known"]), segment)
+        past = settings.context // segment
+        names = ("past", "past_known", "known", "base")
+        shapes = ((past, segment), (past, known), (-(-horizon // segment), known), (horizon,))
+        rows = torch.export.Dim("N")
+        return Example(
+            trained.model,
+            tuple(torch.zeros(2, *shape) for shape in shapes),
+            {
+                "input_names": list(names),
+                "output_names": ["quantiles"],
+                "dynamic_shapes": {name: {0: rows} for name in names},
+            },
         )
-        if lacking := _lacks_known(panel, horizon):
-            raise InputError(lacking)
-        for one in panel.series:
-            if len(one.values) < trained.settings.context:
-                raise InputError(
-                    f"{one.name} has {len(one.values)} steps, and the model reads"
-                    f" {trained.settings.context} before a forecast: give more of the past"
-                )
-        windows = Windows(panel, trained.settings)
-        origins = windows.origins("end")
-        found = forecast(trained, windows, origins)
-        if plot is not None:
-            from elman.tasks.series import drawings
 
-            drawings.forecast(windows, origins, found, plot, horizon)
-        return _lines(panel, found, horizon)
+    def measure(self, model: Series, held_out: Panel) -> dict[str, float]:
+        """Return the error of windows of the test part, all if they are few."""
+        chosen = [
+            (one, origin)
+            for one in held_out.series
+            for origin in range(
+                max(model.context, 0 if held_out.is_judged_whole else one.test),
+                len(one.values) - model.horizon + 1,
+            )
+            if not np.isnan(one.values[origin : origin + model.horizon]).all()
+        ]
+        chosen = chosen[:: math.ceil(len(chosen) / _JUDGED)]
+        found = Forecasts(
+            np.stack([one.values[origin : origin + model.horizon] for one, origin in chosen]),
+            model.forecast([window_before(model, held_out, one, at) for one, at in chosen]),
+            model.levels,
+            np.array([one.scale.std for one, _ in chosen]),
+            np.array([one.scale.mase for one, _ in chosen]),
+        )
+        measured = measure(found)
+        return {"MASE": measured["mase"], "MAE": measured["mae"]}
 
 
 JOB = SeriesJob()
-
-
-def _lines(panel: Panel, found: Forecasts, horizon: int) -> Iterator[str]:
-    import csv
-    import io
-
-    def line(cells: Sequence[str]) -> str:
-        written = io.StringIO()
-        csv.writer(written, lineterminator="").writerow(cells)
-        return written.getvalue()
-
-    is_alone = len(found.levels) == 1
-    yield line(["time", "series", *(["forecast"] if is_alone else map(str, found.levels))])
-    for position, one in enumerate(panel.series):
-        for step in range(horizon):
-            time = panel.grid.write(one.start + len(one.values) + step)
-            numbers = [f"{value:.6g}" for value in found.quantiles[position, step]]
-            yield line([time, one.name, *numbers])
-
-
-def _lacks_known(panel: Panel, horizon: int | None = None) -> str | None:
-    """Say what is not known of the future though the model needs it; None if nothing is."""
-    if not panel.known:
-        return None
-    horizon = horizon or panel.horizon
-    for one in panel.series:
-        ahead = len(one.known) - len(one.values)
-        if ahead < horizon:
-            last = panel.grid.write(one.start + len(one.values) - 1)
-            return (
-                f"{one.name}: {', '.join(panel.known)} must be known for {horizon} steps after"
-                f" {last}, got {max(0, ahead)}: add rows with the target left empty"
-            )
-    return None
 
 
 def choose(panel: Panel, held_out: Panel, speed: float, given: Mapping[str, Any]) -> SeriesSettings:

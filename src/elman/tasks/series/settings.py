@@ -44,7 +44,7 @@ class SeriesSource(Source):
         >>> SeriesSource(files=("sales.csv",), split="0.7/0.1/0.1")
         Traceback (most recent call last):
         ...
-        elman.tasks.InputError: the shares of split must add up to 1, got 0.7/0.1/0.1
+        elman.errors.InputError: the shares of split must add up to 1, got 0.7/0.1/0.1
     """
 
     time: str | None = setting("Column of the time.", None, metavar="COL", chosen="found")

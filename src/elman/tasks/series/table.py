@@ -1,7 +1,7 @@
 """Tables as they come in files, as columns of cells; every mistake is told with its row and column.
 
-polars reads the files. Cells stay words until it is known what a column is for, so that the first
-one that is no number can be named as it stands there.
+polars reads files of Parquet. Cells stay words until it is known what a column is for, so that the
+first one that is no number can be named as it stands there.
 """
 
 import csv
@@ -47,8 +47,8 @@ class Table:
         """Read a file by its ending; "-" is standard input, as CSV.
 
         Raises:
-            InputError: it cannot be read, is of another kind, has no rows or ragged ones, or polars
-                is not installed.
+            InputError: it cannot be read, is of another kind, has no rows or ragged ones, or is of
+                Parquet and polars is not installed.
 
         Example:
             >>> import tempfile
@@ -138,48 +138,41 @@ def _polars() -> Any:
     try:
         import polars
     except ImportError as error:
-        raise InputError("series needs the package polars: pip install elman[series]") from error
+        raise InputError(
+            "reading Parquet needs the package polars: pip install elman[series]"
+        ) from error
     return polars
 
 
 def _read_text(name: str, text: str, content: bytes, separator: str | None) -> Table:
-    polars = _polars()
     kept = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip(" \t,;")]
     if len(kept) < 2:
         raise InputError(f"{name} has no rows: below the head it needs one for each time")
     head = kept[0][1]
     if separator is None:
         separator = next((s for s in ",;\t" if s in head), ",")
-    lines = [line for _, line in kept]
+    lines = [f"{line}\n" for _, line in kept]
     rows = [number for number, _ in kept[1:]]
-    width = None
+    found: list[list[str]] = []
     reader = csv.reader(lines, delimiter=separator)
-    count = 0
-    for cells in reader:
-        if width is None:
-            width = len(cells)
-            _check_head(name, cells)
-        elif len(cells) != width:
-            missing = min(len(cells), width)
-            raise InputError(
-                f"{name}, row {kept[reader.line_num - 1][0]}, column {missing + 1}: the row has"
-                f" {len(cells)} cells, the head {width}; each row needs as many"
-            )
-        count += 1
-    if count != len(lines):  # cells of several lines
-        rows = list(range(2, count + 1))
     try:
-        frame = polars.read_csv(
-            io.BytesIO("\n".join(lines).encode("utf-8", "replace")),
-            separator=separator,
-            infer_schema=False,
-        )
-    except polars.exceptions.PolarsError as error:
-        raise InputError(f"cannot read {name}: {str(error).splitlines()[0]}") from error
-    columns = {
-        title.strip(): [(cell or "").strip() for cell in frame[title].to_list()]
-        for title in frame.columns
-    }
+        for cells in reader:
+            if not found:
+                _check_head(name, cells)
+            elif len(cells) != len(found[0]):
+                missing = min(len(cells), len(found[0]))
+                raise InputError(
+                    f"{name}, row {kept[reader.line_num - 1][0]}, column {missing + 1}: the row has"
+                    f" {len(cells)} cells, the head {len(found[0])}; each row needs as many"
+                )
+            found.append([cell.strip() for cell in cells])
+    except csv.Error as error:
+        raise InputError(
+            f"cannot read {name}, row {kept[reader.line_num - 1][0]}: {error}"
+        ) from error
+    if len(found) != len(lines):  # cells of several lines
+        rows = list(range(2, len(found) + 1))
+    columns = dict(zip(found[0], map(list, zip(*found[1:], strict=True)), strict=True))
     return Table(name, columns, rows, separator == ";", content)
 
 

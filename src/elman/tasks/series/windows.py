@@ -14,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from elman.runtime.jobs.series import calendar
 from elman.tasks.series.data import Panel
 from elman.tasks.series.settings import SeriesSettings
 
-__all__ = ["Batch", "Batches", "Windows", "features"]
-
-_HARMONICS = 2
+__all__ = ["Batch", "Batches", "Windows"]
 
 
 class Batch(NamedTuple):
@@ -44,11 +43,6 @@ class Batch(NamedTuple):
     levels: Tensor
 
 
-def features(panel_cycles: int, known: int, segment: int) -> int:
-    """Return F: numbers known of a segment, of the calendar at its start and of all its steps."""
-    return 2 * _HARMONICS * panel_cycles + known * segment
-
-
 class Windows:
     """The windows of a panel.
 
@@ -65,17 +59,17 @@ class Windows:
         self.offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         scaling = np.array(list(panel.known.values()), dtype=np.float64).reshape(-1, 2)
         values, present = np.zeros(sum(lengths)), np.zeros(sum(lengths))
-        known, calendar = np.zeros((sum(lengths), len(scaling))), []
+        known, calendars = np.zeros((sum(lengths), len(scaling))), []
         for one, at, length in zip(panel.series, self.offsets, lengths, strict=True):
             end = at + len(one.values)
             values[at:end] = (one.filled - one.scale.mean) / one.scale.std
             present[at:end] = ~np.isnan(one.values)
-            calendar.append(_calendar(panel, one.start + np.arange(length)))
+            calendars.append(calendar(panel.grid, panel.cycles, one.start + np.arange(length)))
             given = one.known[:length]
             known[at : at + len(given)] = (given - scaling[:, 0]) / scaling[:, 1]
         self.values, self.present, self.known, self.calendar = (
             torch.from_numpy(array).float()
-            for array in (values, present, np.nan_to_num(known), np.concatenate(calendar))
+            for array in (values, present, np.nan_to_num(known), np.concatenate(calendars))
         )
 
     def origins(self, part: str) -> Tensor:
@@ -135,18 +129,6 @@ class Windows:
             return calendar
         steps = starts[..., None] + torch.arange(self.settings.segment)
         return torch.cat([calendar, self.known[steps].flatten(2)], dim=2)
-
-
-def _calendar(panel: Panel, index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return (T, 2 * harmonics * cycles): sine and cosine of where each step is in each cycle."""
-    phases = [2 * np.pi * panel.grid.phase(cycle, index) for cycle in panel.cycles]
-    waves = [
-        wave(harmonic * phase)
-        for phase in phases
-        for harmonic in range(1, _HARMONICS + 1)
-        for wave in (np.sin, np.cos)
-    ]
-    return np.stack(waves, axis=1) if waves else np.zeros((len(index), 0))
 
 
 @dataclass(frozen=True)

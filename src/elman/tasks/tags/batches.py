@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 import elman
+from elman.runtime.jobs import tags as of_runtime
 from elman.tasks.processes import Processes
 from elman.tasks.tags.data import Sentence
 
@@ -100,36 +100,18 @@ class Encoder:
 
     def __init__(self, knowledge: Mapping[str, Any]) -> None:
         """Make the tables once."""
-        self._words = {word: i for i, word in enumerate(knowledge["vocabulary"], 1)}
-        self._characters = {c: i for i, c in enumerate(knowledge["characters"], 1)}
+        self._encoder = of_runtime.Encoder(knowledge)
         self._tags = {tag: i for i, tag in enumerate(knowledge["tags"])}
 
     def batch(self, sentences: Sequence[Sentence]) -> Batch:
         """Put sentences side by side; there may be none."""
-        if not sentences:
-            none = torch.zeros(1, 0, dtype=torch.int64)
-            return Batch(none, none, none, none[0], none[0], none)
-        columns: dict[str, int] = {}
-        for sentence in sentences:
-            for word in sentence.words:
-                columns.setdefault(word, len(columns))
-        spelled = [torch.tensor([self._characters.get(c, 0) for c in word]) for word in columns]
-        words, which, tags = [], [], []
-        for sentence in sentences:
-            words.append(
-                torch.tensor([self._words.get(word.casefold(), 0) for word in sentence.words])
-            )
-            which.append(torch.tensor([columns[word] for word in sentence.words]))
-            known = [self._tags[tag] for tag in sentence.tags]
-            tags.append(torch.tensor(known or [NO_TAG] * len(sentence.words)))
-        return Batch(
-            pad_sequence(words),
-            pad_sequence(which),
-            pad_sequence(spelled),
-            torch.tensor([len(word) for word in spelled]),
-            torch.tensor([len(sentence.words) for sentence in sentences]),
-            pad_sequence(tags, padding_value=NO_TAG),
-        )
+        read = self._encoder.read([s.words for s in sentences])
+        tags = torch.full(read.words.shape, NO_TAG)
+        for column, sentence in enumerate(sentences):
+            known = torch.tensor([self._tags[tag] for tag in sentence.tags])
+            tags[: len(known), column] = known
+        words, which, characters, spelling, lengths = map(torch.from_numpy, read)
+        return Batch(words, which, characters, spelling, lengths, tags)
 
 
 @dataclass(frozen=True)

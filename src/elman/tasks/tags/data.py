@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from elman.language import say
+from elman.runtime.facts import Facts
+from elman.runtime.file import FileError
 from elman.tasks import InputError
 from elman.tasks.files import read_text
 
@@ -43,6 +46,22 @@ class Layout:
     by_tabs: bool
     numbered: bool
     named: bool
+
+    @staticmethod
+    def known(knowledge: Any) -> "Layout":
+        """Make it again of what `asdict` made of it.
+
+        Raises:
+            FileError: it is something else.
+        """
+        facts = Facts(say("the columns of the file"), knowledge)
+        width = None if facts.values.get("width") is None else facts.size("width", 2)
+        last = 2**20 if width is None else width - 1
+        flags = {name: facts.truth(name) for name in ("by_tabs", "numbered", "named")}
+        word, tag = facts.size("word", 0, last), facts.size("tag", -1, last)
+        if width is None and (word, tag) != (0, -1):
+            raise FileError("the columns of the file must have a number if they have places")
+        return Layout(word, tag, width, **flags)
 
     def cells(self, line: str) -> list[str]:
         """Part a line into its columns."""
@@ -139,7 +158,7 @@ class Document:
             InputError: a line has other columns.
         """
         lines = _lines(text)
-        layout = Layout(**knowledge)
+        layout = Layout.known(knowledge)
         return Document(name, lines, layout, _sentences(name, lines, layout, False))
 
     @property

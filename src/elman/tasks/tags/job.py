@@ -2,8 +2,7 @@
 
 import hashlib
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elman.runtime import Tags
+from elman.runtime.jobs.tags import likeliest
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_hidden
-from elman.tasks.files import read_text
-from elman.tasks.job import Conclusion, Data, Job, Loss, State, Table, Trained
+from elman.tasks.job import Conclusion, Data, Example, Job, Loss, State, Table, Trained
 from elman.tasks.measures import confusion, per_label
 from elman.tasks.processes import Processes
-from elman.tasks.settings import Prediction
 from elman.tasks.tags.batches import NO_TAG, Batch, Batches, Encoder, learn
 from elman.tasks.tags.data import Document, Layout, Sentence, split
 from elman.tasks.tags.drawings import draw_errors
 from elman.tasks.tags.measures import errors, lookup, measure
-from elman.tasks.tags.model import TagsModel, likeliest
+from elman.tasks.tags.model import TagsModel
 from elman.tasks.tags.settings import SUMMARY, TagsSettings, TagsSource
 
 __all__ = ["JOB", "TagsJob"]
@@ -178,22 +177,54 @@ class TagsJob(Job):
         draw_errors(wrong, path)
         return [path]
 
-    def predict(self, trained: Trained, given: str | None, options: Prediction) -> Iterator[str]:
-        """Return the lines of a file with the column of the tags filled in."""
-        if given is None:
-            raise InputError("say what to tag: a file, or - for standard input")
-        knowledge = trained.knowledge
-        if given == "-":
-            name = "standard input"
-            text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
-        else:
-            name, text = given, read_text(given).text
-        document = Document.read_like(name, text, knowledge["layout"])
-        found, _ = _tagged(trained, document.sentences)
-        yield from document.tagged(found)
+    def example(self, trained: Trained) -> Example:
+        """Read three sentences of words that are spelled in four letters and fewer."""
+        names = ("words", "which", "characters", "spelling", "lengths")
+        words = torch.ones(5, 3, dtype=torch.int64)
+        characters = torch.ones(4, 2, dtype=torch.int64)
+        steps, rows = torch.export.Dim("L"), torch.export.Dim("N")
+        letters, different = torch.export.Dim("C"), torch.export.Dim("U")
+        free = (
+            {0: steps, 1: rows},
+            {0: steps, 1: rows},
+            {0: letters, 1: different},
+            {0: different},
+            {0: rows},
+        )
+        return Example(
+            _Tagger(trained.model),
+            (words, words.clone(), characters, torch.tensor([4, 2]), torch.tensor([5, 3, 2])),
+            {
+                "input_names": list(names),
+                "output_names": ["logits"],
+                "dynamic_shapes": dict(zip(names, free, strict=True)),
+            },
+        )
+
+    def measure(self, model: Tags, held_out: Sequence[Sentence]) -> dict[str, float]:
+        """Return the share of right tags, by token and by entity."""
+        found = model.predict([sentence.words for sentence in held_out])
+        names = {"accuracy": "accuracy", "entity_f1": "entity F1"}
+        measured = measure(held_out, found, {**model.knowledge, "words": {}})
+        return {names[name]: measured[name] for name in names if name in measured}
 
 
 JOB = TagsJob()
+
+
+class _Tagger(nn.Module):
+    """The model with the parts of a batch as arguments."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, words: Tensor, which: Tensor, characters: Tensor, spelling: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """Return (L, N, tags) logits."""
+        batch = Batch(words, which, characters, spelling, lengths, words)
+        return self.model(batch)  # type: ignore[no-any-return]
 
 
 def _check_layout(document: Document, layout: Layout) -> None:
@@ -233,7 +264,8 @@ def _tagged(trained: Trained, sentences: Sequence[Sentence]) -> tuple[list[list[
         batch = encoder.batch([sentences[row] for row in rows])
         logits = trained.model(batch)
         nats += _nats(logits, batch.tags).item()
-        best = likeliest(logits, batch.lengths, trained.knowledge["forbidden"])
+        lengths = batch.lengths.numpy()
+        best = likeliest(logits.numpy(), lengths, trained.knowledge["forbidden"])
         for row, tags in zip(rows, best, strict=True):
             found[row] = [names[tag] for tag in tags.tolist()]
     return found, nats

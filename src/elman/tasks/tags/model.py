@@ -1,23 +1,22 @@
-"""The model of tagged sentences, and how tags are read off it.
+"""The model of tagged sentences, as it is trained; `elman.runtime.jobs.tags` reads tags off it.
 
 characters -> recurrent layer \\
                                recurrent layers, both directions -> linear -> tags
 word       -> embedding       /
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import elman
+from elman.runtime.jobs.tags import CHARACTER
 from elman.tasks.tags.batches import Batch
 from elman.tasks.tags.settings import TagsSettings
 
-__all__ = ["TagsModel", "likeliest"]
-
-_CHARACTER = 32  # numbers that stand for a character
+__all__ = ["TagsModel"]
 
 
 class TagsModel(nn.Module):
@@ -42,8 +41,8 @@ class TagsModel(nn.Module):
         layers = {"lstm": elman.LSTM, "gru": elman.GRU, "rnn": elman.RNN}[settings.cell]
         self.word_dropout = settings.word_dropout
         self.embedding = nn.Embedding(1 + len(knowledge["vocabulary"]), settings.embed)
-        self.character = nn.Embedding(1 + len(knowledge["characters"]), _CHARACTER)
-        self.spelling = layers(_CHARACTER, settings.characters, bidirectional=True)
+        self.character = nn.Embedding(1 + len(knowledge["characters"]), CHARACTER)
+        self.spelling = layers(CHARACTER, settings.characters, bidirectional=True)
         self.recurrent = layers(
             settings.embed + 2 * settings.characters,
             settings.hidden,
@@ -73,47 +72,3 @@ class TagsModel(nn.Module):
         input = self.dropout(torch.cat((self.embedding(words), spelled), -1))
         output, _ = self.recurrent(input, lengths=batch.lengths)
         return self.output(self.dropout(output))  # type: ignore[no-any-return]
-
-
-def likeliest(logits: Tensor, lengths: Tensor, forbidden: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Return the likeliest tags of each sentence among those that may follow each other.
-
-    Args:
-        logits: (L, N, tags).
-        lengths: (N,) words of each sentence.
-        forbidden: pairs of tags of which the second does not follow the first; -1 is the start.
-
-    Returns:
-        For each sentence (words,) numbers of tags.
-
-    Example:
-        >>> logits = torch.tensor([[[2.0, 1.0]], [[0.0, 3.0]]])
-        >>> likeliest(logits, torch.tensor([2]), [])
-        [tensor([0, 1])]
-        >>> likeliest(logits, torch.tensor([2]), [[0, 1]])
-        [tensor([1, 1])]
-    """
-    if not forbidden:
-        best = logits.argmax(-1)
-        return [best[:length, n] for n, length in enumerate(lengths.tolist())]
-    tags = logits.shape[-1]
-    barred = logits.new_zeros(tags + 1, tags)  # the last row is that of the start
-    barred[tuple(torch.tensor(forbidden).T)] = -torch.inf
-    # Viterbi: the best way to each tag, and from which tag it came.
-    scores = logits[0] + barred[-1]
-    came = []
-    for step in logits[1:]:
-        best_before, before = (scores[:, :, None] + barred[:-1]).max(1)
-        scores_next = best_before + step
-        came.append((scores, before))
-        scores = scores_next
-    came.append((scores, torch.zeros_like(scores, dtype=torch.int64)))
-    found = []
-    for n, length in enumerate(lengths.tolist()):
-        tag = int(came[length - 1][0][n].argmax())
-        way = [tag]
-        for _, before in reversed(came[: length - 1]):
-            tag = int(before[n, tag])
-            way.append(tag)
-        found.append(torch.tensor(way[::-1]))
-    return found

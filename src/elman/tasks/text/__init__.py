@@ -11,14 +11,11 @@ Example:
     (True, 40)
 """
 
-import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elman.tasks import InputError
-from elman.tasks.settings import check, setting
 
 if TYPE_CHECKING:
     from elman.tasks.job import Conclusion
@@ -67,16 +64,6 @@ def evaluate(run: str | Path, files: Iterable[str | Path]) -> "Conclusion":
     return trained.evaluate(Path(run), files)
 
 
-@dataclass(frozen=True)
-class _Writing:
-    """What may be said of how a text is written."""
-
-    length: int = setting("Characters to write.", 500, least=0, most=10**12)
-    temperature: float = setting("Boldness.", 1.0, least=0)
-    top_k: int | None = setting("Choose among the likeliest.", None, least=1)
-    seed: int | None = setting("Where chance starts.", None, least=0, below=2**63)
-
-
 def sample(
     run: str | Path,
     *,
@@ -90,7 +77,7 @@ def sample(
 
     Args:
         run: the directory of a training; its best weights are used, or the last if it was stopped
-            before it was first evaluated.
+            before it was first evaluated. Or a file that `elman export` wrote.
         prime: the text to go on from; it is not repeated.
         length: symbols to write: characters, unless the model is of another level.
         temperature: below 1 the likely becomes likelier, above 1 less so; 0 takes the likeliest.
@@ -104,23 +91,11 @@ def sample(
         InputError: there is no trained model, it has never seen a character of `prime`, or an
             argument is out of range.
     """
-    check(_Writing, {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed})
-    import torch
+    from elman.runtime.jobs.text import Text, check_sampling
+    from elman.tasks import trained
 
-    from elman.tasks.text.levels import recall
-    from elman.tasks.text.model import TextModel, write
-    from elman.tasks.trained import load
-
-    trained = load(Path(run))
-    if not isinstance(trained.model, TextModel):
-        raise InputError(f"{run} is a run of {trained.job.name}, not of text: use elman predict")
-    vocabulary = recall(trained.knowledge)
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    start = vocabulary.encode(prime) if prime else vocabulary.new_line
-    ids = torch.from_numpy(start).long()
-    written = write(trained.model, ids, temperature, top_k, generator)
-    return vocabulary.decode(itertools.islice(written, length))
+    check_sampling(length, temperature, top_k, seed)
+    model = trained.use(Path(run))
+    if not isinstance(model, Text):
+        raise InputError(f"{run} is a model of {model.job}, not of text: use elman predict")
+    return model.sample(prime, length, temperature, top_k, seed)

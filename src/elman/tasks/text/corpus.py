@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from elman.runtime.jobs.levels import Vocabulary, learn
 from elman.tasks import InputError
 from elman.tasks.files import check, read_text
 from elman.tasks.text.blocks import Blocks
-from elman.tasks.text.levels import Vocabulary, learn
 
 __all__ = ["Corpus", "HeldOut", "training_rows"]
 

@@ -6,7 +6,7 @@ side, a chunk at a time; the state is carried from chunk to chunk, and zero wher
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import elman
+from elman.runtime import Text
+from elman.runtime.jobs.levels import recall
 from elman.tasks import InputError
 from elman.tasks.budget import GATES, fit_dropout, fit_hidden
-from elman.tasks.job import Coloured, Conclusion, Data, Job, Loss, State, Trained
+from elman.tasks.job import Coloured, Conclusion, Data, Example, Job, Loss, State, Trained
 from elman.tasks.processes import Processes
-from elman.tasks.settings import Prediction
 from elman.tasks.text.blocks import Blocks
 from elman.tasks.text.corpus import Corpus, HeldOut, training_rows
-from elman.tasks.text.levels import recall
-from elman.tasks.text.model import TextModel, write
+from elman.tasks.text.model import TextModel
 from elman.tasks.text.settings import SUMMARY, TextSettings, TextSource
 from elman.tasks.text.units import respond
 
@@ -131,12 +131,9 @@ class TextJob(Job):
 
     def preview(self, trained: Trained, data: Data, step: int) -> str:
         """Return a sample."""
-        vocabulary = recall(trained.knowledge)
-        generator = torch.Generator().manual_seed(trained.settings.seed + step)
-        start = torch.from_numpy(vocabulary.new_line).long()
-        assert isinstance(trained.model, TextModel)
-        written = write(trained.model, start, 0.8, None, generator)
-        shown, text = vocabulary.decode(written), ""
+        seed = (trained.settings.seed + step) % 2**63
+        shown = trained.shipped.sample(length=10**12, temperature=0.8, seed=seed)
+        text = ""
         while len(text) < _SAMPLE:
             text += next(shown)
         return text
@@ -151,9 +148,31 @@ class TextJob(Job):
             details = respond(trained.model, ids, "".join(vocabulary.decode(ids.tolist())))
         return Conclusion(self.evaluate(trained, held_out, quick=False), details=details)
 
-    def predict(self, trained: Trained, given: str | None, options: Prediction) -> Iterator[str]:
-        """Text is sampled and not predicted."""
-        raise InputError("a model of text writes: use elman sample")
+    def example(self, trained: Trained) -> Example:
+        """Read five symbols of two texts, from a state that goes in and out."""
+        settings = trained.settings
+        zeros = torch.zeros(settings.layers, 2, settings.hidden)
+        parts = ("h", "c") if settings.cell == "lstm" else ("h",)
+        steps, rows = torch.export.Dim("L"), torch.export.Dim("N")
+        free = tuple({1: rows} for _ in parts)
+        state = tuple(zeros.clone() for _ in parts)
+        return Example(
+            trained.model,
+            (torch.zeros(5, 2, dtype=torch.int64), state if len(parts) > 1 else state[0]),
+            {
+                "input_names": ["ids", *(f"{part}_0" for part in parts)],
+                "output_names": ["logits", *(f"{part}_n" for part in parts)],
+                "dynamic_shapes": {
+                    "ids": {0: steps, 1: rows},
+                    "hx": free if len(parts) > 1 else free[0],
+                },
+            },
+        )
+
+    def measure(self, model: Text, held_out: HeldOut) -> dict[str, float]:
+        """Return the loss on the held-out text."""
+        nats = model.nats(held_out.rows.long().numpy(), held_out.context)
+        return {"nats per character": nats / held_out.characters}
 
 
 JOB = TextJob()

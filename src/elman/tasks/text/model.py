@@ -1,19 +1,15 @@
-"""The model of a text, and how it writes.
+"""The model of a text, as it is trained; how it writes is in `elman.runtime.jobs.text`.
 
 embedding -> recurrent layers -> linear -> how likely each symbol comes next
 """
 
-import math
-from collections.abc import Iterator
-
-import torch
 from torch import Tensor, nn
 
 import elman
 from elman.tasks.job import State
 from elman.tasks.text.settings import TextSettings
 
-__all__ = ["TextModel", "write"]
+__all__ = ["TextModel"]
 
 
 class TextModel(nn.Module):
@@ -24,6 +20,7 @@ class TextModel(nn.Module):
         settings: cell, hidden, layers, embed and dropout.
 
     Example:
+        >>> import torch
         >>> settings = TextSettings(hidden=16, batch=1, chunk=8, lr=0.1, dropout=0.0, epochs=1)
         >>> model = TextModel(5, settings)
         >>> logits, state = model(torch.tensor([[0, 4], [1, 3], [2, 2]]))
@@ -57,35 +54,3 @@ class TextModel(nn.Module):
         """
         output, hx = self.recurrent(self.dropout(self.embedding(ids)), hx)
         return self.output(self.dropout(output)), hx
-
-
-@torch.no_grad()
-def write(
-    model: TextModel,
-    ids: Tensor,
-    temperature: float,
-    top_k: int | None,
-    generator: torch.Generator,
-) -> Iterator[int]:
-    """Write on without end, one symbol at a time.
-
-    Args:
-        model: in evaluation mode.
-        ids: (symbols,) what it goes on from, at least one.
-        temperature: below 1 the likely becomes likelier, above 1 less so; 0 takes the likeliest.
-        top_k: choose among so many of the likeliest symbols only.
-        generator: where chance comes from.
-    """
-    hx = None
-    while True:
-        logits, hx = model(ids[:, None], hx)
-        logits = logits[-1, 0]
-        if temperature == 0:
-            ids = logits.argmax(keepdim=True)
-        else:
-            if top_k is not None and top_k < logits.numel():
-                logits = logits.where(logits >= logits.topk(top_k).values[-1], -math.inf)
-            # Less the largest: divided by a tiny temperature all others are then -inf, not NaN.
-            likely = ((logits - logits.max()).double() / temperature).softmax(0)
-            ids = torch.multinomial(likely, 1, generator=generator)
-        yield int(ids)

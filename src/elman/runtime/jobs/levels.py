@@ -18,9 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elman.tasks import InputError
+from elman.errors import InputError
+from elman.language import say
+from elman.runtime.facts import Facts
+from elman.runtime.file import FileError
 
-__all__ = ["Vocabulary", "learn", "recall"]
+__all__ = ["LEVELS", "Vocabulary", "learn", "recall"]
+
+LEVELS = ("chars", "bytes", "words", "bpe")
 
 _CODE_POINTS = 0x110000
 _WORDS = 20_000  # the commonest; others are unknown
@@ -97,8 +102,11 @@ class Characters(Vocabulary):
         if (ids < 0).any():
             unknown = sorted({c for c, i in zip(text, ids, strict=True) if i < 0})
             raise InputError(
-                f"the model has never seen {', '.join(map(repr, unknown[:10]))}: give text made of"
-                " the characters it was trained on"
+                say(
+                    "the model has never seen {names}: give text made of the characters it "
+                    "was trained on",
+                    names=", ".join(map(repr, unknown[:10])),
+                )
             )
         return ids
 
@@ -149,6 +157,7 @@ class Pieces(Vocabulary):
         tokenizer: what the package tokenizers writes of a tokenizer, as JSON.
 
     Raises:
+        FileError: it is not one.
         InputError: the package tokenizers is not installed.
     """
 
@@ -156,8 +165,13 @@ class Pieces(Vocabulary):
 
     def __init__(self, tokenizer: str) -> None:
         """Make the tokenizer again."""
-        self._json = tokenizer
-        self._tokenizer = _tokenizers().Tokenizer.from_str(tokenizer)
+        package, self._json = _tokenizers(), tokenizer
+        try:
+            self._tokenizer = package.Tokenizer.from_str(tokenizer)
+        except Exception as error:  # it has no class of its own
+            raise FileError(
+                say("what is known of the text is no tokenizer: {error}", error=error)
+            ) from error
         alphabet = _bytes_to_characters()
         self._bytes = {shown: byte for byte, shown in alphabet.items()}
 
@@ -206,12 +220,12 @@ def learn(level: str, text: str) -> Vocabulary:
         present[_codes(text)] = True
         points = np.flatnonzero(present)
         if len(points) < 2:
-            raise InputError(f"the text has only one symbol, {chr(points[0])!r}")
+            raise InputError(say("the text has only one symbol, {got}", got=repr(chr(points[0]))))
         return Characters("".join(map(chr, points)), level)
     if level == "words":
         counts = Counter(_words(text))
         if len(counts) < 2:
-            raise InputError(f"the text has only one word, {next(iter(counts))!r}")
+            raise InputError(say("the text has only one word, {got}", got=repr(next(iter(counts)))))
         return Words([_UNKNOWN, *(w for w, _ in counts.most_common(_WORDS) if w != _UNKNOWN)])
     package = _tokenizers()
     tokenizer = package.Tokenizer(package.models.BPE())
@@ -230,17 +244,29 @@ def recall(knowledge: Mapping[str, Any]) -> Vocabulary:
     """Make a vocabulary again from its `knowledge`.
 
     Raises:
+        FileError: it is not one.
         InputError: the package tokenizers is missing for "bpe".
 
     Example:
         >>> len(recall(learn("chars", "banana").knowledge))
         3
     """
-    if knowledge["level"] == "bpe":
-        return Pieces(knowledge["tokenizer"])
-    if knowledge["level"] == "words":
-        return Words(list(knowledge["symbols"]))
-    return Characters(knowledge["symbols"], knowledge["level"])
+    facts = Facts(say("what is known of the text"), knowledge)
+    level = facts.word("level", LEVELS)
+    if level == "bpe":
+        return Pieces(facts.text("tokenizer"))
+    if level == "words":
+        return Words(list(facts.texts("symbols", least=2)))
+    symbols = facts.text("symbols")
+    if len(set(symbols)) < max(2, len(symbols)):
+        raise FileError(
+            say("the symbols of a text must be two or more, and no two of them the same")
+        )
+    if level == "bytes" and max(symbols) > "\xff":
+        raise FileError(
+            say("the symbols of bytes must be below 256, got {got}", got=repr(max(symbols)))
+        )
+    return Characters(symbols, level)
 
 
 # Each byte of the text as the character of that number.
@@ -264,7 +290,7 @@ def _tokenizers() -> Any:
         import tokenizers.trainers
     except ImportError as error:
         raise InputError(
-            "--level bpe needs the package tokenizers: pip install elman[text]"
+            say("text of the level bpe needs the package tokenizers: pip install elman[text]")
         ) from error
     return tokenizers
 

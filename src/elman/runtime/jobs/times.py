@@ -13,7 +13,12 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Grid", "Times", "parse"]
+from elman.errors import InputError
+from elman.language import say
+
+__all__ = ["FORMS", "KINDS", "Grid", "Times", "parse"]
+
+KINDS = ("number", "months", "workdays", "time")  # of grids
 
 _DAY = 86_400_000_000  # in microseconds
 _FORMS = (
@@ -45,6 +50,7 @@ _FORMS = (
     "%d %b %Y",
     "%YQ",
 )
+FORMS = ("", "%Y%m%d", *_FORMS)  # numbers first
 _ZERO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _NAMES = {
     1_000_000: "second", 60_000_000: "minute", 3_600_000_000: "hour", _DAY: "day", 7 * _DAY: "week"
@@ -216,14 +222,27 @@ class Grid:
         return np.asarray(self.start + index * self.step, dtype=np.float64)
 
     def write(self, index: int) -> str:
-        """Write the time of a step as the times of the table are written."""
+        """Write the time of a step as the times of the table are written.
+
+        Raises:
+            InputError: it is out of the range of dates.
+        """
         value = float(self.times(np.array([index]))[0])
         if self.form == "":
             return f"{round(value, 6):.12g}"
-        moment = _ZERO + timedelta(microseconds=round(value))
-        if self.form == "%YQ":
-            return f"{moment.year} Q{(moment.month + 2) // 3}"
-        return moment.strftime(self.form)
+        try:
+            moment = _ZERO + timedelta(microseconds=round(value))
+            if self.form == "%YQ":
+                return f"{moment.year} Q{(moment.month + 2) // 3}"
+            return moment.strftime(self.form)
+        except (OverflowError, ValueError) as error:
+            raise InputError(
+                say(
+                    "step {index} is after all dates, or before them: {error}",
+                    index=index,
+                    error=error,
+                )
+            ) from error
 
     def moments(self, index: NDArray[np.int64]) -> list[float | datetime]:
         """Return the times of steps for the axis of a plot."""
