@@ -14,9 +14,11 @@ CORE := $(wildcard csrc/*.cpp csrc/*.hpp)
 FOLDERS := $(shell find src -type d -not -name __pycache__)
 NATIVE_TESTS := $(wildcard tests/native/*.cpp)
 CLANG := $(shell command -v clang++)
+EXTRAS := labels,onnx,pairs,series,tags,tensorboard,text
 
 .DELETE_ON_ERROR:
-.PHONY: demo test fuzz sanitize lint bench bench-compare docs works format clean
+.PHONY: demo test fuzz sanitize lint bench bench-compare docs works pictures format arm bits wheel \
+    size reproducible clean
 
 # A minute of examples that need no data.
 demo: $(VENV)/core
@@ -40,6 +42,16 @@ sanitize: build/asan/site build/tsan/site
 	ASAN_OPTIONS="detect_leaks=0 quarantine_size_mb=4" OMP_NUM_THREADS=2 \
 	PYTHONPATH="$(CURDIR)/build/asan/site:$(SITE)" $(BIN)/python -S -m pytest -q \
 	    tests/test_kernels.py tests/test_ops.py tests/test_library.py
+
+# The core for aarch64, where the same source becomes NEON, and its native tests under qemu. Debian has
+# both: g++-aarch64-linux-gnu, qemu-user-static.
+arm: $(VENV)/tools
+	$(BIN)/cmake -S . -B build/arm -G Ninja -DELMAN_ALONE=ON -DELMAN_WERROR=ON \
+	    -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCMAKE_SYSTEM_NAME=Linux \
+	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+	    -DCMAKE_EXE_LINKER_FLAGS=-static
+	$(BIN)/cmake --build build/arm
+	qemu-aarch64-static build/arm/test_core
 
 # The compiler's warnings are errors in every build made here, see $(VENV)/core; Clang has others
 # than GCC.
@@ -71,6 +83,19 @@ docs: $(VENV)/docs
 works: $(VENV)/core
 	$(BIN)/python docs/works.py
 
+# The pictures of the pages, each from what its page computes, and the one of speed.
+pictures: $(VENV)/core
+	$(BIN)/python docs/pictures.py
+# The hashes that `elman verify` compares with, made anew on this machine.
+bits: $(VENV)/core
+	$(BIN)/python -c "from pathlib import Path; from elman.verification import record; \
+	    record(Path('src/elman/bits.json'))"
+
+# Wheels in dist/, audited, and tried where there is no compiler; what is in them; and whether two
+# builds of one commit have the same bytes.
+wheel size reproducible: $(VENV)/wheel
+	$(BIN)/python tests/wheels.py $(subst wheel,build,$@)
+
 clean:
 	rm -rf $(VENV) build dist runs/bench .cache .mypy_cache .pytest_cache .ruff_cache
 
@@ -87,11 +112,15 @@ $(VENV)/tools: pyproject.toml constraints.txt
 # what has changed is compiled again.
 $(VENV)/core: $(VENV)/tools CMakeLists.txt $(CORE) $(FOLDERS)
 	$(PIP) install --constraint constraints.txt --no-build-isolation \
-	    --config-settings=cmake.define.ELMAN_WERROR=ON --editable .
+	    --config-settings=cmake.define.ELMAN_WERROR=ON --editable '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/peers: $(VENV)/tools
 	$(PIP) install --constraint constraints.txt --group bench
+	touch $@
+
+$(VENV)/wheel: $(VENV)/tools
+	$(PIP) install --constraint constraints.txt --group wheel
 	touch $@
 
 $(VENV)/docs: $(VENV)/tools

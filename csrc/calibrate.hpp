@@ -1,8 +1,7 @@
 // What this core can do at most, measured: the yardstick of the benchmark.
 #pragma once
 
-#include <time.h>
-
+#include <chrono>
 #include <new>
 
 #include "vec.hpp"
@@ -11,9 +10,8 @@ namespace elman {
 namespace {
 
 ELMAN_INLINE double seconds_now() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(now).count();
 }
 
 // GFLOP/s of float32 multiply-adds in registers, the best of several stretches of `seconds` in all.

@@ -304,17 +304,17 @@ __attribute__((noinline)) void tile_of_columns(const T* const* a, long depth, co
     });
   };
   constexpr std::integral_constant<int, 0> zero{};
-  long k = 0;
-  for (; k + V <= depth; k += V) {
-    load_transposed<T>(columns, k, cols, V, block);
-    multiply_block(k, zero, std::integral_constant<int, V>{});
-  }
-  if (k < depth) {
-    load_transposed<T>(columns, k, cols, static_cast<int>(depth - k), block);
-    unroll<V - 1>([&](auto j) __attribute__((always_inline)) {
-      if (k + j < depth)
-        multiply_block(k, j, std::integral_constant<int, j.value + 1>{});
-    });
+  for (long k = 0; k < depth; k += V) { // one loop, since a transposition is a lot of code
+    const int n = static_cast<int>(smaller(V, depth - k));
+    load_transposed<T>(columns, k, cols, n, block);
+    if (n == V) {
+      multiply_block(k, zero, std::integral_constant<int, V>{});
+    } else {
+      unroll<V - 1>([&](auto j) __attribute__((always_inline)) {
+        if (j < n)
+          multiply_block(k, j, std::integral_constant<int, j.value + 1>{});
+      });
+    }
   }
   for (int m = 0; m < kRows; m++) {
     Vec<T> v = sum[0][m];

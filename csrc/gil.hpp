@@ -2,9 +2,10 @@
 #pragma once
 
 #include <Python.h>
-#include <unistd.h>
 
+#include <chrono>
 #include <exception>
+#include <thread>
 
 namespace elman {
 
@@ -25,7 +26,7 @@ void without_gil(F&& f) {
     // its stack. Frames above allow no exceptions and would abort the process, so the thread stays
     // here until the process ends, as it does in newer Pythons.
     for (;;)
-      pause();
+      std::this_thread::sleep_for(std::chrono::hours(1));
   }
   if (error)
     std::rethrow_exception(error);

@@ -1,10 +1,5 @@
 #include "threads.hpp"
 
-#include <dlfcn.h>
-#include <pthread.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -13,6 +8,8 @@
 #include <new>
 #include <thread>
 #include <utility>
+
+#include "system.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -190,15 +187,15 @@ private:
 // stands ready from loading on, since a fork can come before the first call.
 alignas(Pool) unsigned char place[sizeof(Pool)];
 std::atomic<Pool*> pool{nullptr};
-[[maybe_unused]] const int handler = pthread_atfork(
-    nullptr, nullptr, [] { pool.store(new (place) Pool(nullptr), std::memory_order_release); });
+[[maybe_unused]] const bool is_ready_for_forks =
+    after_fork([] { pool.store(new (place) Pool(nullptr), std::memory_order_release); });
 
 Pool& the_pool() {
   // Looked at first: a thread of the parent may have held the flag while it forked.
   if (!pool.load(std::memory_order_acquire)) {
     static std::once_flag once;
     std::call_once(once, [] {
-      const auto open_mp = reinterpret_cast<OpenMp>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+      const auto open_mp = reinterpret_cast<OpenMp>(loaded_function("GOMP_parallel"));
       pool.store(new (place) Pool(open_mp), std::memory_order_release);
     });
   }
@@ -302,17 +299,13 @@ Gang::Next Gang::finish(long step) {
 }
 
 void expect_writes(void* p, std::size_t bytes) {
-#if defined(MADV_HUGEPAGE)
   constexpr std::size_t kHugePage = std::size_t{2} << 20;
   if (bytes < 2 * kHugePage)
     return;
   const auto begin = (reinterpret_cast<std::uintptr_t>(p) + kHugePage - 1) / kHugePage * kHugePage;
   const auto end = (reinterpret_cast<std::uintptr_t>(p) + bytes) / kHugePage * kHugePage;
   // Advice: nothing depends on whether it is taken.
-  (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)p, (void)bytes;
-#endif
+  advise_huge_pages(reinterpret_cast<void*>(begin), end - begin);
 }
 
 Scratch& Scratch::of_this_thread() {

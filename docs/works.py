@@ -486,23 +486,24 @@ def verdicts(row: Row, nn: Any) -> str:
 INTRODUCTION = """\
 # What works where
 
-Each line is a piece of everyday work, tried with `torch.nn.RNN`, `LSTM` and `GRU` and with ours on
-the CPU, by `docs/works.py`, which checks the results. Where it failed, the table has the first line
-of what was raised. PyTorch is {version}, with its default settings.
+Each line is a common task. `docs/works.py` tries it on the CPU with `torch.nn.RNN`, `LSTM` and
+`GRU` and with ours, and checks the results. If it fails, the table shows the first line of the
+error. PyTorch is {version}, with its default settings.
 """
 
 
 def main() -> None:
     """Try everything and write the page."""
     lines = [INTRODUCTION.format(version=torch.__version__.split("+")[0])]
+    head = "| | torch.nn | elman |\n| :-- | :-- | :-- |"
     for group, rows in ROWS.items():
-        lines += [f"## {group}\n", "| | torch.nn | elman |", "| :-- | :-- | :-- |"]
+        lines += [f"## {group}\n", head]
         for each in rows:
             print(each.demand, file=sys.stderr)
             cells = [each.demand, verdicts(each, torch.nn), verdicts(each, elman)]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    lines += ["## What is said of a wrong call\n", "| | torch.nn | elman |", "| :-- | :-- | :-- |"]
+    lines += ["## Error messages for wrong calls\n", head]
     for mistake, check in MISTAKES.items():
         lines.append(f"| {mistake} | {attempt(check, torch.nn)} | {attempt(check, elman)} |")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")

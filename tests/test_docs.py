@@ -1,8 +1,13 @@
-"""The pages: their code runs, no public name is missing, and the table of what works is true."""
+"""The pages: their code runs and prints what they show, in both languages the same facts stand, no
+public name is missing, and the tables of what works and of speed are true."""
 
+import ast
+import contextlib
 import importlib.util
+import io
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -25,32 +30,128 @@ def load(name: str) -> ModuleType:
 
 
 works = load("works")
+pictures = load("pictures")
+blocks = pictures.blocks
 QUICK = [row for rows in works.ROWS.values() for row in rows if row.quick]
-
-
-def blocks(page: Path) -> list[str]:
-    """The Python of a page, with as many lines before it as in the page."""
-    text = page.read_text(encoding="utf-8")
-    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return ["\n" * text[: m.start(1)].count("\n") + m[1] for m in found]
 
 
 def title(page: Path) -> str:
     return str(page.relative_to(DOCS))
 
 
-# What PyTorch says of its own code, and of the name of a size.
+def shown_output(page: Path, code: str) -> str | None:
+    """The block of text that stands right below a block of code, if there is one."""
+    below = page.read_text(encoding="utf-8").split(code.lstrip("\n") + "```\n", 1)[1]
+    found = re.match(r"\n```text\n(.*?)^```$", below, re.MULTILINE | re.DOTALL)
+    return found[1] if found else None
+
+
+def assert_prints(printed: str, shown: str) -> None:
+    """Compare words exactly; numbers may differ a little, as processors do."""
+    number = r"-?\d+\.\d+"
+    assert re.split(number, printed) == re.split(number, shown)
+    found, expected = ([float(x) for x in re.findall(number, text)] for text in (printed, shown))
+    assert found == pytest.approx(expected, rel=0.05, abs=0.03)
+
+
+# What PyTorch says of its own code, and of the name of a size. The code of the Chinese pages is
+# that of the English ones, as another test says.
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
 @pytest.mark.filterwarnings("ignore:# The axis name")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=title)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if blocks(p) and p.parent.name != "zh"], ids=title
+)
 def test_the_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"__name__": page.stem}
     for code in blocks(page):
-        exec(compile(code, str(page), "exec"), names)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, str(page), "exec"), names)
+        shown = shown_output(page, code)
+        if page.parent.name == "learn" and shown is not None:
+            assert_prints(printed.getvalue(), shown)
+
+
+def test_a_page_that_shows_something_else_is_noticed() -> None:
+    assert_prints("loss 0.123\n", "loss 0.124\n")
+    for other in ("loss 0.323\n", "lost 0.123\n", "loss 0.123\nmore\n"):
+        with pytest.raises(AssertionError):
+            assert_prints(other, "loss 0.123\n")
+
+
+# --- two languages ------------------------------------------------------------------------------
+
+LEARN = sorted(path.name for path in (DOCS / "learn").glob("*.md"))
+
+
+def facts(text: str) -> list[Counter[str]]:
+    """The numbers, the names in code and the links of each section of a page, its code left out."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    code_or_link = r"`[^`]+`|\]\([^)]+\)|\[`[^`]+`\]\[\]"
+    found = []
+    for section in sections:
+        names = re.findall(code_or_link, section)
+        numbers = re.findall(r"\d[\d,.]*\d|\d", re.sub(code_or_link, "", section))
+        found.append(Counter(names + numbers))
+    return found
+
+
+def test_both_languages_have_the_same_pages() -> None:
+    assert sorted(path.name for path in (DOCS / "zh").glob("*.md")) == LEARN
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_both_languages_say_the_same_facts(name: str) -> None:
+    english, chinese = (
+        (DOCS / folder / name).read_text(encoding="utf-8") for folder in ("learn", "zh")
+    )
+    chinese = chinese.replace("../learn/", "../zh/")  # each links to the other
+    assert facts(chinese) == facts(english)
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_both_languages_run_the_same_code(name: str) -> None:
+    english, chinese = (blocks(DOCS / folder / name) for folder in ("learn", "zh"))
+    for ours, theirs in zip(english, chinese, strict=True):
+        assert ast.dump(ast.parse(ours)) == ast.dump(ast.parse(theirs))
+        assert shown_output(DOCS / "learn" / name, ours) == shown_output(DOCS / "zh" / name, theirs)
+
+
+def test_a_number_or_a_name_that_differs_is_noticed() -> None:
+    page = "# A\n\n3 steps of `x`\n\n## B\n\nsee [b](b.md)\n"
+    for other in ("4 steps of `x`", "3 steps of `y`", "3 steps of x"):
+        assert facts(page.replace("3 steps of `x`", other)) != facts(page)
+    assert facts(page.replace("b.md", "c.md")) != facts(page)
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["learn", "zh"])
+def test_each_picture_is_drawn_by_the_script_and_shown(folder: str) -> None:
+    drawn = {f"{name}.svg" for name in pictures.LEARN}
+    files = {path.name: path for path in (DOCS / folder).glob("*.svg")}
+    pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / folder).glob("*.md"))
+    assert set(files) == drawn == set(re.findall(r"\]\((\w+\.svg)\)", pages))
+    assert max(path.stat().st_size for path in files.values()) < 60_000
+
+
+def test_pictures_are_drawn_again_as_they_are(tmp_path: Path) -> None:
+    names = pictures.run(DOCS / "learn" / "network.md")
+    for folder, translate in (("learn", {}), ("zh", pictures.CHINESE)):
+        figure = pictures.network(names, lambda text, words=translate: words.get(text, text))
+        pictures.save(figure, tmp_path / "network.svg")
+        kept = (DOCS / folder / "network.svg").read_text(encoding="utf-8")
+        drawn = (tmp_path / "network.svg").read_text(encoding="utf-8")
+        found, expected = (re.findall(r">([^<>]+)</text>", svg) for svg in (drawn, kept))
+        assert found == expected != []
+
+
+# --- the reference ------------------------------------------------------------------------------
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -66,6 +167,29 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_every_page_is_in_the_menu() -> None:
     menu = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     assert [page for page in PAGES if f'"{title(page)}"' not in menu] == []
+
+
+# --- speed --------------------------------------------------------------------------------------
+
+
+def measured(text: str) -> dict[tuple[str, str], list[str]]:
+    """The numbers of each line of a table of speed, by the case and the mode; 2 threads only."""
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
+    lines = [c for c in cells if re.match(r"(RNN|GRU|LSTM)\b", c[0])]
+    return {
+        (case, mode): [re.sub(r" ±.*|\*", "", number) for number in rest if number]
+        for case, mode, *rest in lines
+        if len(rest) < 5 or rest[0] == "2"
+    }
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/speed.md"])
+def test_the_figures_of_speed_are_those_that_were_measured(page: str) -> None:
+    results = measured((ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8"))
+    figures = measured((ROOT / page).read_text(encoding="utf-8"))
+    assert figures
+    for case, numbers in figures.items():
+        assert Counter(numbers) <= Counter(results[case]), case
 
 
 # --- the table of what works ------------------------------------------------------------------

@@ -24,9 +24,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = (
     *("__main__", "cli", "drawing", "tasks", "bench", "elman"),
     *("explanation", "diagnosis", "watching", "printing", "quantized"),
-    *("inside", "swap", "onnx", "exchange", "saved", "transforms", "carry", "ragged", "asks"),
+    *("inside", "swap", "onnx", "exchange", "verification"),
+    *("saved", "transforms", "carry", "ragged", "asks"),
     *("recurrent", "nn", "hints", "ops", "library", "core", "reference", "shapes", "runtime"),
-    *("cells", "environment", "_native", "checkpoint", "language", "errors"),
+    *("cells", "environment", "_native", "checkpoint", "extras", "language", "errors"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -1,6 +1,7 @@
 """Recurrent networks, drop-in for those of torch.nn, on a small and fast C++ core.
 
-Importing elman is cheap: the layers, and with them PyTorch, are loaded when first asked for.
+Importing elman is cheap: the layers, and with them PyTorch, are loaded when first asked for; where
+PyTorch is not installed they say so then. `elman.runtime` never needs it.
 
 Example:
     >>> import elman, torch
@@ -12,6 +13,8 @@ Example:
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from elman.extras import needed
 
 if TYPE_CHECKING:
     from elman import onnx as onnx
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from elman.saved import load, save
     from elman.swap import convert, revert
     from elman.transforms import per_sample_grads
+    from elman.verification import verify
 
     __version__: str
 
@@ -73,6 +77,7 @@ _HOMES = {
     "states": "printing",
     "tbptt": "carry",
     "to_keras": "exchange.keras",
+    "verify": "verification",
 }
 
 __all__ = [
@@ -112,6 +117,7 @@ __all__ = [
     "states",
     "tbptt",
     "to_keras",
+    "verify",
 ]
 
 
@@ -119,10 +125,14 @@ def __getattr__(name: str) -> object:
     value: object
     if name == "__version__":
         value = import_module("importlib.metadata").version("elman")
-    elif name in ("onnx", "runtime"):
-        value = import_module(f"elman.{name}")
+    elif name == "runtime":
+        value = import_module("elman.runtime")
+    elif name == "onnx":
+        with needed("elman.onnx", "onnx"):
+            value = import_module("elman.onnx")
     elif name in _HOMES:
-        value = getattr(import_module(f"elman.{_HOMES[name]}"), name)
+        with needed(f"elman.{name}", "torch"):
+            value = getattr(import_module(f"elman.{_HOMES[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -3,6 +3,9 @@
 import signal
 import sys
 
+from elman.extras import MissingError, needed
+from elman.language import say
+
 __all__ = ["run"]
 
 
@@ -11,8 +14,12 @@ def run() -> int:
     # While there is nothing to tidy up Ctrl-C ends the process as it ends any other, silently.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from elman.cli import main
-
+    try:
+        with needed(say("the command line"), "train"):
+            from elman.cli import main
+    except MissingError as error:
+        print("elman:", error, file=sys.stderr)
+        return 2
     return main()
 
 

@@ -26,7 +26,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import torch
+
+from elman.extras import needed
+
+with needed("elman.bench", "train"):
+    import torch
 from rich import box
 from rich.table import Table
 from torch import Tensor

@@ -240,7 +240,7 @@ class Carry:
         return result
 
     def reset(self, rows: Any = None) -> None:
-        """Start anew, from zeros or from the initial state.
+        """Reset the state to zeros or to the initial state.
 
         Args:
             rows: (N,) True for each row of the batch that starts anew, the others going on. All if
@@ -302,7 +302,7 @@ class Carry:
         self._states |= fresh
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the carried state, to be kept in a checkpoint: a tensor for each h and each c.
+        """Return the carried state for a checkpoint: a tensor for each h and each c.
 
         Their names are those of the layers in the module and the letter, such as "rnn.h", or the
         letter alone if the module is the layer. Layers that were not called yet have none.
@@ -314,7 +314,7 @@ class Carry:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state that `state_dict` returned.
+        """Continue from a state that `state_dict` returned.
 
         Args:
             state: All of the state; layers that are not in it start anew. Each tensor is copied to

@@ -60,7 +60,7 @@ _MOST_THREADS = 1024  # more than any machine gains by, fewer than a process fai
 
 
 def get_num_threads() -> int:
-    """Return how many threads a call may use.
+    """Return the number of threads that a call may use.
 
     Returns:
         The number given to `set_num_threads` or, without one, `torch.get_num_threads()`.
@@ -74,7 +74,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(num_threads: SupportsIndex | None) -> None:
-    """Set how many threads a call may use; PyTorch's own setting is left alone.
+    """Set the number of threads that a call may use; PyTorch's own setting does not change.
 
     Results do not depend on it.
 
@@ -122,7 +122,7 @@ def set_num_threads(num_threads: SupportsIndex | None) -> None:
 
 
 def show_config() -> None:
-    """Print what computes the layers in this process, for bug reports and the curious.
+    """Print the instruction set, the versions and the number of threads, for bug reports.
 
     Example:
         >>> import elman

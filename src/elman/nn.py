@@ -28,7 +28,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+from elman.extras import needed
+
+with needed("elman.nn", "torch"):
+    import torch
 from torch import Tensor
 from torch.fx import Proxy
 from torch.nn import Module, Parameter, init
@@ -69,7 +72,7 @@ class _Recurrent(Module):
         return super().__repr__() if is_made else f"{type(self).__name__}(not constructed)"
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew from U(-k, k) with k = 1 / sqrt(hidden_size)."""
+        """Draw new parameters from U(-k, k) with k = 1 / sqrt(hidden_size)."""
         bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
@@ -266,7 +269,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
-        """Do nothing: there is no flat copy of the parameters to bring up to date."""
+        """Do nothing: there is no flat copy of the parameters to update."""
 
     _init_flat_weights = _update_flat_weights = flatten_parameters
 

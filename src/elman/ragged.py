@@ -31,7 +31,7 @@ _Pick: TypeAlias = Callable[[Tensor], Tensor]
 def last(
     output: Any, lengths: Any = None, bidirectional: bool = False, batch_first: bool = False
 ) -> Tensor:
-    """Return the last output of each sequence: one vector that has seen all of it.
+    """Return the last output of each sequence: one vector computed from all of its steps.
 
     Of a ragged batch that is not `output[-1]`, which is padding for all but the longest rows; and
     of two directions the one that reads backwards has seen all at the first step, not at the last.
@@ -175,7 +175,7 @@ def _jagged(output: Any) -> tuple[Tensor, _Pick, _Pick]:
 
 
 class BucketBatchSampler(Sampler[list[int]]):
-    """Batches of rows of similar lengths, so that little of a batch is padding.
+    """Batches of rows of similar lengths, so that batches contain little padding.
 
     In each epoch the rows are shuffled and dealt into pools of many batches, a pool is sorted by
     length and cut into batches, and the batches of all pools are shuffled. Every row comes once per
@@ -319,7 +319,7 @@ class BucketBatchSampler(Sampler[list[int]]):
         self._cost = np.ones_like(steps) if batch_size else steps.clip(min=1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is; a training that is resumed says it once.
+        """Set the epoch of the next iteration; call it once when a training is resumed.
 
         Args:
             epoch: At least 0.

@@ -65,7 +65,7 @@ class ShapeError(ValueError, RuntimeError):
 
 
 class KindError(ShapeError, TypeError, AttributeError, IndexError):
-    """An argument is not the kind of thing that is asked for.
+    """An argument has the wrong type.
 
     Such as a list where a tensor goes, a tensor where a pair goes, or a state without a batch axis.
 

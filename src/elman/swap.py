@@ -47,7 +47,7 @@ _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 @dataclass(frozen=True)
 class Entry:
-    """One recurrent module of a model, and what became of it.
+    """One recurrent module of a model, and whether it was replaced.
 
     Attributes:
         name: Where it is in the model, the first such place if it is shared; "" is the model.
@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What `convert` or `revert` did; printed, it is a table.
+    """A report of what `convert` or `revert` did; it prints as a table.
 
     Attributes:
         replaced: The modules that have their new class now.
@@ -100,7 +100,7 @@ class Report:
 
 
 def convert(model: Module) -> Report:
-    """Make the recurrent layers and cells of torch.nn in a model ours, in place.
+    """Replace the recurrent layers and cells of torch.nn in a model by ours, in place.
 
     The modules keep their parameters, so optimisers go on, and their hooks, flags, names and
     attributes. Modules that are in several places, or in compiled or parallel wrappers, are
@@ -138,7 +138,7 @@ def convert(model: Module) -> Report:
 
 
 def revert(model: Module) -> Report:
-    """Make our layers and cells in a model torch.nn's, in place: the way back from `convert`.
+    """Replace our layers and cells in a model by torch.nn's, in place: undo `convert`.
 
     A GRU or GRUCell with reset_after=False is left, as torch.nn has none.
 

@@ -1,4 +1,4 @@
-"""Gradients of each sample of a batch apart, as differential privacy and influence functions want.
+"""Gradients of each sample of a batch, as differential privacy and influence functions need.
 
 torch.func can do it for any module, and it is torch.func that does it here: our layers take the
 samples as one batch and keep only the gradients of the weights apart (see `elman.library`), so that

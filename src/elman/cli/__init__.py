@@ -10,6 +10,7 @@
     elman demo                  see it all at work, with no file needed
     elman explain lstm          axes, states and equations of a layer of your sizes
     elman bench                 time the layers beside torch.nn's
+    elman verify                compare this machine's bits with those of the release
 
 A mistake of the user ends with exit code 2 and one line that says what to do; nothing is written
 over. Commands import what they need when they run, so that help and mistakes are told at once.
@@ -31,8 +32,10 @@ from elman.cli.flags import Group, with_flags
 from elman.cli.process import EarlyStopError, end_streams, interruptible, prepare_streams
 from elman.cli.train import train, with_job
 from elman.cli.use import compare, evaluate, export, info, predict, report
+from elman.cli.verify import verify
 from elman.environment import SettingError
-from elman.tasks import DivergenceError, InputError
+from elman.extras import MissingError, needed
+from elman.tasks import JOBS, DivergenceError, InputError
 from elman.tasks.terminal import printable, printable_pieces
 
 __all__ = ["main"]
@@ -41,7 +44,7 @@ app = typer.Typer(
     cls=Group,
     epilog="""\b
 Examples:
-  elman demo                              see it all at work, in a minute
+  elman demo                              show everything, in a minute
   elman train text book.txt               train for three minutes
   elman train text --resume --out runs/book --max-time 10m
   elman sample runs/book --prime "The " --temperature 0.7""",
@@ -51,7 +54,8 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train, name="train")
-for _command in (predict, evaluate, export, info, compare, report, bench, explain):
+_COMMANDS = predict, evaluate, export, info, compare, report, bench, explain, verify
+for _command in _COMMANDS:
     app.command()(_command)
 
 
@@ -83,14 +87,15 @@ def _run(words: list[str]) -> int:
     """Run the command that the words say; return its exit code."""
     try:
         words = with_job(words)
-        return int(app(words, standalone_mode=False, prog_name="elman") or 0)
+        with needed(*_what_needs(words)):
+            return int(app(words, standalone_mode=False, prog_name="elman") or 0)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "elman"
         return _fail(f"{error.format_message()} (see: {command} --help)")
     except InputError as error:
         return _fail(with_flags(str(error), error.settings))
-    except SettingError as error:
+    except (MissingError, SettingError) as error:
         return _fail(str(error))
     except EarlyStopError as error:
         return _fail("stopped before the training began; nothing is lost", 128 + error.number)
@@ -106,6 +111,13 @@ def _run(words: list[str]) -> int:
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         return _fail("there is not enough memory: take a smaller model, or smaller batches", 1)
+
+
+def _what_needs(words: list[str]) -> tuple[str, str]:
+    """Return a command as it is called, and the extra that brings all that it imports."""
+    if words[:1] == ["train"] and words[1:2] and words[1] in JOBS:
+        return f"elman train {words[1]}", words[1]
+    return " ".join(["elman", *words[:1]]), "train"
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -128,21 +140,24 @@ def start(
 @app.command()
 def sample(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="The directory of a run, or a file of one.")
+        Path, typer.Argument(metavar="RUN", help="The directory of a run, or an exported file.")
     ],
-    prime: Annotated[str, typer.Option(help="Text to go on from.")] = "",
+    prime: Annotated[str, typer.Option(help="Text to continue.")] = "",
     length: Annotated[int, typer.Option(help="Characters to write.")] = 500,
     temperature: Annotated[
-        float, typer.Option(help="Below 1 is safer, above 1 bolder, 0 the likeliest.")
+        float,
+        typer.Option(
+            help="Below 1: more predictable; above 1: more varied; 0: always the most likely."
+        ),
     ] = 1.0,
     top_k: Annotated[
-        int | None, typer.Option(help="Choose among the K likeliest. (default: all)")
+        int | None, typer.Option(help="Choose among the K most likely symbols. (default: all)")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed writes the same. (default: another)")
+        int | None, typer.Option(help="The same seed writes the same text. (default: another)")
     ] = None,
 ) -> None:
-    """Write with the best weights of a run, or with what was exported of it."""
+    """Write text with the best weights of a run, or with an exported file."""
     from elman.tasks import text
 
     written = text.sample(
@@ -163,7 +178,7 @@ def sample(
 def show_demo(
     quick: Annotated[bool, typer.Option("--quick", help="The same, smaller.")] = False,
 ) -> None:
-    """See it all at work in about a minute, with no file needed."""
+    """Show everything in about a minute; no file is needed."""
     from elman.tasks import demo
 
     interruptible()

@@ -26,7 +26,7 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Also write the tables.")
     ] = None,
 ) -> None:
-    """Measure the layers beside torch.nn's on this machine, in less than two minutes."""
+    """Compare the speed with torch.nn on this machine, in less than two minutes."""
     for path in (json, markdown):
         if path is not None and path.exists():
             raise InputError(f"{path} exists: name a new file, it is not written over")

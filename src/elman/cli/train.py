@@ -17,6 +17,7 @@ import typer
 
 from elman.cli.flags import Command, flag, seconds, set_parameters
 from elman.cli.process import stopped_by_signals
+from elman.extras import needed
 from elman.tasks import JOBS, InputError
 from elman.tasks.files import check
 from elman.tasks.run import Run
@@ -73,28 +74,30 @@ def _command(job: str) -> Callable[..., int]:
             Path | None,
             typer.Option(metavar="RUN", help="Directory of the run. (default: runs/NAME-OF-FILE)"),
         ],
-        "resume": Annotated[bool, typer.Option("--resume", help="Go on where RUN stopped.")],
+        "resume": Annotated[bool, typer.Option("--resume", help="Continue where RUN stopped.")],
         "init_from": Annotated[
             Path | None,
-            typer.Option(metavar="RUN", help="Train the best weights of this run further."),
+            typer.Option(metavar="RUN", help="Start from the best weights of this run."),
         ],
         "config": Annotated[
             Path | None,
-            typer.Option(metavar="FILE.toml", help="Read flags from a file; those given here win."),
+            typer.Option(
+                metavar="FILE.toml", help="Read flags from a file; flags given here override it."
+            ),
         ],
         "tensorboard": Annotated[
             bool, typer.Option("--tensorboard", help="Write the curves for TensorBoard too.")
         ],
         "dry_run": Annotated[
             bool,
-            typer.Option("--dry-run", help="Say what was understood and chosen, and stop."),
+            typer.Option("--dry-run", help="Print what was read and chosen, and stop."),
         ],
     }
     set_parameters(command, parameters)
     command.__doc__ = (
-        f"{settings.SUMMARY}\n\nWhat is not given is chosen to suit the data, the time and the"
-        " machine. Ctrl-C saves, and --resume goes on exactly there; so it does from the last"
-        " checkpoint after a crash."
+        f"{settings.SUMMARY}\n\nSettings that are not given are chosen from the data, the time and"
+        " the machine. Ctrl-C saves, and --resume continues exactly there; after a crash, it"
+        " continues from the last checkpoint."
     )
     return command
 
@@ -211,12 +214,8 @@ def _recorder(run: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any]], No
     if not wanted:
         yield lambda record: None
         return
-    try:
+    with needed("--tensorboard", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "--tensorboard needs the package tensorboard: pip install elman[tensorboard]"
-        ) from error
     made: list[Any] = []
 
     def record(what: dict[str, Any]) -> None:

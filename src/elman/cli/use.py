@@ -20,9 +20,9 @@ _RUN = "The directory of a run, or a file exported from one."
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
-    files: Annotated[list[Path], typer.Argument(metavar="DATA...", help="What to judge it on.")],
+    files: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Data to evaluate on.")],
 ) -> None:
-    """Measure the model of a run on other data, beside the baselines."""
+    """Evaluate the model of a run on other data, with the baselines."""
     from elman.tasks import trained
     from elman.tasks.display import conclusion
 
@@ -51,10 +51,10 @@ def export(
 
 
 def predict(**given: Any) -> None:
-    """Answer for new input with the best weights of a run, or with what was exported of it.
+    """Predict for new input with the best weights of a run, or with an exported file.
 
-    A series is forecast on from its end, a text or file gets its labels, tags or counterparts.
-    Nothing but the answer goes to standard output.
+    Forecasts a series after its end, or finds the labels, tags or targets of a text or file.
+    Only the answer is written to standard output.
     """
     run, data, out = given.pop("run"), given.pop("data"), given.pop("out")
     options = {n: v for n, v in given.items() if v is not None and v is not False}
@@ -79,7 +79,7 @@ def predict(**given: Any) -> None:
 def info(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=_RUN)],
 ) -> None:
-    """Tell of a run: its job, data, settings, weights, time, and what it is worth.
+    """Print the job, data, settings, weights, time and measures of a run.
 
     Of a file: its job, its modules, and what it knows.
     """
@@ -121,7 +121,7 @@ def _tell(path: Path, told: Mapping[str, Any], weights: Mapping[str, tuple[int, 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
 ) -> None:
-    """Show what differs between runs, and what they are worth, side by side."""
+    """Print the settings that differ between runs, and their measures side by side."""
     from rich.console import Console
 
     from elman.tasks import facts
@@ -144,7 +144,7 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="Write there. (default: RUN/report.html)")
     ] = None,
 ) -> None:
-    """Write one HTML page that tells of a run; it opens offline, on a phone too."""
+    """Write one HTML page about a run; it works offline, and on a phone."""
     from elman.tasks.report import write
 
     print(printable(str(write(run, out))))

@@ -13,24 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elman.language import say
+from elman.extras import needed
 
 __all__ = ["package", "rows"]
 
 
 def package(name: str) -> Any:
-    """Return a package that does not come with elman.
+    """Return a package of the extra "onnx".
 
     Raises:
-        ImportError: It is missing; the message says how to install it.
+        MissingError: It is missing; the message says how to install it.
     """
-    try:
+    with needed("elman.onnx", "onnx"):
         return import_module(name)
-    except ImportError as error:
-        remedy = 'pip install "elman[onnx]"' if name == "onnx" else f"pip install {name}"
-        raise ImportError(
-            say("elman.onnx: the package {name} is needed: {remedy}", name=name, remedy=remedy)
-        ) from error
 
 
 def rows(stored: str, wanted: str, hidden_size: int) -> Tensor:

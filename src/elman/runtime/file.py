@@ -35,7 +35,7 @@ _DTYPES = {"F32": "<f4", "F64": "<f8", "BF16": "<u2", "I8": "|i1"}
 
 
 class FileError(InputError):
-    """A file that should be a model cannot be read as one, or does not fit its description."""
+    """A file is not a model file, is damaged, or does not fit its description."""
 
 
 @dataclass(frozen=True)

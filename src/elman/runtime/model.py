@@ -1,4 +1,4 @@
-"""Models that were shipped: whole sequences, sessions that keep a state, and named streams.
+"""Models at work: whole sequences, sessions that keep a state, and named streams.
 
 A model is read once and never changes. A session is one state, or one for each row of a batch; any
 number of sessions share the weights of their model. Nothing here imports PyTorch.
@@ -256,7 +256,7 @@ def _done(has_run: bool, out: Floats) -> Floats:
 
 
 class Session:
-    """A state of its own over a model: `step` and `run` go on from where the last call ended.
+    """A stream with its own state: `step` and `run` continue where the last call ended.
 
     A session is for one thread at a time; sessions of one model may run in many.
 
@@ -397,11 +397,11 @@ class Session:
                 part[:, mask] = 0
 
     def state(self) -> "State":
-        """Return a copy of the state; `State.tobytes` keeps it, `load_state` goes on from it."""
+        """Return a copy of the state, for `State.tobytes` and `load_state`."""
         return State(self.model.digest, {name: part.copy() for name, part in self._named()})
 
     def load_state(self, state: "State | Mapping[str, Any] | bytes") -> None:
-        """Go on from a state that a session of the same model and batch had.
+        """Continue from a state of a session of the same model and batch.
 
         Args:
             state: what `state` returned, a mapping of its arrays, or its bytes.
@@ -463,7 +463,7 @@ def _into(out: Floats | None, y: Floats) -> Floats:
 
 
 class State(Mapping[str, Floats]):
-    """A state by the names of its parts, "0.h" and "0.c" for an LSTM that is module 0.
+    """The parts of a state by name, "0.h" and "0.c" for an LSTM that is module 0.
 
     Each part is (layers, N, .). It belongs to a model, whose checksum it carries.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from elman.checkpoint import write_atomically
-from elman.tasks import InputError
+from elman.extras import needed
 from elman.tasks.facts import Facts, read
 from elman.tasks.run import Run
 
@@ -30,13 +30,12 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
         The path of the file.
 
     Raises:
-        InputError: there is no run, one of its files is damaged, or jinja2 is not installed.
+        InputError: there is no run, or one of its files is damaged.
+        MissingError: jinja2 is not installed.
         OSError: the file cannot be written.
     """
-    try:
+    with needed("a report", "train"):
         from jinja2 import Environment
-    except ImportError as error:
-        raise InputError("a report needs the package jinja2: pip install jinja2") from error
     facts = read(Path(run))
     Run.open(Path(run)).draw()
     template = files("elman.tasks").joinpath("report.html.jinja").read_text("utf-8")

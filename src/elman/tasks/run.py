@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from elman import checkpoint
 from elman.checkpoint import unfinished, write_atomically, writing
+from elman.extras import needed
 from elman.runtime.run import FREE, check_same, json_object, read_config
 from elman.tasks import InputError
 from elman.tasks.plot import new_figure, save_figure
@@ -122,8 +123,8 @@ class Run:
             >>> with run.lock():
             ...     run.log({"kind": "train", "step": 10, "loss": 0.5})
         """
-        from filelock import FileLock, Timeout
-
+        with needed("training", "train"):
+            from filelock import FileLock, Timeout
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)

@@ -149,7 +149,7 @@ class Source(_Checked):
 
     files: tuple[str, ...] = setting("The data.")
     valid: str | None = setting(
-        "Hold this file out, instead of a part of the data.", None, metavar="FILE", chosen="none"
+        "Evaluate on this file, instead of a part of the data.", None, metavar="FILE", chosen="none"
     )
 
 
@@ -186,30 +186,32 @@ class Settings(_Checked):
     """
 
     hidden: int = setting("Units of each recurrent layer.", least=1, most=16384)
-    batch: int = setting("Sequences of an update, in all.", least=1, most=2**20)
-    lr: float = setting("Learning rate at its highest.", above=0)
-    dropout: float = setting("Share of numbers zeroed in training.", least=0, below=1)
+    batch: int = setting("Sequences in one update (batch size).", least=1, most=2**20)
+    lr: float = setting("Highest learning rate.", above=0)
+    dropout: float = setting("Dropout probability in training.", least=0, below=1)
     cell: str = setting("lstm, gru or rnn.", "lstm", choices=("lstm", "gru", "rnn"))
     layers: int = setting("Recurrent layers.", 1, least=1, most=64)
     epochs: int | None = setting(
-        "Passes over the data, in all.", None, least=1, most=10**9, chosen="none"
+        "Total passes over the data.", None, least=1, most=10**9, chosen="none"
     )
     max_time: float | None = setting(
-        "Time of training, in all, such as 90s, 3m, 1h30m.",
+        "Total training time, such as 90s, 3m, 1h30m.",
         None,
         above=0,
         metavar="TIME",
         chosen="3m, if no --epochs",
     )
     patience: int | None = setting(
-        "End after so many evaluations without a better one.", None, least=1, chosen="never"
+        "Stop after this many evaluations without improvement.", None, least=1, chosen="never"
     )
-    clip: float = setting("Most of a gradient's norm.", 0.3, above=0)
-    weight_decay: float = setting("Pull of the weights towards zero.", 0.01, least=0)
-    warmup: float = setting("Share of the budget in which the rate rises.", 0.05, least=0, below=1)
-    seed: int = setting("Where chance starts.", 0, least=0, below=2**63)
+    clip: float = setting("Largest norm of the gradient.", 0.3, above=0)
+    weight_decay: float = setting("Weight decay.", 0.01, least=0)
+    warmup: float = setting(
+        "Fraction of the budget in which the learning rate rises.", 0.05, least=0, below=1
+    )
+    seed: int = setting("Seed of the random numbers.", 0, least=0, below=2**63)
     threads: int | None = setting(
-        "Threads that compute.", None, least=1, most=1024, chosen="as many as cores"
+        "Number of threads.", None, least=1, most=1024, chosen="as many as cores"
     )
 
     def __post_init__(self) -> None:

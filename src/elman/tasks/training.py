@@ -13,7 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+from elman.extras import needed
+
+with needed("training", "train"):
+    import torch
 from torch import Tensor, nn
 
 import elman

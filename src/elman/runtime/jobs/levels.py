@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
+from elman.extras import needed
 from elman.language import say
 from elman.runtime.facts import Facts
 from elman.runtime.file import FileError
@@ -283,15 +284,11 @@ def _words(text: str) -> list[str]:
 
 
 def _tokenizers() -> Any:
-    try:
+    with needed("--level bpe", "text"):
         import tokenizers
         import tokenizers.models
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
-    except ImportError as error:
-        raise InputError(
-            say("text of the level bpe needs the package tokenizers: pip install elman[text]")
-        ) from error
     return tokenizers
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from elman.extras import needed
 from elman.tasks import InputError
 from elman.tasks.files import check, read_text
 from elman.tasks.labels.settings import LabelsSource
@@ -373,12 +374,8 @@ def _read_npz(path: Path, is_labelled: bool) -> tuple[list[Series], list[str]]:
 
 
 def _read_ts(path: Path, is_labelled: bool) -> tuple[list[Series], list[str]]:
-    try:
+    with needed(f"reading {path}", "labels"):
         from aeon.datasets import load_from_ts_file
-    except ImportError as error:
-        raise InputError(
-            f"reading {path} needs the package aeon: pip install elman[labels]"
-        ) from error
     try:
         rows, labels, about = load_from_ts_file(str(path), return_meta_data=True)
     except OSError as error:

@@ -45,8 +45,8 @@ class LabelsSource(Source):
         True
     """
 
-    text: str | None = setting("Column of a table that has the text.", "text", metavar="COL")
-    label: str | None = setting("Column of a table that has the label.", "label", metavar="COL")
+    text: str | None = setting("Column with the texts.", "text", metavar="COL")
+    label: str | None = setting("Column with the labels.", "label", metavar="COL")
     level: str | None = setting(
         "chars or words: what a text is cut into.",
         None,
@@ -73,10 +73,12 @@ class LabelsSettings(Settings):
         (64, 1)
     """
 
-    embed: int = setting("Numbers that stand for a step.", 64, least=1, most=16384)
-    window: int = setting("Steps of a series that are read as one.", 1, least=1, most=2**16)
-    noise: float = setting("Random change of series in training.", 0.0, least=0)
-    class_weights: bool = setting("Count each label as much, however rare.", False)
+    embed: int = setting("Size of the embedding of a step.", 64, least=1, most=16384)
+    window: int = setting(
+        "Steps of a series that are joined into one time step.", 1, least=1, most=2**16
+    )
+    noise: float = setting("Noise added to series in training.", 0.0, least=0)
+    class_weights: bool = setting("Give rare labels the same weight as common ones.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class LabelsPrediction(Prediction):
         1
     """
 
-    top: int = setting("Give so many of the likeliest labels.", 1, least=1, most=2**20)
+    top: int = setting("Number of labels to print, the most likely first.", 1, least=1, most=2**20)
 
 
 SOURCE, SETTINGS, PREDICTION = LabelsSource, LabelsSettings, LabelsPrediction

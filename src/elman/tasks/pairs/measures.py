@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from elman.extras import needed
 from elman.runtime.jobs.pairs import Alphabet
-from elman.tasks import InputError
 from elman.tasks.pairs.data import Pair, References
 
 __all__ = ["copied", "measure", "nearest", "need_libraries", "verdict"]
@@ -16,18 +16,13 @@ def need_libraries(level: str) -> None:
     """Find the libraries that measure answers of a level.
 
     Raises:
-        InputError: one is not installed.
+        MissingError: one is not installed.
     """
-    try:
+    with needed("measuring a model of pairs", "pairs"):
         import rapidfuzz  # noqa: F401
 
         if level == "words":
             import sacrebleu  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"a model of pairs is measured with the package {error.name}: install it with"
-            " pip install elman[pairs]"
-        ) from error
 
 
 def measure(answers: Sequence[str], references: References, alphabet: Alphabet) -> dict[str, float]:

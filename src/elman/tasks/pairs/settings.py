@@ -68,8 +68,8 @@ class PairsSettings(Settings):
         4
     """
 
-    embed: int = setting("Numbers that stand for a symbol.", 128, least=1, most=16384)
-    beam: int = setting("Candidates kept in the search, 1 is greedy.", 4, least=1, most=1000)
+    embed: int = setting("Size of the embedding of a symbol.", 128, least=1, most=16384)
+    beam: int = setting("Candidates kept in the beam search; 1 is greedy.", 4, least=1, most=1000)
 
     def __post_init__(self) -> None:
         """Refuse also an odd number of units: each direction of the encoder has half of them."""
@@ -98,9 +98,15 @@ class PairsPrediction(Prediction):
         elman.errors.InputError: n_best must be at most beam = 2, got 5
     """
 
-    n_best: int = setting("Answers a line, the likeliest first.", 1, least=1, most=1000)
+    n_best: int = setting(
+        "Number of answers per line, the most likely first.", 1, least=1, most=1000
+    )
     beam: int | None = setting(
-        "Candidates kept in the search.", None, least=1, most=1000, chosen="that of the training"
+        "Candidates kept in the beam search.",
+        None,
+        least=1,
+        most=1000,
+        chosen="that of the training",
     )
 
     def __post_init__(self) -> None:

@@ -52,17 +52,17 @@ class SeriesSource(Source):
         "Column to forecast; may be repeated.", (), metavar="COL", chosen="all with numbers"
     )
     group: str | None = setting(
-        "Column that names the series of a row.", None, metavar="COL", chosen="found"
+        "Column with the name of each row's series.", None, metavar="COL", chosen="found"
     )
     known: tuple[str, ...] = setting(
-        "Column known ahead; may be repeated.", (), metavar="COL", chosen="the calendar alone"
+        "Column known in advance; may be repeated.", (), metavar="COL", chosen="the calendar alone"
     )
     horizon: int | None = setting("Steps to forecast.", None, least=1, most=2**16)
     season: int | None = setting(
         "Steps in a season, 1 for none.", None, least=1, most=2**20, chosen="found"
     )
     split: str | None = setting(
-        "Shares of training, validation and test, or the first times of the last two.",
+        "Fractions of training, validation and test, or the first times of the last two.",
         None,
         metavar="A/B/C|TIME/TIME",
         chosen="0.8/0.1/0.1",
@@ -114,12 +114,10 @@ class SeriesSettings(Settings):
     """
 
     cell: str = setting("lstm, gru or rnn.", "gru", choices=("lstm", "gru", "rnn"))
-    clip: float = setting("Most of a gradient's norm.", 1.0, above=0)
+    clip: float = setting("Largest norm of the gradient.", 1.0, above=0)
     context: int = setting("Steps read before a forecast.", least=1, most=2**20)
-    segment: int = setting("Steps read at once.", least=1, most=2**16)
-    quantiles: str = setting(
-        "Quantiles to forecast; 0.5 alone for none but the forecast.", "0.1,0.5,0.9"
-    )
+    segment: int = setting("Steps in one segment.", least=1, most=2**16)
+    quantiles: str = setting("Quantiles to forecast; 0.5 for the forecast only.", "0.1,0.5,0.9")
 
     def __post_init__(self) -> None:
         """Refuse what is out of range or does not go together."""

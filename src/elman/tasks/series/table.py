@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.extras import needed
 from elman.tasks import InputError
 from elman.tasks.files import check, read_text
 
@@ -135,12 +136,8 @@ class Table:
 
 
 def _polars() -> Any:
-    try:
+    with needed("reading Parquet", "series"):
         import polars
-    except ImportError as error:
-        raise InputError(
-            "reading Parquet needs the package polars: pip install elman[series]"
-        ) from error
     return polars
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elman.tasks import InputError
+from elman.extras import needed
 from elman.tasks.tags.data import Sentence
 
 __all__ = ["errors", "lookup", "measure"]
@@ -50,12 +50,8 @@ def measure(
 def _by_entity(
     true: Sequence[Sequence[str]], found: Sequence[Sequence[str]], tags: Sequence[str]
 ) -> dict[str, float]:
-    try:
+    with needed("scoring entities", "tags"):
         from nervaluate import Evaluator
-    except ImportError as error:
-        raise InputError(
-            "scoring entities needs the package nervaluate: pip install elman[tags]"
-        ) from error
     kinds = sorted({tag[2:] for tag in tags if tag != "O"})
     both = ([[_as_bio(tag) for tag in row] for row in rows] for rows in (true, found))
     score = Evaluator(*both, tags=kinds, loader="list").evaluate()["overall"]["strict"]

@@ -67,9 +67,11 @@ class TagsSettings(Settings):
         100
     """
 
-    embed: int = setting("Numbers that stand for a word.", 100, least=1, most=16384)
-    characters: int = setting("Units that read a word's characters.", 64, least=1, most=16384)
-    word_dropout: float = setting("Share of words hidden in training.", 0.2, least=0, below=1)
+    embed: int = setting("Size of the embedding of a word.", 100, least=1, most=16384)
+    characters: int = setting(
+        "Hidden units of the layer that reads the characters of a word.", 64, least=1, most=16384
+    )
+    word_dropout: float = setting("Fraction of words hidden in training.", 0.2, least=0, below=1)
 
 
 SOURCE, SETTINGS, PREDICTION = TagsSource, TagsSettings, Prediction

@@ -1,4 +1,4 @@
-"""Learn to write like a text.
+"""Learn a text, and continue it.
 
 Example:
     >>> import tempfile

@@ -19,7 +19,7 @@ __all__ = [
     "recognises",
 ]
 
-SUMMARY = "Learn to write like a text."
+SUMMARY = "Learn a text, and continue it."
 FILES = "The text, in UTF-8; several files are read as one."
 
 
@@ -58,8 +58,8 @@ class TextSettings(Settings):
         64
     """
 
-    chunk: int = setting("Symbols of a row between two updates.", least=1, most=2**20)
-    embed: int = setting("Numbers that stand for a symbol.", 64, least=1, most=16384)
+    chunk: int = setting("Time steps of each row between two updates.", least=1, most=2**20)
+    embed: int = setting("Size of the embedding of a symbol.", 64, least=1, most=16384)
 
 
 SOURCE, SETTINGS, PREDICTION = TextSource, TextSettings, Prediction
