@@ -247,3 +247,4 @@ def test_a_compiled_call_says_it_in_the_chosen_language() -> None:
     compiled = torch.compile(elman.LSTM(3, 4), backend="eager")
     with pytest.raises(RuntimeError, match=r"^LSTM：input 的最后一个轴上必须有 H_in"):
         compiled(torch.zeros(5, 2, 7))
+    torch.compiler.reset()
