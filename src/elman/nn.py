@@ -465,9 +465,9 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
     ) -> dict[str, Tensor]:
         weights, cell, directions = self._weights(), self._cell, self._num_directions
         shapes.check_plain(self, input)
+        if torch.is_autocast_enabled("cpu"):
+            input, hx = _cast(input, weights[0].dtype), _cast(hx, weights[0].dtype)
         with torch.autocast("cpu", enabled=False):
-            if torch.is_autocast_enabled("cpu"):
-                input, hx = _cast(input, weights[0].dtype), _cast(hx, weights[0].dtype)
             batch, x, states, lengths, resets = self._padded(
                 input, hx, lengths, reset, reset_to, weights
             )

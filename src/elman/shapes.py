@@ -907,7 +907,7 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
             say("cell must be one of {names}, got {got}", names=", ".join(CELLS), got=repr(name)),
         )
     cell = CELLS[name]
-    input, batch_sizes, lengths, h_0, c_0, *weights = read
+    input, batch_sizes, lengths, resets, h_0, c_0, h_to, c_to, *weights = read
     w_ih, w_hh, _, _, w_hr = weights[:5]
     check_given(who, input=input, w_ih=w_ih, w_hh=w_hh)
     if input.dim() != (3 if batch_sizes is None else 2) or len(input) == 0:
@@ -958,7 +958,28 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
         )
     if (h_0 is None) != (c_0 is None) and len(cell.states) > 1:
         _fail(who, say("h_0 and c_0 must both be given, or neither, got one"))
-    if (c_0 is not None and len(cell.states) == 1) or (w_hr is not None and name != "lstm"):
+    if (h_to is None) != (c_to is None) and len(cell.states) > 1:
+        _fail(who, say("h_to and c_to must both be given, or neither, got one"))
+    if resets is None and h_to is not None:
+        _fail(who, say("h_to must be None without resets, got a tensor"))
+    if resets is not None:
+        if batch_sizes is not None or directions == 2:
+            _fail(
+                who,
+                say("resets must be None for packed rows and for two directions, got a tensor"),
+            )
+        if resets.dtype is not torch.bool or resets.shape != input.shape[:2]:
+            _fail(
+                who,
+                say(
+                    "resets must be bool of shape {shape}, got {got} of shape {got_shape}",
+                    shape=tuple(input.shape[:2]),
+                    got=resets.dtype,
+                    got_shape=tuple(resets.shape),
+                ),
+            )
+    has_c = c_0 is not None or c_to is not None
+    if (has_c and len(cell.states) == 1) or (w_hr is not None and name != "lstm"):
         _fail(
             who,
             say(
@@ -975,6 +996,7 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
     ends = {"h": (directions, batch, width), "c": (directions, batch, hidden_size)}
     operands = [("input", input, tuple(input.shape))]
     operands += [("h_0", h_0, ends["h"]), ("c_0", c_0, ends["c"])]
+    operands += [("h_to", h_to, (width,)), ("c_to", c_to, (hidden_size,))]
     for weight, other, (what, shape) in zip(weights[:5], weights[5:], each.items(), strict=True):
         if (directions == 1 and other is not None) or (
             directions == 2 and (weight is None) != (other is None)

@@ -681,8 +681,11 @@ def _translate(
     input: Any,
     batch_sizes: Any,
     lengths: Any,
+    resets: Any,
     h_0: Any,
     c_0: Any,
+    h_to: Any,
+    c_to: Any,
     *weights_and_options: Any,
 ) -> tuple[Any, ...]:
     onnx, ir = package("onnx"), package("onnx_ir")
@@ -692,6 +695,15 @@ def _translate(
             say(
                 "input must be padded, got a PackedSequence, whose rows ONNX's operators "
                 "cannot read: pass the padded input and lengths="
+            ),
+            KindError,
+        )
+    if resets is not None:
+        _fail(
+            say(
+                "reset must be None, got a mask: ONNX's recurrent operators have none; "
+                "export a call of one step, and give it zeros as its state where a "
+                "sequence starts anew"
             ),
             KindError,
         )
