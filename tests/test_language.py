@@ -195,7 +195,7 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "threads": lambda: elman.set_num_threads(0),
     "threads of a word": lambda: elman.set_num_threads("4"),
     "operator": lambda: torch.ops.elman.layer(
-        X, *[None] * 4, torch.zeros(16, 3), torch.zeros(15, 4), *[None] * 8, "lstm", False
+        X, *[None] * 7, torch.zeros(16, 3), torch.zeros(15, 4), *[None] * 8, "lstm", False
     ),
     "file": lambda: elman.runtime.load(__file__),
     "no file": lambda: elman.runtime.load(Path(__file__).parent),
