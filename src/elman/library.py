@@ -32,6 +32,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from elman import core, reference, shapes
 from elman.cells import CELLS, Cell
+from elman.language import say
 from elman.shapes import Resets
 
 __all__ = ["compiled", "gradients", "mapped", "times", "transformed"]
@@ -276,14 +277,24 @@ def _check_backward(arguments: Sequence[Any]) -> None:
         w and not p for w, p in zip(wanted, present, strict=True)
     ):
         raise shapes.ShapeError(
-            f"{who}: wanted must be {len(present)} flags, False for what is None, got {wanted}"
+            say(
+                "{who}: wanted must be {count} flags, False for what is None, got {got}",
+                who=who,
+                count=len(present),
+                got=wanted,
+            )
         )
     batch = expected["h_n"][1]
     is_whole = read[_BATCH_SIZES] is not None or read[_TO.start] is not None
     if groups < 1 or (groups > 1 and (batch % groups or is_whole)):
         raise shapes.ShapeError(
-            f"{who}: groups must be 1, or divide the {batch} sequences of a padded batch, got "
-            f"{groups}"
+            say(
+                "{who}: groups must be 1, or divide the {batch} sequences of a padded "
+                "batch, got {got}",
+                who=who,
+                batch=batch,
+                got=groups,
+            )
         )
 
 
@@ -293,8 +304,14 @@ def _check(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[int, ...
     input = read[_INPUT]
     if not core.computes(CELLS[name], input):
         raise shapes.ShapeError(
-            f"{who}: input must be float32 or float64 on the CPU, with the native core, got "
-            f"{input.dtype} on {input.device}: call the layer, which knows what else computes it"
+            say(
+                "{who}: input must be float32 or float64 on the CPU, with the native "
+                "core, got {got} on {device}: call the layer, which knows what else "
+                "computes it",
+                who=who,
+                got=input.dtype,
+                device=input.device,
+            )
         )
     return expected
 
@@ -475,7 +492,10 @@ def _(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> Any:
     size = info.batch_size
     if size == 0:
         raise shapes.ShapeError(
-            "elman::layer: vmap must map over an axis of at least 1, got 0: leave out empty batches"
+            say(
+                "elman::layer: vmap must map over an axis of at least 1, got 0: leave "
+                "out empty batches"
+            )
         )
     if not _joins_the_batch(arguments, in_dims):
         return _loop(torch.ops.elman.layer, size, in_dims, arguments)

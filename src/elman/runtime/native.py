@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from elman import environment
+from elman.language import say
 from elman.runtime.modules import Module, Recurrent
 
 try:
     from elman import _native as _native
 except ImportError as error:
     warnings.warn(
-        f"elman: the native core could not be loaded ({error}); models are run by NumPy, slowly."
-        " Reinstall elman on a machine with a C++20 compiler to build the core.",
+        say(
+            "elman: the native core could not be loaded ({error}); models are run by "
+            "NumPy, slowly. Reinstall elman on a machine with a C++20 compiler to "
+            "build the core.",
+            error=error,
+        ),
         stacklevel=2,
     )
     _native = None  # type: ignore[assignment]
