@@ -1,12 +1,13 @@
-"""Recurrent reinforcement learning: what the field asks of resets, its page, bench and example."""
+"""Recurrent reinforcement learning: what the field asks of resets, its page and its bench."""
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from test_docs import DOCS, blocks
+from test_docs import DOCS, ROOT, blocks
 from torch import Tensor, nn
 
 import elman
@@ -235,3 +236,42 @@ def test_get_states_is_the_loop(page: dict[str, Any]) -> None:
     found = page["get_states"](agent, 255 * x.reshape(L * N, F), state, starts.float().reshape(-1))
     output, after = loop(layer, torch.tanh(x), state, starts)
     check(found, (output.reshape(L * N, H), after), [x, *state, *layer.parameters()])
+
+
+# --- the bench -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    """What is measured sets the threads of PyTorch."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_the_bench_times_ways_that_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    resets = importlib.import_module("resets")
+    monkeypatch.setattr(resets, "TURN_S", 0.0)
+    monkeypatch.setattr(resets, "RATE", 0.2)
+    rows = resets.measure(sizes=((3, 9, 4, 5), (1, 4, 3, 2)), seconds=0.0)
+    assert len(rows) == 2 * 2 * 2
+    promised = list(resets.promised(rows))
+    assert len(promised) == len(rows) * (len(resets.WAYS) - 1)
+    titles, lines = resets.table(rows)
+    assert all(len(line) == len(titles) for line in lines)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_the_bench_refuses_to_time_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    resets = importlib.import_module("resets")
+    monkeypatch.setattr(resets, "TURN_S", 0.0)
+
+    def forgets_nothing(*call: Any) -> Any:
+        return resets.plain(*call)
+
+    monkeypatch.setitem(resets.WAYS, "torch.nn, loop", (nn, forgets_nothing))
+    with pytest.raises(AssertionError, match=r"torch\.nn, loop differs"):
+        resets.measure(sizes=((3, 9, 4, 5),), seconds=0.0)
