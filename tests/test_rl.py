@@ -187,6 +187,16 @@ def test_rows_of_a_state_are_taken_and_replaced_by_their_numbers(kind: str) -> N
     assert torch.equal(output[:, [0, 2, 3]], layer(x, after)[0][:, [0, 2, 3]])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_array_of_starts_may_be_filled_anew_before_the_backward_pass(kind: str) -> None:
+    layer = make(kind)
+    x, state, starts = rollout(kind)
+    done = starts.numpy().copy()
+    found, expected = layer(x, state, reset=done), layer(x, state, reset=starts)
+    done[:] = False
+    check(found, expected, [x, *parts(state), *layer.parameters()])
+
+
 # --- the functions of the page ----------------------------------------------------------------
 
 
@@ -253,7 +263,6 @@ def _threads() -> Iterator[None]:
 def test_the_bench_times_ways_that_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     resets = importlib.import_module("resets")
-    monkeypatch.setattr(resets, "TURN_S", 0.0)
     monkeypatch.setattr(resets, "RATE", 0.2)
     rows = resets.measure(sizes=((3, 9, 4, 5), (1, 4, 3, 2)), seconds=0.0)
     assert len(rows) == 2 * 2 * 2
@@ -267,7 +276,6 @@ def test_the_bench_times_ways_that_compute_the_same(monkeypatch: pytest.MonkeyPa
 def test_the_bench_refuses_to_time_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     resets = importlib.import_module("resets")
-    monkeypatch.setattr(resets, "TURN_S", 0.0)
 
     def forgets_nothing(*call: Any) -> Any:
         return resets.plain(*call)
