@@ -34,7 +34,6 @@ SIZES = (
 )
 RATE = 1 / 200
 SECONDS = 1.0  # for the calls of ours and of one other
-TURN_S = 0.004
 CLOCK = time.thread_time
 
 State = tuple[Tensor, ...]
@@ -177,16 +176,12 @@ def prepare(
     return {name: of(*way) for name, way in WAYS.items()}
 
 
-def turn(call: Callable[[], Any]) -> float:
-    """The median of some calls in microseconds; one that is not counted warms the caches."""
+def timed(call: Callable[[], Any]) -> float:
+    """Microseconds of a call, after one that warms the caches."""
     call()
-    times = []
-    over = time.perf_counter() + TURN_S
-    while not times or time.perf_counter() < over:
-        start = CLOCK()
-        call()
-        times.append(CLOCK() - start)
-    return statistics.median(times) * 1e6
+    start = CLOCK()
+    call()
+    return (CLOCK() - start) * 1e6
 
 
 def compare(ours: Callable[[], Any], other: Callable[[], Any], seconds: float) -> list[float]:
@@ -194,7 +189,7 @@ def compare(ours: Callable[[], Any], other: Callable[[], Any], seconds: float) -
     pairs = []
     end = time.perf_counter() + seconds
     while not pairs or time.perf_counter() < end:
-        pairs.append((turn(ours), turn(other)))
+        pairs.append((timed(ours), timed(other)))
     return [statistics.median(x) for x in zip(*((a, b / a) for a, b in pairs), strict=True)]
 
 
