@@ -4,7 +4,7 @@ A model of a job is one or more chains with NumPy between them. What it takes an
 of Python: texts, sentences, arrays. Files and lines are `elman.tasks`'.
 """
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -61,7 +61,7 @@ class JobModel(ABC):
         digest: str,
         threads: int = 1,
     ) -> None:
-        """Make the chains."""
+        """Make the chains, and check that they fit what is known."""
         check_format(description)
         self.description, self.digest = dict(description), digest
         self.facts = Facts(say("the knowledge of the file"), description.get("knowledge"))
@@ -71,6 +71,15 @@ class JobModel(ABC):
             str(name): Model({**description, "modules": entries}, tensors, digest, threads)
             for name, entries in chains.values.items()
         }
+        self._know()
+
+    @abstractmethod
+    def _know(self) -> None:
+        """Take what the job needs from the knowledge, and check that the chains fit it.
+
+        Raises:
+            FileError: it is not complete, or they do not.
+        """
 
     def chain(
         self, name: str, inputs: int, width: int | None = None, *, symbols: bool = False

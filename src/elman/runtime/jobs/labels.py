@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from elman.errors import InputError
 from elman.language import say
-from elman.runtime.file import FileError, Stored
+from elman.runtime.file import FileError
 from elman.runtime.jobs.job import (
     JobModel,
     check_integer,
@@ -74,15 +74,7 @@ class Labels(JobModel):
 
     job: ClassVar[str] = "labels"
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        tensors: Mapping[str, Stored],
-        digest: str,
-        threads: int = 1,
-    ) -> None:
-        """Make the chains, and check that they fit what is known."""
-        super().__init__(description, tensors, digest, threads)
+    def _know(self) -> None:
         facts = self.facts
         self.labels = facts.texts("labels", least=1)
         self._level = facts.word("level", ("chars", "words", "series"))

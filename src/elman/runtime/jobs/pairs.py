@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from elman.errors import InputError
 from elman.language import say
-from elman.runtime.file import FileError, Stored
+from elman.runtime.file import FileError
 from elman.runtime.jobs.job import (
     JobModel,
     check_integer,
@@ -160,15 +160,7 @@ class Pairs(JobModel):
 
     job: ClassVar[str] = "pairs"
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        tensors: Mapping[str, Stored],
-        digest: str,
-        threads: int = 1,
-    ) -> None:
-        """Make the chains, and check that they fit what is known."""
-        super().__init__(description, tensors, digest, threads)
+    def _know(self) -> None:
         self.source, self.target = (
             Alphabet(facts.word("level", LEVELS), facts.texts("symbols"))
             for facts in (self.facts.part("source"), self.facts.part("target"))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from elman.errors import InputError
 from elman.language import say
-from elman.runtime.file import FileError, Stored
+from elman.runtime.file import FileError
 from elman.runtime.jobs.job import (
     JobModel,
     check_integer,
@@ -87,15 +87,7 @@ class Series(JobModel):
 
     job: ClassVar[str] = "series"
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        tensors: Mapping[str, Stored],
-        digest: str,
-        threads: int = 1,
-    ) -> None:
-        """Make the chains, and check that they fit what is known."""
-        super().__init__(description, tensors, digest, threads)
+    def _know(self) -> None:
         facts = self.facts
         self.horizon = facts.size("horizon", most=2**16)
         self.context = facts.size("context", most=2**20)

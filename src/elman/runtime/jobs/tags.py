@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from elman.errors import InputError
 from elman.language import say
-from elman.runtime.file import FileError, Stored
+from elman.runtime.file import FileError
 from elman.runtime.jobs.job import JobModel, embedding, linear, padded, recurrent
 from elman.runtime.modules import Floats
 
@@ -93,15 +93,7 @@ class Tags(JobModel):
 
     job: ClassVar[str] = "tags"
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        tensors: Mapping[str, Stored],
-        digest: str,
-        threads: int = 1,
-    ) -> None:
-        """Make the chains, and check that they fit what is known."""
-        super().__init__(description, tensors, digest, threads)
+    def _know(self) -> None:
         facts = self.facts
         self.tags = facts.texts("tags")
         words, characters = facts.texts("vocabulary"), facts.texts("characters")
