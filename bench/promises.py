@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from rollouts import WAYS
 from torch import Tensor
 
 import elman
@@ -124,63 +122,6 @@ def ragged() -> Iterator[Promise]:
             yield Promise("packed, 62 % real, over padded", size, mode, "x", *packed, 0.75)
             part = by_lengths / ours
             yield Promise("lengths=, 62 % real, over padded", size, mode, "x", part, None, 1.0)
-
-
-def resets() -> Iterator[Promise]:
-    """Episodes that end within a batch: `reset=` beside a plain call, and beside others' ways."""
-    torch.set_num_threads(1)
-    sizes = (8, 128, 64), (1, 128, 64), (64, 32, 64), (8, 128, 256)
-    for case in (Case(cell, *size) for cell in ("LSTM", "GRU") for size in sizes):
-        work = Work.of(case)
-        at = torch.rand(case.seq_len, case.batch) < 1 / 200
-        ways = {"one": in_one_call, "plain": without_resets, **WAYS}
-        modules = {name: case.module(torch.nn if name in WAYS else elman) for name in ways}
-        for module in modules.values():
-            module.load_state_dict(work.weights)
-        hx = work.hx if len(work.hx) > 1 else work.hx[0]
-        for name in WAYS:
-            given = work.input, hx, at
-            expected = in_one_call(modules["one"], *given)
-            torch.testing.assert_close(ways[name](modules[name], *given), expected)
-        for mode in MODES:
-            calls = [
-                Prepared(partial(once, ways[name], modules[name], work, hx, at, mode), list)
-                for name in ways
-            ]
-            one, plain, *rest = medians(calls, mode, 2 * SECONDS)
-            what = str(case), mode
-            yield Promise("reset=, over the call without", *what, "x", one / plain, None, 1.1)
-            for name, figure, faster in zip(WAYS, rest, FASTER, strict=True):
-                is_usual = mode == "training" and (case.batch, case.hidden_size) == (8, 64)
-                most = figure / faster if is_usual else figure
-                yield Promise(f"reset=, beside {name}", *what, "µs", one, figure, most)
-
-
-FASTER = (10, 1.5, 1)  # how many times, than each of the ways, for rollouts of the usual size
-
-
-def in_one_call(layer: torch.nn.Module, x: Tensor, hx: object, at: Tensor) -> Tensor:
-    output: Tensor = layer(x, hx, reset=at)[0]
-    return output
-
-
-def without_resets(layer: torch.nn.Module, x: Tensor, hx: object, at: Tensor) -> Tensor:
-    output: Tensor = layer(x, hx)[0]
-    return output
-
-
-def once(
-    way: Callable[..., Tensor],
-    layer: torch.nn.Module,
-    work: Work,
-    hx: object,
-    at: Tensor,
-    mode: Mode,
-) -> None:
-    x = work.input.clone().requires_grad_(mode == "training")
-    output = way(layer, x, hx, at)
-    if mode == "training":
-        torch.autograd.grad(output, [x, *layer.parameters()], work.d_output)
 
 
 def overhead() -> Iterator[Promise]:
@@ -315,7 +256,7 @@ def per_sample() -> Iterator[Promise]:
 
 MEASURES: dict[str, Callable[[], Iterator[Promise]]] = {
     function.__name__: function
-    for function in (overhead, denormals, ragged, resets, per_sample, memory, contention)
+    for function in (overhead, denormals, ragged, per_sample, memory, contention)
 }
 
 

@@ -384,6 +384,8 @@ def _resets(
     copies.append(mask.to("cpu", torch.bool))
     shape = input.shape[:2]
     where = _addresses(cell, ["reset"], copies[-1:], torch.bool, copies, [shape.numel()])
+    if not to:
+        return [*where, 0, 0]
     names = ("h of reset_to", "c of reset_to")[: len(to)]
     return [*where, *_addresses(cell, names, to, input.dtype, copies), 0, 0][:3]
 

@@ -168,7 +168,9 @@ def _as_hx(states: Sequence[Tensor]) -> Any:
 
 # The part of resets that is for one layer of a stack.
 def _of_layer(resets: Resets | None, layer: int) -> Resets | None:
-    return resets and Resets(resets.mask, tuple(state[layer] for state in resets.to))
+    if resets is None or not resets.to:
+        return resets
+    return Resets(resets.mask, tuple(state[layer] for state in resets.to))
 
 
 class _Layer(_Recurrent, torch.nn.RNNBase):

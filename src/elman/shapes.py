@@ -426,7 +426,8 @@ def check_resets(
             ),
         )
     try:
-        mask = torch.as_tensor(reset)
+        # An array is copied: the backward pass reads the mask, and would not see it change.
+        mask = reset if isinstance(reset, Tensor) else torch.tensor(reset)
     except (TypeError, ValueError, RuntimeError):
         _fail(who, say("reset must be a tensor of bool, got {got}", got=_name(reset)), KindError)
     if mask.shape != shape[:-1]:

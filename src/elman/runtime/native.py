@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,12 +30,17 @@ if TYPE_CHECKING:
 
 __all__ = ["chain", "session"]
 
-_cells = environment.read(_native)
+
+# When a model is first loaded, so that a mistake in the environment is told by who loads it.
+@cache
+def _cells() -> dict[str, tuple[int, str, str, int]]:
+    return environment.read(_native)
 
 
 def chain(modules: Sequence[Module], dtype: "np.dtype[Any]") -> "Chain32 | None":
     """Return what runs the modules, their weights packed; None if NumPy has to."""
-    if any(m.cell.name not in _cells for m in modules if isinstance(m, Recurrent)) or not _cells:
+    cells = _cells()
+    if any(m.cell.name not in cells for m in modules if isinstance(m, Recurrent)) or not cells:
         return None
     compiled = _native.Chain64() if dtype == np.float64 else _native.Chain32()
     for module in modules:
