@@ -4,9 +4,10 @@ A T-maze: a signal at the first step says whether the exit is left or right; the
 in which only one action is right and each other one costs; at its end the agent turns. Without
 memory half of all turns are wrong. Episodes end at different steps in different environments, so
 the update needs resets inside a sequence: `reset=` in one call, or with --loop a call for each
-step, as it is usually written. Both compute the same.
+step, as it is usually written. Both compute the same. With --forget every step is a reset, which
+leaves the agent without memory, for comparison.
 
-    python examples/ppo_memory.py [--loop] [--updates 30]
+    python examples/ppo_memory.py [--loop] [--forget] [--updates 30]
 
 NumPy and PyTorch are all it needs besides elman.
 """
@@ -60,14 +61,16 @@ class Maze:
 class Agent(nn.Module):
     """An LSTM with a policy and a value upon it."""
 
-    def __init__(self, loop: bool) -> None:
+    def __init__(self, loop: bool, forget: bool) -> None:
         super().__init__()
-        self.loop = loop
+        self.loop, self.forget = loop, forget
         self.lstm = elman.LSTM(3, HIDDEN)
         self.policy, self.value = nn.Linear(HIDDEN, 3), nn.Linear(HIDDEN, 1)
 
     def forward(self, x: Tensor, state: tuple, starts: Tensor) -> tuple:
         """(L, N, 3), the state and where episodes begin (L, N) -> logits, values, the state."""
+        if self.forget:
+            starts = torch.ones_like(starts)
         if self.loop:
             outputs = []
             for x_t, start in zip(x, starts, strict=True):
@@ -152,11 +155,12 @@ def main(arguments: list[str] | None = None) -> float:
     """Train, print how it goes, and return the part of right turns at the end."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", action="store_true", help="call the LSTM once for each step")
+    parser.add_argument("--forget", action="store_true", help="start anew at every step")
     parser.add_argument("--updates", type=int, default=30)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     torch.set_num_threads(1)  # so small a network gains nothing by more
-    agent, maze = Agent(options.loop), Maze(ENVS, seed=0)
+    agent, maze = Agent(options.loop, options.forget), Maze(ENVS, seed=0)
     optimizer = torch.optim.Adam(agent.parameters(), 2e-3)
     state, start = tuple(torch.zeros(1, ENVS, HIDDEN) for _ in "hc"), torch.ones(ENVS)
     right, begun, learning = 0.0, time.perf_counter(), 0.0

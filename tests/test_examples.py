@@ -43,5 +43,6 @@ def test_an_agent_learns_by_one_call_what_it_learns_by_a_loop() -> None:
     try:
         assert ppo.main(["--updates", "2"]) == ppo.main(["--updates", "2", "--loop"])
         assert ppo.main(["--updates", "20"]) > 0.9
+        assert ppo.main(["--updates", "20", "--forget"]) < 0.7  # by chance, every other turn
     finally:
         torch.set_num_threads(threads)
