@@ -129,6 +129,14 @@ def test_a_run_and_its_file_answer_the_same_with_numpy_and_typer_alone(
         assert said == "".join(f"{prime}{line}\n" for line in expected)
 
 
+@every_job
+def test_a_file_is_described_with_numpy_and_typer_alone(
+    made: Callable[[str], Made], job: str
+) -> None:
+    said = alone(f"from elman.cli import main\nassert main(['info', {str(made(job).file)!r}]) == 0")
+    assert job in said.decode().split()
+
+
 PYTHON = {
     "text": "''.join(model.sample(prime='that', length=60, seed=3))",
     "labels": "model.predict(['bedi', 'kotu'], top=2)",
