@@ -540,7 +540,7 @@ def test_streams_refuse_what_does_not_fit(model: runtime.Model) -> None:
     [
         (lambda m: m.session(batch=0), "batch must be an integer from 1 to 2147483647, got 0"),
         (lambda m: m.session().step([1, 2]), r"x must have a batch of 1, .* got \(2,\)"),
-        (lambda m: m.session().step([[1]]), r"x must be \(N\), got \(1, 1\)"),
+        (lambda m: m.session().step([[1]]), r"x must be \(N,\), got \(1, 1\)"),
         (lambda m: m.session().step([-1]), "x must be from 0 to 10, got -1"),
         (lambda m: m.session().step([1.0]), "x must be integers, got float64"),
         (lambda m: m.session().step([1], out=np.zeros((1, 4))), r"out must be \(1, 5\)"),

@@ -169,7 +169,8 @@ class Model:
         array = _array("x", x)
         names = (*axes, *([] if self.takes_integers else [f"inputs = {self.inputs}"]))
         if array.ndim != len(names) or not (self.takes_integers or array.shape[-1] == self.inputs):
-            raise InputError(f"x must be ({', '.join(names)}), got {array.shape}")
+            form = f"({names[0]},)" if len(names) == 1 else f"({', '.join(names)})"
+            raise InputError(f"x must be {form}, got {array.shape}")
         if batch is not None and array.shape[len(axes) - 1] != batch:
             raise InputError(f"x must have a batch of {batch}, as the session, got {array.shape}")
         if self.takes_integers:
