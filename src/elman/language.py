@@ -8,7 +8,6 @@ braces. A test reads the code and the catalogue, and keeps the one complete for 
 import json
 import os
 from functools import cache
-from importlib.resources import files
 
 __all__ = ["LANGUAGES", "get_language", "say", "set_language"]
 
@@ -83,5 +82,7 @@ def say(sentence: str, /, *, language: str | None = None, **values: object) -> s
 
 @cache
 def _catalogue(language: str) -> dict[str, str]:
+    from importlib.resources import files  # 10 ms, which English need not wait for
+
     text = files("elman").joinpath("languages", f"{language}.json").read_text(encoding="utf-8")
     return dict(json.loads(text))
