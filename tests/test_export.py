@@ -129,6 +129,14 @@ def test_a_run_and_its_file_answer_the_same_with_numpy_and_typer_alone(
         assert said == "".join(f"{prime}{line}\n" for line in expected)
 
 
+@every_job
+def test_a_file_is_described_with_numpy_and_typer_alone(
+    made: Callable[[str], Made], job: str
+) -> None:
+    said = alone(f"from elman.cli import main\nassert main(['info', {str(made(job).file)!r}]) == 0")
+    assert job in said.decode().split()
+
+
 PYTHON = {
     "text": "''.join(model.sample(prime='that', length=60, seed=3))",
     "labels": "model.predict(['bedi', 'kotu'], top=2)",
@@ -245,16 +253,25 @@ def test_a_series_in_python_is_forecast_as_its_table_is(made: Callable[[str], Ma
 
 
 @every_job
-def test_the_cost_of_fewer_bits_is_told_and_the_file_is_half_as_large(
-    made: Callable[[str], Made], job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_the_cost_of_fewer_bits_is_told_and_the_file_is_smaller(
+    made: Callable[[str], Made],
+    job: str,
+    weights: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     of = made(job)
-    path = tmp_path / "half.elman"
-    assert main(["export", str(of.run), str(path), "--weights", "bf16"]) == 0
+    path = tmp_path / "small.elman"
+    assert main(["export", str(of.run), str(path), "--weights", weights]) == 0
     wrote, cost = capsys.readouterr().out.splitlines()
-    assert wrote == f"{path}: {path.stat().st_size:,} bytes, weights in bf16"
+    assert wrote == f"{path}: {path.stat().st_size:,} bytes, weights in {weights}"
     assert cost.endswith("(held out)")
-    assert path.stat().st_size < of.file.stat().st_size
+    _, tensors, _ = read(path)
+    stored = {"bf16": "BF16", "int8": "I8"}[weights]
+    assert {t.dtype for t in tensors.values() if t.array.ndim == 2} == {stored}
+    small, full = (sum(t.array.nbytes for t in read(p)[1].values()) for p in (path, of.file))
+    assert small < full
     was, now = [float(word.rstrip(",")) for word in cost.split() if word[0].isdigit()][:2]
     assert was == pytest.approx(now, rel=0.05, abs=0.02)
     metrics = json.loads((of.run / "result.json").read_text())["metrics"]

@@ -33,3 +33,10 @@ def test_every_kind_of_case_is_tried() -> None:
 def test_a_case_is_made_of_its_number_alone(place: fuzz.Place) -> None:
     first, second = (fuzz.damaged(place.files[0], random.Random("a 1")) for _ in range(2))
     assert first == second != place.files[0]
+
+
+def test_a_case_leaves_nothing_to_those_after_it(place: fuzz.Place) -> None:
+    before = repr(fuzz.ODD_JSON)
+    for number in range(400):
+        fuzz.case(place, "model", number)
+    assert repr(fuzz.ODD_JSON) == before

@@ -101,6 +101,19 @@ class Tagger(nn.Module):
         return self.head(self.decoder(x.transpose(0, 1))[0])  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("batch_first", [True, False])
+@torch.no_grad()
+def test_jagged_nested_tensors_are_taken(kind: str, batch_first: bool) -> None:
+    torch.manual_seed(0)
+    options = {"num_layers": 2, "bidirectional": True, "batch_first": batch_first}
+    quantised = elman.quantize(getattr(elman, kind)(4, 5, **options))
+    rows = [torch.randn(steps, 4) for steps in (4, 1, 6)]
+    output, _ = quantised(torch.nested.nested_tensor(rows, layout=torch.jagged))
+    for row, found in zip(rows, output.unbind(), strict=True):
+        same(found, quantised(row)[0])
+
+
 def test_layers_inside_any_model() -> None:
     torch.manual_seed(0)
     model = Tagger()

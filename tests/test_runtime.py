@@ -308,6 +308,36 @@ def test_every_module_of_a_chain(module: nn.Module, tmp_path: Path) -> None:
         close(elman.load(tmp_path / "m")(x), expected)
 
 
+CELLS = [
+    *((kind, {}) for kind in ("RNNCell", "LSTMCell", "GRUCell")),
+    ("RNNCell", {"nonlinearity": "relu"}),
+    ("GRUCell", {"reset_after": False}),
+    ("LSTMCell", {"bias": False}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), CELLS, ids=str)
+@torch.no_grad()
+def test_a_cell_is_saved_as_a_session_of_its_steps(
+    kind: str, options: dict[str, Any], agree: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    cell, x = getattr(elman, kind)(4, 5, **options), torch.randn(3, 2, 4)
+    elman.save(cell, tmp_path / "m")
+    again, session, hx = elman.load(tmp_path / "m"), runtime.load(tmp_path / "m").session(2), None
+    assert repr(again) == repr(cell)
+    for step in x:
+        hx = cell(step, hx)
+        agree(session.step(step.numpy()), hx[0] if isinstance(hx, tuple) else hx)
+    for name, weight in cell.state_dict().items():
+        same(again.state_dict()[name], weight)
+    if "reset_after" not in options:
+        theirs = getattr(nn, kind)(4, 5, **options)
+        theirs.load_state_dict(cell.state_dict())
+        elman.save(theirs, tmp_path / "theirs")
+        assert (tmp_path / "theirs").read_bytes() == (tmp_path / "m").read_bytes()
+
+
 def test_torchs_layers_are_saved_too(tmp_path: Path) -> None:
     theirs = nn.GRU(4, 5, bidirectional=True)
     elman.save(theirs, tmp_path / "m")
@@ -510,7 +540,7 @@ def test_streams_refuse_what_does_not_fit(model: runtime.Model) -> None:
     [
         (lambda m: m.session(batch=0), "batch must be an integer from 1 to 2147483647, got 0"),
         (lambda m: m.session().step([1, 2]), r"x must have a batch of 1, .* got \(2,\)"),
-        (lambda m: m.session().step([[1]]), r"x must be \(N\), got \(1, 1\)"),
+        (lambda m: m.session().step([[1]]), r"x must be \(N,\), got \(1, 1\)"),
         (lambda m: m.session().step([-1]), "x must be from 0 to 10, got -1"),
         (lambda m: m.session().step([1.0]), "x must be integers, got float64"),
         (lambda m: m.session().step([1], out=np.zeros((1, 4))), r"out must be \(1, 5\)"),
@@ -556,9 +586,14 @@ def test_what_cannot_be_saved_is_named(module: nn.Module, message: str, tmp_path
 
 
 def test_modules_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
-    elman.save(nn.Sequential(elman.GRU(3, 4), nn.Linear(5, 2)), tmp_path / "m")
-    with pytest.raises(FileError, match="must take 4 numbers, as the one before gives, got 5"):
-        runtime.load(tmp_path / "m")
+    for module, message in (
+        (nn.Sequential(elman.GRU(3, 4), nn.Linear(5, 2)), "must take 4 numbers, as the one before"),
+        (nn.Sequential(nn.Linear(3, 4), nn.Embedding(5, 2)), "must be the first"),
+        (elman.GRUCell(0, 4), "inputs must be an integer from 1, got 0"),
+    ):
+        with pytest.raises(ShapeError, match=f"save: module .*{message}"):
+            elman.save(module, tmp_path / "m")
+        assert not (tmp_path / "m").exists()
     with pytest.raises(ShapeError, match="weights must be one of float32, bf16, int8, got 'fp"):
         elman.save(elman.GRU(3, 4), tmp_path / "m", "fp16")
 

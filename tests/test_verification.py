@@ -6,17 +6,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elman import verification
+from elman import runtime, verification
 from elman.cells import CELLS
 from elman.cli import main
 
 BITS = Path(verification.__file__).with_name("bits.json")
 
 
-def test_every_cell_is_checked_forward_and_backward_in_both_types() -> None:
+def test_every_cell_is_checked_forward_and_backward_in_both_types_and_in_int8() -> None:
     found = {(check.cell, check.what) for check in verification.verify()}
     passes = [f"{way} {dtype}" for way in ("forward", "backward") for dtype in verification._DTYPES]
-    assert found == {(cell, what) for cell in CELLS for what in passes}
+    assert found == {(cell, what) for cell in CELLS for what in (*passes, "step int8")}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_step_in_int8_is_near_that_of_float32(cell: str, tmp_path: Path) -> None:
+    x, found = verification._numbers((11, 5, 13), seed=1, dtype="float32"), []
+    for weights in ("float32", "int8"):
+        verification._write(tmp_path / "m", cell, weights, directions=1)
+        model = runtime.load(tmp_path / "m")
+        assert model.description["weights"] == weights
+        found.append(model.run(x))
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=0.05 * abs(found[0]).max())
+    assert (found[1] != found[0]).any()
 
 
 def test_the_problem_depends_on_no_version_of_anything() -> None:
@@ -38,6 +50,14 @@ def test_the_hashes_of_every_instruction_set_are_of_every_check() -> None:
     checks = {f"{check.cell} {check.what}" for check in verification.verify()}
     assert {kind: set(hashes) for kind, hashes in known.items()} == dict.fromkeys(known, checks)
     assert set(known) >= {f"x86_64 {isa}" for isa in ("avx512", "avx2", "baseline")}
+
+
+def test_int8_has_the_same_bits_for_every_instruction_set_where_no_tanh_is() -> None:
+    known = json.loads(BITS.read_text("utf-8"))
+    assert len({hashes["rnn_relu step int8"] for hashes in known.values()}) == 1
+    both = (known[f"x86_64 {isa}"] for isa in ("avx512", "avx2"))
+    a, b = ([hashes[f"{cell} step int8"] for cell in CELLS] for hashes in both)
+    assert a == b
 
 
 def test_the_results_are_hashed_and_not_something_beside_them(

@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.elman")
         for cell in elman.cells.CELLS:
-            _write(path, cell, "float64")
+            _write(path, cell, "float64", directions=2)
             model = elman.runtime.load(path)
             x = _numbers((11, 5, 13), seed=1, dtype="float64")
             y = x

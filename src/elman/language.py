@@ -7,7 +7,6 @@ braces. A test reads the code and the catalogue, and keeps the one complete for 
 
 import json
 import os
-from importlib.resources import files
 
 __all__ = ["LANGUAGES", "get_language", "say", "set_language"]
 
@@ -85,6 +84,8 @@ def say(sentence: str, /, *, language: str | None = None, **values: object) -> s
 
 def _catalogue(language: str) -> dict[str, str]:
     if language not in _catalogues:
+        from importlib.resources import files  # 10 ms, which English need not wait for
+
         file = files("elman").joinpath("languages", f"{language}.json")
         _catalogues[language] = json.loads(file.read_text(encoding="utf-8"))
     return _catalogues[language]

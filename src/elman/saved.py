@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from elman import runtime
 from elman.cells import CELLS
 from elman.language import say
-from elman.nn import GRU, LSTM, RNN
-from elman.runtime.file import Stored, read, write
-from elman.runtime.modules import MOST_TERMS, SCALES, Matrix, quantise, widen
+from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from elman.runtime.file import FileError, Stored, read, write
+from elman.runtime.modules import MOST_TERMS, SCALES, Matrix, make, quantise, widen
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["load", "recurrent_entry", "reduced", "save", "stored"]
@@ -35,8 +35,8 @@ def save(
     """Write a module to a file that `elman.runtime.load` runs with NumPy alone.
 
     Args:
-        module: a recurrent layer, ours or torch.nn's, or torch.nn.Sequential of such and of
-            Embedding, Linear, LayerNorm, Dropout, activations and softmax. It is written as in
+        module: a recurrent layer or cell, ours or torch.nn's, or torch.nn.Sequential of such and
+            of Embedding, Linear, LayerNorm, Dropout, activations and softmax. It is written as in
             evaluation mode, so dropout is left out.
         path: the file; it is replaced wholly or not at all.
         weights: how matrices are stored: "float32" as they are; "bf16" in half the space, rounded
@@ -46,8 +46,9 @@ def save(
             matrices that are bfloat16 or quantised already.
 
     Raises:
-        ShapeError: `weights` is misspelt, or a module is of a dtype that cannot be stored, or, for
-            int8, has weights that are not finite or more than 131,072 inputs.
+        ShapeError: `weights` is misspelt, or a module is of a dtype that cannot be stored, does
+            not take what the one before gives or, for int8, has weights that are not finite or
+            more than 131,072 inputs.
         KindError: a module cannot stand in a chain.
         OSError: the file cannot be written.
 
@@ -78,11 +79,15 @@ def save(
         entries.append({"name": name or "0", **entry})
         width = entry["width"] if entry["kind"] != "recurrent" else _output_width(entry)
         for parameter, tensor in part.state_dict().items():
-            tensors.update(stored(f"{name or '0'}.{parameter}", tensor, weights))
+            tensors.update(stored(f"{name or '0'}.{parameter}{_end(entry)}", tensor, weights))
     if not entries:
         raise KindError(
             say("save: the module has nothing that computes: give it a recurrent layer")
         )
+    try:
+        make(entries, tensors)
+    except FileError as error:
+        raise ShapeError(f"save: {error}") from error
     first, last = entries[0], width
     takes = ["L", "N"] if first["kind"] == "embedding" else ["L", "N", first.get("inputs", last)]
     write(
@@ -121,7 +126,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         prefix = f"{entry['name']}."
         part.load_state_dict(
             {
-                parameter: torch.from_numpy(_floats(tensors, prefix + parameter))
+                parameter: torch.from_numpy(_floats(tensors, prefix + parameter + _end(entry)))
                 for parameter in part.state_dict()
             }
         )
@@ -205,7 +210,7 @@ def recurrent_entry(layer: Any, width: int | None = None) -> dict[str, Any]:
     if layer.mode.startswith("RNN"):
         cell = layer.mode.lower()
     elif layer.mode == "GRU":
-        cell = "gru" if getattr(layer, "reset_after", True) else "gru_reset_before"
+        cell = _gru(layer)
     else:
         cell = "lstm"
     return {
@@ -219,6 +224,37 @@ def recurrent_entry(layer: Any, width: int | None = None) -> dict[str, Any]:
         "bias": bool(layer.bias),
         "batch_first": bool(layer.batch_first),
     }
+
+
+def _gru(module: Any) -> str:
+    return "gru" if getattr(module, "reset_after", True) else "gru_reset_before"
+
+
+def _cell_entry(module: Any, width: int | None) -> dict[str, Any]:
+    """Return what a description says of a cell: that it is a layer, of which a step was kept."""
+    if isinstance(module, nn.LSTMCell):
+        cell = "lstm"
+    elif isinstance(module, nn.GRUCell):
+        cell = _gru(module)
+    else:
+        cell = f"rnn_{module.nonlinearity}"
+    return {
+        "kind": "recurrent",
+        "cell": cell,
+        "inputs": module.input_size,
+        "hidden_size": module.hidden_size,
+        "num_layers": 1,
+        "proj_size": 0,
+        "bidirectional": False,
+        "bias": bool(module.bias),
+        "batch_first": False,
+        "of_cell": True,
+    }
+
+
+def _end(entry: Mapping[str, Any]) -> str:
+    """Return what a file adds to the names of parameters: those of a cell become a layer's."""
+    return "_l0" if entry.get("of_cell") is True else ""
 
 
 def _output_width(entry: Mapping[str, Any]) -> int:
@@ -287,6 +323,8 @@ _FUNCTIONS = {
 }
 _ENTRIES_OF: dict[Any, Callable[[Any, int | None], dict[str, Any]]] = {
     **dict.fromkeys((RNN, LSTM, GRU, nn.RNN, nn.LSTM, nn.GRU), recurrent_entry),
+    **dict.fromkeys((RNNCell, LSTMCell, GRUCell), _cell_entry),
+    **dict.fromkeys((nn.RNNCell, nn.LSTMCell, nn.GRUCell), _cell_entry),
     nn.Embedding: _embedding,
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
@@ -308,6 +346,13 @@ def _made(entry: Mapping[str, Any]) -> nn.Module:
         kind = next(k for k, name in _FUNCTIONS.items() if name == entry["function"])
         return kind(-1) if kind in (nn.Softmax, nn.LogSoftmax) else kind()
     cell = CELLS[entry["cell"]]
+    if entry.get("of_cell") is True:
+        few = (entry["inputs"], entry["hidden_size"], entry["bias"])
+        if cell.onnx_op == "LSTM":
+            return LSTMCell(*few)
+        if cell.onnx_op == "GRU":
+            return GRUCell(*few, reset_after=cell.reset is None)
+        return RNNCell(*few, nonlinearity=cell.name.removeprefix("rnn_"))
     options: dict[str, Any] = {
         "bias": entry["bias"],
         "bidirectional": entry["bidirectional"],

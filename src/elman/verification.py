@@ -1,8 +1,9 @@
 """Whether this machine computes what the machine of the release did, bit for bit.
 
-A fixed problem for each cell is computed forward and, where PyTorch is, backward; the hashes of the
-results are compared with those in `bits.json`, which were made where the release was built. The
-problems come from an integer generator, so they depend on no version of anything.
+A fixed problem for each cell is computed forward and, where PyTorch is, backward, and as steps of a
+session with weights in int8. The hashes of the results are compared with those in `bits.json`, made
+where the release was built. The problems come from an integer generator, so they depend on no
+version of anything.
 
 What is the same for one instruction set: results depend on neither the number of threads nor the
 batch, and tanh and sigmoid are the core's own, not those of the C library. What may be another
@@ -11,6 +12,7 @@ products they fuse with the sum that follows. So a difference says first to look
 """
 
 import hashlib
+import itertools
 import json
 import platform
 import tempfile
@@ -27,6 +29,7 @@ from elman import environment, runtime
 from elman.cells import CELLS
 from elman.runtime import native
 from elman.runtime.file import Stored, write
+from elman.runtime.modules import SCALES, quantise
 
 __all__ = ["Check", "machine", "record", "verify"]
 
@@ -41,7 +44,7 @@ class Check:
 
     Attributes:
         cell: The name of the cell.
-        what: "forward" or "backward", and the type of the numbers.
+        what: "forward" or "backward" and the type of the numbers, or "step int8".
         found: The SHA-256 of the results in hexadecimal, its first 16 digits.
         expected: The same of the release; None if nothing is known for this instruction set.
     """
@@ -60,10 +63,11 @@ class Check:
 def verify() -> list[Check]:
     """Compute fixed problems, and compare their bits with those of the release.
 
-    Without PyTorch only the forward pass is computed, by the runtime.
+    Without PyTorch the backward pass is left out; the runtime computes the rest.
 
     Returns:
-        A check for each cell, type and pass.
+        A check for each cell and type: of the forward and the backward pass, and of steps of a
+        session with weights in int8.
 
     Example:
         >>> import elman
@@ -117,15 +121,19 @@ def _computed() -> Iterator[tuple[str, str, str]]:
         for cell in CELLS:
             for dtype in _DTYPES:
                 x = _numbers((_STEPS, _BATCH, _INPUTS), seed=1, dtype=dtype)
-                _write(path, cell, dtype)
+                _write(path, cell, dtype, directions=2)
                 y = runtime.load(path).run(x)
                 yield cell, f"forward {dtype}", _hash([y])
                 if has_torch:
                     yield cell, f"backward {dtype}", _hash(_backward(path, x, y.shape))
+            _write(path, cell, "int8", directions=1)
+            session = runtime.load(path).session(_BATCH)
+            steps = _numbers((_STEPS, _BATCH, _INPUTS), seed=1, dtype="float32")
+            yield cell, "step int8", _hash([session.step(x) for x in steps])
 
 
-def _write(path: Path, cell: str, dtype: str) -> None:
-    """Write a model of two layers in both directions."""
+def _write(path: Path, cell: str, weights: str, directions: int) -> None:
+    """Write a model of two layers, its weights float32, float64 or, the matrices, int8."""
     entry = {
         "name": "0",
         "kind": "recurrent",
@@ -134,24 +142,31 @@ def _write(path: Path, cell: str, dtype: str) -> None:
         "hidden_size": _HIDDEN,
         "num_layers": _LAYERS,
         "proj_size": 0,
-        "bidirectional": True,
+        "bidirectional": directions == 2,
         "bias": True,
         "batch_first": False,
     }
     rows, tensors = len(CELLS[cell].gates) * _HIDDEN, dict[str, Stored]()
+    dtype, seeds = "float32" if weights == "int8" else weights, itertools.count(2)
     for layer in range(_LAYERS):
-        width = 2 * _HIDDEN if layer else _INPUTS
-        for direction in ("", "_reverse"):
+        width = directions * _HIDDEN if layer else _INPUTS
+        for direction in ("", "_reverse")[:directions]:
             shapes = {"weight_ih": (rows, width), "weight_hh": (rows, _HIDDEN)}
             for name, shape in {**shapes, "bias_ih": (rows,), "bias_hh": (rows,)}.items():
-                values = _numbers(shape, seed=2 + len(tensors), dtype=dtype) / 4
-                tensors[f"0.{name}_l{layer}{direction}"] = Stored(_DTYPES[dtype], values)
+                place = f"0.{name}_l{layer}{direction}"
+                values = _numbers(shape, seed=next(seeds), dtype=dtype) / 4
+                if weights == "int8" and name in shapes:
+                    integers, scales = quantise(values)
+                    tensors[place] = Stored("I8", integers.astype(np.int8))
+                    tensors[place + SCALES] = Stored("F32", scales[:, 0])
+                else:
+                    tensors[place] = Stored(_DTYPES[dtype], values)
     description = {
         "format": 1,
-        "weights": "float32",
+        "weights": "int8" if weights == "int8" else "float32",
         "modules": [entry],
         "inputs": {"x": ["L", "N", _INPUTS]},
-        "outputs": {"y": ["L", "N", 2 * _HIDDEN]},
+        "outputs": {"y": ["L", "N", directions * _HIDDEN]},
     }
     write(path, description, tensors)
 

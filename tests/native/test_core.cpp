@@ -491,9 +491,9 @@ private:
 
 // Whichever allocation of a step fails, in a thread that has no memory yet, all states are as they
 // were.
-void check_scarce_steps(long count) {
+void check_scarce_steps(long count, Kept kept) {
   using Some = SomeChain<float>;
-  const Some some(9, false, false);
+  const Some some(9, false, false, kept);
   auto right = some.zeros(count);
   auto y = Some::Array(static_cast<std::size_t>(count * Some::kWidth));
   some.step_many(count, right, y);
@@ -678,7 +678,8 @@ int main() {
     for (long hidden_size : {3, 16, 65})
       check_chain<float>(hidden_size, true), check_chain<double>(hidden_size, false);
     for (long count : {1, 7, 250})
-      check_scarce_steps(count);
+      for (Kept kept : {Kept::kFloats, Kept::kBytes, Kept::kBytesInPairs})
+        check_scarce_steps(count, kept);
     for (long hidden_size : {3, 16, 65, 130})
       expect(check_chain<float>(hidden_size, false, Kept::kBytes) ==
                  check_chain<float>(hidden_size, false, Kept::kBytesInPairs),

@@ -184,9 +184,8 @@ class Model:
         array = _array("x", x)
         names = (*axes, *([] if self.takes_integers else [f"inputs = {self.inputs}"]))
         if array.ndim != len(names) or not (self.takes_integers or array.shape[-1] == self.inputs):
-            raise InputError(
-                say("x must be ({axes}), got {got}", axes=", ".join(names), got=array.shape)
-            )
+            form = f"({names[0]},)" if len(names) == 1 else f"({', '.join(names)})"
+            raise InputError(say("x must be {form}, got {got}", form=form, got=array.shape))
         if batch is not None and array.shape[len(axes) - 1] != batch:
             raise InputError(
                 say(

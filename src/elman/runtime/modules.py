@@ -185,8 +185,9 @@ class Matrix:
 
     @property
     def dense(self) -> Floats:
-        """The values as floats."""
-        return self.values if self.scales is None else self.values * self.scales[:, None]
+        """The values as floats; those beyond float32 are infinite."""
+        with np.errstate(over="ignore"):
+            return self.values if self.scales is None else self.values * self.scales[:, None]
 
     def __getitem__(self, rows: slice) -> "Matrix":
         """Return some rows."""
@@ -203,7 +204,7 @@ class Matrix:
             return np.asarray(x @ self.values.T)
         integers, scales = quantise(x, least)
         sums = integers.astype(np.float64) @ self.values.T.astype(np.float64)  # exact
-        with np.errstate(invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(sums.astype(np.float32) * (scales * self.scales))
 
 

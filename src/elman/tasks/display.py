@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -13,8 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from elman.tasks.job import Conclusion
 from elman.tasks.terminal import printable
+
+if TYPE_CHECKING:  # importing it imports PyTorch, which a table of what is in a file does not need
+    from elman.tasks.job import Conclusion
 
 __all__ = ["Display", "conclusion", "table"]
 
@@ -82,6 +84,8 @@ class Display:
                 if record["preview"]:
                     self._print(record["preview"].strip("\r\n"), style="dim", indent=4)
             case "result":
+                from elman.tasks.job import Conclusion
+
                 found = Conclusion(record["metrics"], record["baselines"], record["lines"])
                 self._print(
                     f"{_where(record)}  all that is held out, best weights: {conclusion(found)}"
@@ -99,7 +103,7 @@ class Display:
         self._printed = time.monotonic()
 
 
-def conclusion(found: Conclusion) -> str:
+def conclusion(found: "Conclusion") -> str:
     """Return in plain text what a model is worth: its measures, the baselines', and what it means.
 
     Example:

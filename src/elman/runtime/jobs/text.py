@@ -118,7 +118,7 @@ class Text(Model):
         ids: NDArray[np.int64],
         temperature: float,
         top_k: int | None,
-        chance: np.random.Generator,
+        chance: "np.random.Generator",
     ) -> Iterator[int]:
         """Write on without end from some symbols, at least one."""
         session = self.session()
