@@ -749,11 +749,7 @@ def _units(call: Call, language: str | None) -> Iterator[Check]:
             ),
             language=language,
         )
-    own = set(dict(call.module.named_parameters(recurse=False)))
-    is_plain = own >= set(
-        call.names(0, 0).values()
-    )  # weights that are computed are lowered on their way
-    if call.is_ours and call.dtype is torch.float32 and is_plain:
+    if call.is_ours and call.dtype is torch.float32:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             result = call.module(*call.given)
         result = result if call.is_cell else result[0]
