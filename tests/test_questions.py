@@ -110,7 +110,7 @@ def speaking(ask: Callable[[], Any]) -> Callable[[str], str]:
 
 
 def hello(lang: str) -> str:
-    """Run the page of a language, whose code asserts the word of each way, and return what it says."""
+    """Run a page whose code asserts the word of each way, and return what it says."""
     docs = Path(__file__).parent.parent / "docs"
     spec = importlib.util.spec_from_file_location("pictures_of_docs", docs / "pictures.py")
     assert spec is not None
@@ -545,6 +545,7 @@ ANSWERS = [
         "h_n 按层排列",
     ),
 ]
+
 
 def flat(text: str) -> str:
     """A text without its line breaks, of which Chinese leaves no space."""
