@@ -61,3 +61,12 @@ def test_the_same_facts_stand_in_chinese(monkeypatch: pytest.MonkeyPatch) -> Non
     assert chinese.shapes == english.shapes
     assert chinese.text.splitlines()[0] == english.text.splitlines()[0]
     assert "第 0 层\uff0c反向" in chinese.text
+
+
+@pytest.mark.parametrize("cell", ["slstm", "sru", "minlstm", "lstm"])
+def test_layers_of_other_cells_have_their_own_states(cell: str) -> None:
+    layer = elman.Recurrent(cell, 4, 4, num_layers=2)
+    state = layer(torch.randn(5, 2, 4))[1]
+    found = elman.describe_state(layer, state)
+    assert list(found.shapes) == [f"{letter}_n" for letter in layer.cell.states]
+    assert {size for _, size in found.shapes.values()} == {(2, 2, 4)}

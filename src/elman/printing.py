@@ -130,7 +130,8 @@ def describe_state(module: Any, state: Any) -> StateDescription:
     The state itself stays what torch.nn returns, a tensor or a pair.
 
     Args:
-        module: An RNN, LSTM or GRU, or a cell of theirs, of elman or torch.nn.
+        module: An RNN, LSTM or GRU, or a cell of theirs, of elman or torch.nn, or an
+            `elman.Recurrent`.
         state: What it returned as its state: h_n, or of an LSTM the pair (h_n, c_n).
 
     Returns:
@@ -167,13 +168,16 @@ def describe_state(module: Any, state: Any) -> StateDescription:
             )
         )
     mode = getattr(module, "mode", type(module).__name__.upper())
-    letters = "hc" if mode.startswith("LSTM") else "h"
+    known = "hc" if mode.startswith("LSTM") else "h"
+    letters = getattr(getattr(module, "cell", None), "states", known)
     given = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     if len(given) != len(letters) or not all(hasattr(one, "shape") for one in given):
         raise TypeError(
             say(
                 "describe_state: state must be {wanted}, got {got}",
-                wanted="h_n" if letters == "h" else "(h_n, c_n)",
+                wanted="h_n"
+                if len(letters) == 1
+                else f"({', '.join(f'{letter}_n' for letter in letters)})",
                 got=type(state).__name__ if len(given) == 1 else f"{len(given)}",
             )
         )

@@ -20,6 +20,7 @@ from elman.diagnosis.cells import READINGS
 from elman.diagnosis.meant import NAMES, Model, meant, meant_module
 from elman.diagnosis.reading import Finding, close
 from elman.language import say
+from elman.shapes import ShapeError
 from elman.watching import Batch, Run, Step
 
 __all__ = ["CellReport", "Finding", "check_cell"]
@@ -92,7 +93,8 @@ def check_cell(
 
     Raises:
         KindError: step cannot be called, or kind is no such name or module.
-        ShapeError: no sizes were found with which step works; the message has its own error.
+        ShapeError: no sizes were found with which step works; the message has its own error. Or
+            step is a module of a cell with other states.
 
     Example:
         >>> import elman, torch
@@ -112,6 +114,17 @@ def check_cell(
         hidden_size = model.hidden_size if hidden_size is None else hidden_size
     if isinstance(step, nn.RNNCellBase):  # the core's own steps cannot be watched
         own = Model(*meant_module(step))
+        if own.cell.states != cell.states:
+            raise ShapeError(
+                say(
+                    "check_cell: step must have the states of {name}, {wanted}, got {got}, whose "
+                    "states are {states}",
+                    name=NAMES[cell.name],
+                    wanted=", ".join(cell.states),
+                    got=type(step).__name__,
+                    states=", ".join(own.cell.states),
+                )
+            )
         step, input_size, hidden_size = own.step, own.input_size, own.hidden_size
     tried = Step(step, len(cell.states), input_size, hidden_size)
     batch = tried.draw()
