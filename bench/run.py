@@ -2,7 +2,7 @@
 
 Whatever is compared has a process of its own, in which ours and the other's calls take turns.
 Written to runs/bench are, of the grid, results.json and table.md; of the promises, promises.json,
-promises.md, runtime.md and scaling.png.
+promises.md, runtime.md, resets.md and scaling.png.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import promises
+import resets
 import runtime
 import scaling
 
@@ -74,6 +75,10 @@ def keep_promises(machine: Machine) -> None:
     for name in promises.MEASURES:
         print(f"--- {name}", flush=True)
         kept += alone(promises.measure, name)
+    print("--- resets", flush=True)
+    of_resets = alone(resets.measure)
+    resets_text = markdown_table(*resets.table(of_resets)) + "\n"
+    kept += resets.promised(of_resets)
     print("--- scaling", flush=True)
     series = alone(scaling.measure, machine)
     kept += [line.promise() for line in series]
@@ -81,14 +86,17 @@ def keep_promises(machine: Machine) -> None:
         "machine": asdict(machine),
         "promises": [asdict(promise) for promise in kept],
         "runtime": [asdict(figure) for figure in of_runtime],
+        "resets": [asdict(row) for row in of_resets],
         "scaling": [asdict(line) for line in series],
     }
     (OUT / "promises.json").write_text(json.dumps(figures, indent=1))
     (OUT / "promises.md").write_text(markdown_table(*promises.table(kept)) + "\n")
     (OUT / "runtime.md").write_text(runtime_text)
+    (OUT / "resets.md").write_text(resets_text)
     (OUT / "scaling.png").write_bytes(scaling.draw(series, f"{machine.cpu}, 1 thread"))
     print(markdown_table(*promises.table(kept)))
     print(runtime_text)
+    print(resets_text)
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def test_wrong_arguments_are_refused_in_one_sentence() -> None:
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"^plot_gates: it draws with Matplotlib: pip install"):
+    with pytest.raises(ImportError, match=r"^elman.plot_gates needs Matplotlib: pip install"):
         elman.plot_gates(traced(3))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -35,3 +36,13 @@ def test_the_grus_of_g2p_en_say_what_its_own_code_says() -> None:
     if g2p.find() is None:
         pytest.skip("g2p-en is not installed")
     assert g2p.main(show=lambda line: None)
+
+
+def test_an_agent_learns_by_one_call_what_it_learns_by_a_loop() -> None:
+    ppo, threads = load("ppo_memory"), torch.get_num_threads()
+    try:
+        assert ppo.main(["--updates", "2"]) == ppo.main(["--updates", "2", "--loop"])
+        assert ppo.main(["--updates", "20"]) > 0.9
+        assert ppo.main(["--updates", "20", "--forget"]) < 0.7  # by chance, every other turn
+    finally:
+        torch.set_num_threads(threads)

@@ -568,10 +568,12 @@ WRONG: list[Any] = [
 
 
 def test_wrong_operands_are_refused() -> None:
-    shapes: Any = [(5, 2, 3), None, None, (1, 2, 4), (1, 2, 4), (16, 3), (16, 4), (16,), (16,)]
+    state, to, weights = (1, 2, 4), (4,), [(16, 3), (16, 4), (16,), (16,)]
+    shapes: Any = [(5, 2, 3), None, None, None, state, state, to, to, *weights]
     read = [None if shape is None else torch.randn(shape) for shape in shapes] + [None] * 6
+    read[3] = torch.rand(5, 2) < 0.5
     output, h_n, c_n, kept = torch.ops.elman.layer(*read, "lstm", True)
-    rest = ["lstm", output, kept, output, h_n, c_n, [True] * 7 + [False] * 6, 1]
+    rest = ["lstm", output, kept, output, h_n, c_n, [True] * 9 + [False] * 6, 1]
     refused = 0
     for i, wrong in itertools.product(range(len(read) + 6), WRONG):
         arguments = [*read, *rest]
@@ -579,7 +581,7 @@ def test_wrong_operands_are_refused() -> None:
             continue
         arguments[i] = wrong
         for operator, given in (
-            (torch.ops.elman.layer, [*arguments[:15], "lstm", True]),
+            (torch.ops.elman.layer, [*arguments[: len(read)], "lstm", True]),
             (torch.ops.elman.layer_backward, arguments),
         ):
             if operator is torch.ops.elman.layer and i >= len(read):
@@ -591,8 +593,8 @@ def test_wrong_operands_are_refused() -> None:
     assert refused > 300
     for name, wanted, groups, text in (
         ("lstn", rest[6], 1, "cell must be one of"),
-        ("lstm", [True], 1, "wanted must be 13 flags"),
-        ("lstm", [True] * 13, 1, "wanted must be 13 flags"),
+        ("lstm", [True], 1, "wanted must be 15 flags"),
+        ("lstm", [True] * 15, 1, "wanted must be 15 flags"),
         ("lstm", rest[6], 0, "groups must be 1, or divide the 2 sequences"),
         ("lstm", rest[6], 3, "groups must be 1, or divide the 2 sequences"),
     ):

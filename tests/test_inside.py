@@ -417,5 +417,7 @@ def test_a_gate_that_is_changed_in_place_is_no_silent_wrong_gradient() -> None:
 def test_autocast_leaves_states_in_the_dtype_of_the_weights() -> None:
     layer = make("LSTM", dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        states = layer.states(torch.randn(L, N, F))
-    assert all(s.dtype is torch.float32 for s in states.values())
+        of_inputs = [
+            layer.states(torch.randn(L, N, F).to(d)) for d in (torch.float32, torch.bfloat16)
+        ]
+    assert all(s.dtype is torch.float32 for states in of_inputs for s in states.values())

@@ -23,14 +23,16 @@ from elman.shapes import ShapeError
 
 # Every instruction set, with its instructions for int8 and without.
 WAYS = (
-    [(isa, may) for isa in native._native.isas() for may in (True, False)] if native._cells else []
+    [(isa, may) for isa in native._native.isas() for may in (True, False)]
+    if native._cells()
+    else []
 )
 
 
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], list[runtime.Model]]]:
     """Load a file once for each way in which this machine can run it."""
-    if not native._cells:
+    if not native._cells():
         pytest.skip("the native core is not in use")
     before, compiled = native._native.isa(), native._native.Chain32
 
@@ -232,7 +234,7 @@ print(hashlib.sha256(runtime.load(sys.argv[1]).run(x).tobytes()).hexdigest())
 """
 
 
-@pytest.mark.skipif(not native._cells, reason="the native core is not in use")
+@pytest.mark.skipif(not native._cells(), reason="the native core is not in use")
 def test_processes_with_other_instructions_get_the_same_bits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     relu = elman.RNN(40, 50, nonlinearity="relu")

@@ -77,7 +77,7 @@ def initial(layer: Any, batch: int) -> Any:
 # --- the operators ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["padded", "ragged", "packed"])
+@pytest.mark.parametrize("form", ["padded", "ragged", "packed", "reset"])
 @pytest.mark.parametrize("name", CELLS)
 def test_the_operators_are_what_torch_library_asks_of_them(name: str, form: str) -> None:
     cell = CELLS[name]
@@ -95,15 +95,19 @@ def test_the_operators_are_what_torch_library_asks_of_them(name: str, form: str)
         weights.append(leaf(2, 4) if name == "lstm" else None)
     states = [leaf(2, 3, width), leaf(2, 3, 4) if name == "lstm" else None]
     x = leaf(6, 3) if form == "packed" else leaf(4, 3, 3)
-    read = (x, sizes, lengths, *states, *weights)
+    resets, to = None, [None, None]
+    if form == "reset":  # in one direction
+        weights[5:], states = [None] * 5, [s if s is None else leaf(*s[:1].shape) for s in states]
+        resets, to = torch.rand(4, 3) < 0.4, [leaf(width), leaf(4) if name == "lstm" else None]
+    read = (x, sizes, lengths, resets, *states, *to, *weights)
     torch.library.opcheck(torch.ops.elman.layer, (*read, name, True))
     plainly = ("test_schema", "test_faketensor")  # the others are slow
     torch.library.opcheck(torch.ops.elman.layer, (*read, name, False), test_utils=plainly)
     plain = tuple(t.detach() if isinstance(t, Tensor) else t for t in read)
     output, h_n, c_n, kept = torch.ops.elman.layer(*plain, name, True)
     upstream = [t.sin() if t.numel() else None for t in (output, h_n, c_n)]
-    present = [t is not None for t in (read[0], *read[3:])]
-    for wanted in (present, [True] + [False] * 12):
+    present = [t is not None for t in (read[0], *read[4:])]
+    for wanted in (present, [True] + [False] * 14):
         arguments = (*plain, name, output, kept, *upstream, wanted, 1)
         torch.library.opcheck(torch.ops.elman.layer_backward, arguments, test_utils=plainly)
 
@@ -115,10 +119,46 @@ def test_a_backward_pass_that_nobody_expected_computes_again_what_it_needs(name:
     x = torch.randn(5, 2, 3, requires_grad=True)
     gradients = []
     for keep in (False, True):
-        absent = [None] * 4
+        absent = [None] * 7
         output, *_ = torch.ops.elman.layer(x, *absent, *weights, None, *[None] * 5, name, keep)
         gradients += torch.autograd.grad(output.sin().sum(), x)
     same(*gradients)
+
+
+@pytest.mark.parametrize("with_to", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_resets_are_compiled_with_the_same_bits_and_stay_apart_for_samples(
+    kind: str, with_to: bool
+) -> None:
+    layer = getattr(elman, kind)(3, 4)
+    x, at = torch.randn(6, 5, 3, requires_grad=True), torch.rand(6, 5) < 0.3
+    to = [torch.randn(1, 4, requires_grad=True) for _ in range(2 if kind == "LSTM" else 1)]
+    options = {"reset_to": tuple(to) if kind == "LSTM" else to[0]} if with_to else {}
+
+    def run(x: Tensor, at: Tensor) -> Tensor:
+        return layer(x, reset=at, **options)[0]
+
+    leaves = [x, *(to if with_to else ()), *layer.parameters()]
+    expected = run(x, at)
+    gradients = torch.autograd.grad(expected.square().sum(), leaves)
+    output = torch.compile(run, backend="aot_eager", fullgraph=True)(x, at)
+    same(output, expected)
+    found = torch.autograd.grad(output.square().sum(), leaves)
+    for ours, theirs in zip(found, gradients, strict=True):
+        same(ours, theirs)
+
+    def loss(parameters: Any, x: Tensor, at: Tensor) -> Tensor:
+        call = {"reset": at[:, None], **options}
+        output, _ = torch.func.functional_call(layer, parameters, (x[:, None],), call)
+        return output.square().sum()
+
+    parameters = {name: p.detach() for name, p in layer.named_parameters()}
+    apart = torch.func.vmap(torch.func.grad(loss), (None, 1, 1))(parameters, x.detach(), at)
+    for (name, _), whole in zip(
+        layer.named_parameters(), gradients[-len(parameters) :], strict=True
+    ):
+        close = torch.testing.assert_close
+        close(apart[name].sum(0), whole, rtol=1e-4, atol=1e-5)
 
 
 # --- torch.compile ------------------------------------------------------------------------------

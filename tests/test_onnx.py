@@ -413,7 +413,7 @@ def test_packed_input_is_refused_with_what_to_do_instead(path: Path) -> None:
         def forward(self, rows: Tensor, sizes: Tensor) -> Tensor:
             weights = [*self.rnn._weights(), *[None] * 5]
             h_0 = rows.new_zeros(1, 3, 5)
-            call = rows, sizes, None, h_0, None, *weights, self.rnn._cell.name, False
+            call = rows, sizes, None, None, h_0, *[None] * 3, *weights, self.rnn._cell.name, False
             return torch.ops.elman.layer(*call)[0]
 
     with pytest.raises(torch.onnx.OnnxExporterError) as caught:

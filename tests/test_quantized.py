@@ -32,7 +32,7 @@ def states(module: Any, batch: int) -> Any:
 def computes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "numpy":
         monkeypatch.setattr(native, "_cells", {})
-    elif not native._cells:
+    elif not native._cells():
         pytest.skip("the native core is not in use")
     return str(request.param)
 

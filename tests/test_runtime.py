@@ -52,7 +52,7 @@ def agree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
     if request.param == "numpy":
         monkeypatch.setattr(native, "_cells", {})
         return close
-    if not native._cells:
+    if not native._cells():
         pytest.skip("the native core is not in use")
     return same
 
@@ -96,10 +96,10 @@ def test_a_session_goes_on_where_it_was(
         agree(part, state)
 
 
-@pytest.fixture(params=native._native.isas() if native._cells else ["none"])
+@pytest.fixture(params=native._native.isas() if native._cells() else ["none"])
 def isa(request: pytest.FixtureRequest) -> Any:
     """Every instruction set in turn."""
-    if native._cells:
+    if native._cells():
         before = native._native.isa()
         native._native.set_isa(request.param)
         yield
@@ -132,7 +132,7 @@ def test_sizes_around_those_of_vectors_keep_the_bits(
             model.session(batch).run(x.numpy()),
             np.stack([session.step(step) for step in x.numpy()]),
         ):
-            (same if native._cells else close)(found, expected)
+            (same if native._cells() else close)(found, expected)
 
 
 @pytest.mark.usefixtures("isa")
@@ -148,7 +148,7 @@ def test_large_matrices_in_bfloat16_keep_the_bits(
             expected = module(x)[0]
         session = model.session(batch)
         for found in (model.run(x.numpy()), np.stack([session.step(s) for s in x.numpy()])):
-            (same if native._cells else close)(found, expected)
+            (same if native._cells() else close)(found, expected)
 
 
 def test_a_session_of_many_rows_keeps_the_bits(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_streams_begin_from_zeros_where_others_ended(model: runtime.Model) -> No
 
 
 def test_a_step_into_an_array_allocates_nothing(tmp_path: Path) -> None:
-    if not native._cells:
+    if not native._cells():
         pytest.skip("the native core is not in use")
     elman.save(nn.Sequential(elman.LSTM(8, 16, 2), nn.Linear(16, 4)), tmp_path / "m")
     session = runtime.load(tmp_path / "m").session()
@@ -446,7 +446,7 @@ def test_a_step_into_an_array_allocates_nothing(tmp_path: Path) -> None:
 
 
 def test_a_large_step_lets_other_threads_run(tmp_path: Path) -> None:
-    if not native._cells:
+    if not native._cells():
         pytest.skip("the native core is not in use")
     elman.save(elman.LSTM(128, 512), tmp_path / "m")
     session = runtime.load(tmp_path / "m").session(64)

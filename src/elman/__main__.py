@@ -4,6 +4,7 @@ import signal
 import sys
 
 from elman.extras import MissingError, needed
+from elman.language import say
 
 __all__ = ["run"]
 
@@ -14,7 +15,7 @@ def run() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        with needed("the command line", "train"):
+        with needed(say("the command line"), "train"):
             from elman.cli import main
     except MissingError as error:
         print("elman:", error, file=sys.stderr)

@@ -40,6 +40,7 @@ from torch.utils.data import (
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from elman import shapes
+from elman.language import say
 from elman.nn import LSTM
 from elman.ragged import BucketBatchSampler
 from elman.shapes import KindError, ShapeError
@@ -147,7 +148,9 @@ class Carry:
         initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         if not isinstance(module, Module):
-            raise KindError(f"Carry: module must be a torch.nn.Module, got {_kind(module)}")
+            raise KindError(
+                say("Carry: module must be a torch.nn.Module, got {got}", got=_kind(module))
+            )
         found: dict[str, Module] = {
             name: layer for name, layer in module.named_modules() if isinstance(layer, _RECURRENT)
         }
@@ -157,22 +160,33 @@ class Carry:
             for layer in wanted:
                 if id(layer) not in names:
                     raise KindError(
-                        f"Carry: layers must be recurrent layers or cells within {_kind(module)},"
-                        f" got {_kind(layer)}: they are {', '.join(map(repr, found)) or 'none'}"
+                        say(
+                            "Carry: layers must be recurrent layers or cells within {kind}, got "
+                            "{got}: they are {known}",
+                            kind=_kind(module),
+                            got=_kind(layer),
+                            known=", ".join(map(repr, found)) or say("none"),
+                        )
                     )
             found = {names[id(layer)]: layer for layer in wanted}
         if not found:
             raise ShapeError(
-                f"Carry: module must have recurrent layers or cells, got {_kind(module)} with none"
+                say(
+                    "Carry: module must have recurrent layers or cells, got {got} with none",
+                    got=_kind(module),
+                )
             )
         self.module = module
         self._layers = {name: _Layer.of(name, layer) for name, layer in found.items()}
         for carried in self._layers.values():
             if getattr(carried.module, "bidirectional", False):
                 raise ShapeError(
-                    f"Carry: {carried.title} must have one direction, got bidirectional: the "
-                    "reverse one starts where the sequence ends; leave it out of layers to start "
-                    "both anew in each call"
+                    say(
+                        "Carry: {title} must have one direction, got bidirectional: the reverse "
+                        "one starts where the sequence ends; leave it out of layers to start "
+                        "both anew in each call",
+                        title=carried.title,
+                    )
                 )
         self._initial = {} if initial is None else self._by_layer(initial, rows=False)
         self._states: dict[str, _States] = {}
@@ -204,9 +218,13 @@ class Carry:
                 handle.remove()
         if missed := [repr(name) for name in self._layers if name not in ended]:
             raise ShapeError(
-                f"Carry: {_kind(self.module)} must call all the layers whose state is carried, and "
-                f"did not call {', '.join(missed)}: give layers those that it calls; or, if it was "
-                "compiled and called without a carry before, call it by the carry first"
+                say(
+                    "Carry: {kind} must call all the layers whose state is carried, and did "
+                    "not call {names}: give layers those that it calls; or, if it was "
+                    "compiled and called without a carry before, call it by the carry first",
+                    kind=_kind(self.module),
+                    names=", ".join(missed),
+                )
             )
         if is_again:
             return result
@@ -246,8 +264,12 @@ class Carry:
         mask = torch.as_tensor(rows)
         if mask.dtype is not torch.bool or mask.dim() != 1:
             raise KindError(
-                f"Carry: rows must be (N,) bools, got {mask.dtype} of shape {tuple(mask.shape)}: "
-                "give True for each row that starts anew"
+                say(
+                    "Carry: rows must be (N,) bools, got {got} of shape {shape}: give True "
+                    "for each row that starts anew",
+                    got=mask.dtype,
+                    shape=tuple(mask.shape),
+                )
             )
         fresh: dict[str, _States] = {}
         for name, states in self._states.items():
@@ -255,9 +277,21 @@ class Carry:
             batch = layer.batch(states)
             if batch != len(mask):
                 raise ShapeError(
-                    f"Carry: rows must be (N,) bools with {_many(batch)}, as the state of "
-                    f"{layer.title} has, got {_many(len(mask))}"
-                    + (": call reset() to start it anew" if batch is None else "")
+                    say(
+                        "Carry: rows must be (N,) bools with {batch}, as the state of {title} has, "
+                        "got {got}: call reset() to start it anew",
+                        batch=_many(batch),
+                        title=layer.title,
+                        got=_many(len(mask)),
+                    )
+                    if batch is None
+                    else say(
+                        "Carry: rows must be (N,) bools with {batch}, as the state of {title} has, "
+                        "got {got}",
+                        batch=_many(batch),
+                        title=layer.title,
+                        got=_many(len(mask)),
+                    )
                 )
             chosen = mask.to(states[0].device).unsqueeze(1)
             starts = self._start(name, batch) or tuple(map(torch.zeros_like, states))
@@ -326,9 +360,13 @@ class Carry:
         if not calls or not all(call.is_known for call in calls):
             found = "several that began with different states" if calls else "none"
             raise ShapeError(
-                "Carry: a call that a backward pass computes once more must be the only one with "
-                f"this input and with gradients enabled, got {found}: use checkpoint(carry, x, "
-                "use_reentrant=False), with a tensor x of its own for each call"
+                say(
+                    "Carry: a call that a backward pass computes once more must be the only "
+                    "one with this input and with gradients enabled, got {got}: use "
+                    "checkpoint(carry, x, use_reentrant=False), with a tensor x of its own "
+                    "for each call",
+                    got=found,
+                )
             )
         if len(calls) == 1:  # else it began as the others did
             calls[0].is_pending = torch._C._autograd._get_current_graph_task_keep_graph()
@@ -350,23 +388,33 @@ class Carry:
             if name in ended:
                 if given is None:
                     raise ShapeError(
-                        f"Carry: {layer.title} must be given hx where the model calls it a second "
-                        "time, got none: pass on the state it returned, or leave it out of layers "
-                        "to start each call anew"
+                        say(
+                            "Carry: {title} must be given hx where the model calls it a second "
+                            "time, got none: pass on the state it returned, or leave it out of "
+                            "layers to start each call anew",
+                            title=layer.title,
+                        )
                     )
                 return None
             if given is not None:
                 raise ShapeError(
-                    f"Carry: {layer.title} must be called without hx at first, since the carry "
-                    f"gives it, got {_kind(given)}: leave hx to the carry, or leave the layer out "
-                    "of layers"
+                    say(
+                        "Carry: {title} must be called without hx at first, since the carry "
+                        "gives it, got {got}: leave hx to the carry, or leave the layer out of "
+                        "layers",
+                        title=layer.title,
+                        got=_kind(given),
+                    )
                 )
             if not torch.compiler.is_compiling() and _is_within_checkpoint():
                 raise ShapeError(
-                    f"Carry: {layer.title} must not be called by torch.utils.checkpoint within the "
-                    "model, since it is computed once more without the carry: give the call of the "
-                    "carry to it, checkpoint(carry, x, use_reentrant=False), or leave the layer "
-                    "out of layers"
+                    say(
+                        "Carry: {title} must not be called by torch.utils.checkpoint within the "
+                        "model, since it is computed once more without the carry: give the call "
+                        "of the carry to it, checkpoint(carry, x, use_reentrant=False), or leave "
+                        "the layer out of layers",
+                        title=layer.title,
+                    )
                 )
             states = self._begin(name, args[0] if args else kwargs.get("input"), began)
             if states is None:
@@ -402,21 +450,36 @@ class Carry:
         carried, state = layer.batch(states), states[0]
         if batch != carried:
             raise ShapeError(
-                f"Carry: input of {layer.title} must have {_many(carried)}, which it goes on with, "
-                f"got {_many(batch)}: call reset() where other sequences start, and leave out a "
-                "smaller last batch (drop_last=True)"
+                say(
+                    "Carry: input of {title} must have {carried}, which it goes on with, got "
+                    "{got}: call reset() where other sequences start, and leave out a "
+                    "smaller last batch (drop_last=True)",
+                    title=layer.title,
+                    carried=_many(carried),
+                    got=_many(batch),
+                )
             )
         if state.device != input.device:
             raise ShapeError(
-                f"Carry: input of {layer.title} must have the device of the state it goes on with, "
-                f"{state.device}, got {input.device}: carry.load_state_dict(carry.state_dict()) "
-                "moves that to the layer's"
+                say(
+                    "Carry: input of {title} must have the device of the state it goes on "
+                    "with, {device}, got {got}: carry.load_state_dict(carry.state_dict()) "
+                    "moves that to the layer's",
+                    title=layer.title,
+                    device=state.device,
+                    got=input.device,
+                )
             )
         # Under autocast a state and an input that are not of one dtype may meet.
         if state.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
             raise ShapeError(
-                f"Carry: input of {layer.title} must have the dtype of the state it goes on with, "
-                f"{state.dtype}, got {input.dtype}: call reset() to start anew in another"
+                say(
+                    "Carry: input of {title} must have the dtype of the state it goes on "
+                    "with, {dtype}, got {got}: call reset() to start anew in another",
+                    title=layer.title,
+                    dtype=state.dtype,
+                    got=input.dtype,
+                )
             )
         return states
 
@@ -440,25 +503,51 @@ class Carry:
                 continue
             if there != layer.names:
                 raise ShapeError(
-                    f"Carry: a state of {layer.title} must be {' and '.join(layer.names)}, got "
-                    f"{there[0]} alone"
+                    say(
+                        "Carry: a state of {title} must be {names}, got {got} alone",
+                        title=layer.title,
+                        names=say(" and ").join(layer.names),
+                        got=there[0],
+                    )
                 )
             for name, sizes in zip(layer.names, layer.sizes, strict=True):
                 tensor = left[name]
                 if not isinstance(tensor, Tensor):
-                    raise KindError(f"Carry: {name} must be a tensor, got {_kind(tensor)}")
+                    raise KindError(
+                        say(
+                            "Carry: {name} must be a tensor, got {got}",
+                            name=name,
+                            got=_kind(tensor),
+                        )
+                    )
                 shape = tuple(tensor.shape)
                 if shape != sizes and not (rows and (*shape[:-2], *shape[-1:]) == sizes):
-                    rule = f"{sizes}, of one sequence"
-                    if rows:
-                        rule = f"{(*sizes[:-1], 'N', sizes[-1])} or {sizes}".replace("'", "")
-                    raise ShapeError(f"Carry: {name} must be {rule}, got {shape}")
+                    if not rows:
+                        text = say(
+                            "Carry: {name} must be {shape}, of one sequence, got {got}",
+                            name=name,
+                            shape=sizes,
+                            got=shape,
+                        )
+                    else:
+                        text = say(
+                            "Carry: {name} must be {batched} or {shape}, got {got}",
+                            name=name,
+                            batched=str((*sizes[:-1], "N", sizes[-1])).replace("'", ""),
+                            shape=sizes,
+                            got=shape,
+                        )
+                    raise ShapeError(text)
             found[key] = tuple(left.pop(name) for name in layer.names)
         if left:
             known = ", ".join(name for layer in self._layers.values() for name in layer.names)
             raise ShapeError(
-                f"Carry: the names of states must be among {known}, got "
-                f"{', '.join(map(str, left))}: they come from another model"
+                say(
+                    "Carry: the names of states must be among {known}, got {got}: they come "
+                    "from another model",
+                    known=known,
+                    got=", ".join(map(str, left)),
+                )
             )
         return found
 
@@ -521,20 +610,33 @@ def tbptt(
         30
     """
     if not isinstance(carry, Carry):
-        raise KindError(f"tbptt: carry must be an elman.Carry, got {_kind(carry)}: wrap the model")
+        raise KindError(
+            say("tbptt: carry must be an elman.Carry, got {got}: wrap the model", got=_kind(carry))
+        )
     for name, number, least in (("chunk", chunk, 1), ("start", start, 0)):
         if not isinstance(number, Integral) or isinstance(number, bool):
-            raise KindError(f"tbptt: {name} must be an int, got {number!r}")
+            raise KindError(
+                say("tbptt: {name} must be an int, got {got}", name=name, got=repr(number))
+            )
         if number < least:
-            raise ShapeError(f"tbptt: {name} must be at least {least}, got {number}")
+            raise ShapeError(
+                say(
+                    "tbptt: {name} must be at least {least}, got {got}",
+                    name=name,
+                    least=least,
+                    got=number,
+                )
+            )
     if batch_first is None:
         said = {getattr(layer.module, "batch_first", None) for layer in carry._layers.values()} - {
             None
         }
         if len(said) > 1:
             raise ShapeError(
-                "tbptt: batch_first must be given, since the carried layers differ in it: is the "
-                "data (N, L, ...)?"
+                say(
+                    "tbptt: batch_first must be given, since the carried layers differ in "
+                    "it: is the data (N, L, ...)?"
+                )
             )
         batch_first = said == {True}
     time = int(batch_first)
@@ -542,8 +644,11 @@ def tbptt(
     if len(data) == 1 and isinstance(data[0], (DataLoader, Iterator)):
         if lengths is not None or resets is not None:
             raise ShapeError(
-                "tbptt: lengths and resets must be None with a loader, since each batch would have "
-                "its own, got one: call tbptt for each batch, or carry.reset(rows) in the loop"
+                say(
+                    "tbptt: lengths and resets must be None with a loader, since each batch "
+                    "would have its own, got one: call tbptt for each batch, or "
+                    "carry.reset(rows) in the loop"
+                )
             )
         _check_order(data[0])
         pieces = chain.from_iterable(_cut(batch, time, chunk) for batch in data[0])
@@ -561,8 +666,11 @@ def _walk(carry: Carry, pieces: Iterator[_Piece], start: int) -> Iterator[Any]:
         carry.reset()
     elif not carry.state_dict():
         raise ShapeError(
-            f"tbptt: start must be 0 where the carry has no state to go on with, got {start}: load "
-            "it first, with carry.load_state_dict"
+            say(
+                "tbptt: start must be 0 where the carry has no state to go on with, got "
+                "{got}: load it first, with carry.load_state_dict",
+                got=start,
+            )
         )
     for chunk, rows in islice(pieces, start, None):
         if rows is not None:
@@ -571,8 +679,11 @@ def _walk(carry: Carry, pieces: Iterator[_Piece], start: int) -> Iterator[Any]:
         yield chunk
         if carry._calls != before + 1:
             raise ShapeError(
-                "tbptt: the body of the loop must call the carry once for each chunk, got "
-                f"{carry._calls - before} calls: use carry(...) there instead of the model"
+                say(
+                    "tbptt: the body of the loop must call the carry once for each chunk, "
+                    "got {got} calls: use carry(...) there instead of the model",
+                    got=carry._calls - before,
+                )
             )
 
 
@@ -582,15 +693,21 @@ def _cut(
     tensors = batch if isinstance(batch, (tuple, list)) else (batch,)
     if not tensors or not all(isinstance(t, Tensor) and not t.is_nested for t in tensors):
         raise KindError(
-            "tbptt: data must be tensors, or one DataLoader or iterator of batches of them, got "
-            f"{', '.join(map(_kind, tensors)) or 'nothing'}: convert arrays with torch.as_tensor"
+            say(
+                "tbptt: data must be tensors, or one DataLoader or iterator of batches "
+                "of them, got {got}: convert arrays with torch.as_tensor",
+                got=", ".join(map(_kind, tensors)) or say("nothing"),
+            )
         )
-    rule = "(N, L, ...)" if time else "(L, ...)"
     given = [tuple(tensor.shape) for tensor in tensors]
     sizes = {shape[time] if len(shape) > time else -1 for shape in given}
     if len(sizes) > 1 or -1 in sizes:
         raise ShapeError(
-            f"tbptt: data must be {rule} with equal L, got {', '.join(map(str, given))}"
+            say(
+                "tbptt: data must be {axes} with equal L, got {got}",
+                axes="(N, L, ...)" if time else "(L, ...)",
+                got=", ".join(map(str, given)),
+            )
         )
     (seq_len,) = sizes
     starts = {0}
@@ -598,13 +715,23 @@ def _cut(
         resets = torch.as_tensor(resets)
         if resets.dtype is not torch.bool or resets.dim() not in (1, 2):
             raise KindError(
-                f"tbptt: resets must be bools of two axes, or one for one sequence, got "
-                f"{resets.dtype} of shape {tuple(resets.shape)}"
+                say(
+                    "tbptt: resets must be bools of two axes, or one for one sequence, got "
+                    "{got} of shape {shape}",
+                    got=resets.dtype,
+                    shape=tuple(resets.shape),
+                )
             )
         if resets.dim() == 2:
             resets = resets.transpose(0, time)  # (L, N)
         if len(resets) != seq_len:
-            raise ShapeError(f"tbptt: resets must have L = {seq_len} steps, got {len(resets)}")
+            raise ShapeError(
+                say(
+                    "tbptt: resets must have L = {seq_len} steps, got {got}",
+                    seq_len=seq_len,
+                    got=len(resets),
+                )
+            )
         starts |= set(resets.reshape(len(resets), -1).any(1).nonzero().flatten().tolist())
     if lengths is not None:
         batch_size = tensors[0].shape[1 - time : 2 - time]
@@ -633,9 +760,12 @@ def _check_order(loader: Any) -> None:
         # torch.utils.data.DistributedSampler has it as an attribute.
         if isinstance(sampler, _SHUFFLING) or getattr(sampler, "shuffle", False) is True:
             raise ShapeError(
-                "tbptt: the loader must give batches in order, row n of each going on where row n "
-                f"of the one before ended, got one that shuffles by {_kind(sampler)}: use "
-                "shuffle=False, or call tbptt for each batch, which then starts anew"
+                say(
+                    "tbptt: the loader must give batches in order, row n of each going on "
+                    "where row n of the one before ended, got one that shuffles by {kind}: "
+                    "use shuffle=False, or call tbptt for each batch, which then starts anew",
+                    kind=_kind(sampler),
+                )
             )
 
 
@@ -662,4 +792,4 @@ def _kind(value: object) -> str:
 
 
 def _many(batch: int | None) -> str:
-    return "no batch axis" if batch is None else f"N = {batch}"
+    return say("no batch axis") if batch is None else f"N = {batch}"

@@ -162,8 +162,14 @@ def _find(module: str, path: str, name: str) -> Cell:
         found = getattr(found, part, None)
     if not isinstance(found, Cell):
         raise ImportError(
-            f"elman.cell: {module}.{path} must be the cell {name!r}, got {found!r}: define it at "
-            "the top of a module, under the name of its function"
+            say(
+                "elman.cell: {module}.{path} must be the cell {name}, got {got}: define "
+                "it at the top of a module, under the name of its function",
+                module=module,
+                path=path,
+                name=repr(name),
+                got=repr(found),
+            )
         )
     return found
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+from elman.language import say
+
 __all__ = [
     "CheckpointError",
     "arrays",
@@ -35,13 +37,6 @@ __all__ = [
 ]
 
 _UNFINISHED = ".elman-*.new"
-_REMEDIES = {
-    errno.ENOSPC: "free some space on that disk",
-    errno.EDQUOT: "free some of the space that you are allowed there",
-    errno.EACCES: "choose a directory that you may write to",
-    errno.EPERM: "choose a directory that you may write to",
-    errno.EROFS: "choose a disk that can be written",
-}
 
 
 class CheckpointError(ValueError):
@@ -101,10 +96,27 @@ that disk and try again
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "mend that")
         raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror or error}; {remedy} and try again"
+            error.errno,
+            say(
+                "cannot write {path}: {reason}; {remedy} and try again",
+                path=path,
+                reason=error.strerror or error,
+                remedy=_remedy(error.errno),
+            ),
         ) from error
+
+
+def _remedy(number: int | None) -> str:
+    if number == errno.ENOSPC:
+        return say("free some space on that disk")
+    if number == errno.EDQUOT:
+        return say("free some of the space that you are allowed there")
+    if number in (errno.EACCES, errno.EPERM):
+        return say("choose a directory that you may write to")
+    if number == errno.EROFS:
+        return say("choose a disk that can be written")
+    return say("mend that")
 
 
 def unfinished(directory: Path) -> list[Path]:
@@ -211,7 +223,9 @@ _TORCH_NAMES = {
 
 def _read(path: Path) -> bytes:
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise CheckpointError(f"{path} must be a checkpoint written by elman, but is not a file")
+        raise CheckpointError(
+            say("{path} must be a checkpoint written by elman, but is not a file", path=path)
+        )
     return path.read_bytes()
 
 
@@ -228,7 +242,7 @@ def _text(content: bytes) -> str:
 def _checked(content: bytes, checksum: str) -> Any:
     """Return the JSON value of a checkpoint whose checksum should be this."""
     if _header(content)["__metadata__"]["sha256"] != checksum:
-        raise CheckpointError("what it holds is not what was saved: its checksum differs")
+        raise CheckpointError(say("what it holds is not what was saved: its checksum differs"))
     return json.loads(_text(content))
 
 
@@ -241,8 +255,12 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged file makes the reader raise whatever it comes to
         raise CheckpointError(
-            f"{path} must be a checkpoint written by elman, but cannot be read as one"
-            f" ({str(error) or type(error).__name__}); if it was damaged, put a copy in its place"
+            say(
+                "{path} must be a checkpoint written by elman, but cannot be read as one "
+                "({reason}); if it was damaged, put a copy in its place",
+                path=path,
+                reason=str(error) or type(error).__name__,
+            )
         ) from error
 
 

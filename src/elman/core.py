@@ -24,14 +24,19 @@ from torch import Tensor
 
 from elman import environment, shapes
 from elman.cells import Cell
+from elman.language import say
 from elman.shapes import LazyError, UnreadableError
 
 try:
     from elman import _native as _native
 except ImportError as error:
     warnings.warn(
-        f"elman: the native core could not be loaded ({error}); layers are computed by the slow "
-        "reference. Reinstall elman on a machine with a C++20 compiler to build the core.",
+        say(
+            "elman: the native core could not be loaded ({error}); layers are "
+            "computed by the slow reference. Reinstall elman on a machine with a "
+            "C++20 compiler to build the core.",
+            error=error,
+        ),
         stacklevel=2,
     )
     _native = None  # type: ignore[assignment]
@@ -92,16 +97,26 @@ def set_num_threads(num_threads: SupportsIndex | None) -> None:
     if num_threads is None:
         _num_threads = None
         return
-    remedy = "pass None to follow torch.get_num_threads()"
+    remedy = say("pass None to follow torch.get_num_threads()")
     if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
         raise TypeError(
-            "set_num_threads: num_threads must be an integer, got "
-            f"{num_threads!r} of type {type(num_threads).__name__}: {remedy}"
+            say(
+                "set_num_threads: num_threads must be an integer, got {got} of type "
+                "{kind}: {remedy}",
+                got=repr(num_threads),
+                kind=type(num_threads).__name__,
+                remedy=remedy,
+            )
         )
     count = operator.index(num_threads)
     if not 1 <= count <= _MOST_THREADS:
         raise ValueError(
-            f"set_num_threads: num_threads must be from 1 to {_MOST_THREADS}, got {count}: {remedy}"
+            say(
+                "set_num_threads: num_threads must be from 1 to {most}, got {got}: {remedy}",
+                most=_MOST_THREADS,
+                got=count,
+                remedy=remedy,
+            )
         )
     _num_threads = count
 
@@ -369,6 +384,8 @@ def _resets(
     copies.append(mask.to("cpu", torch.bool))
     shape = input.shape[:2]
     where = _addresses(cell, ["reset"], copies[-1:], torch.bool, copies, [shape.numel()])
+    if not to:
+        return [*where, 0, 0]
     names = ("h of reset_to", "c of reset_to")[: len(to)]
     return [*where, *_addresses(cell, names, to, input.dtype, copies), 0, 0][:3]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from elman.extras import needed
 from elman.language import say
 from elman.tasks.plot import new_figure
 
@@ -102,14 +103,10 @@ def plot_gates(
         steps = len(symbols)
     traces = {letter: trace[:steps] for letter, trace in traces.items()}
     rows = _order(traces.get("h", next(iter(traces.values()))), units)
-    try:
+    with needed("elman.plot_gates", "train"):
         new_figure(1, 1)  # which imports Matplotlib whatever the user's screen is set to
         import matplotlib
         from matplotlib.font_manager import fontManager
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            say("plot_gates: it draws with Matplotlib: pip install matplotlib")
-        ) from error
     here = {font.name for font in fontManager.ttflist}
     chinese = [name for name in _CHINESE if name in here]
     family = [*matplotlib.rcParams["font.family"], *chinese]

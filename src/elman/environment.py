@@ -10,6 +10,8 @@ This needs no PyTorch, so that the command line can name a mistake at once.
 import os
 from typing import Any
 
+from elman.language import say
+
 __all__ = ["SettingError", "read"]
 
 _BACKENDS = ("native", "reference")
@@ -38,8 +40,11 @@ def read(native: Any) -> dict[str, tuple[int, str, str, int]]:
     backend = os.environ.get("ELMAN_BACKEND") or "native"
     if backend not in _BACKENDS:
         raise SettingError(
-            f"ELMAN_BACKEND must be one of {', '.join(_BACKENDS)}, got {backend!r}: unset it for "
-            "the native core"
+            say(
+                "ELMAN_BACKEND must be one of {known}, got {got}: unset it for the native core",
+                known=", ".join(_BACKENDS),
+                got=repr(backend),
+            )
         )
     if native is None or backend == "reference":
         return {}

@@ -55,4 +55,4 @@ def needed(by: str, extra: str) -> Iterator[None]:
         ) from error
 
 
-_NAMES = {"torch": "PyTorch", "sklearn": "scikit-learn"}
+_NAMES = {"matplotlib": "Matplotlib", "torch": "PyTorch", "sklearn": "scikit-learn"}

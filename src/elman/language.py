@@ -7,13 +7,13 @@ braces. A test reads the code and the catalogue, and keeps the one complete for 
 
 import json
 import os
-from functools import cache
 from importlib.resources import files
 
 __all__ = ["LANGUAGES", "get_language", "say", "set_language"]
 
 LANGUAGES = ("en", "zh")
 _chosen: str | None = None
+_catalogues: dict[str, dict[str, str]] = {}  # those that were read: torch.compile sees through it
 
 
 def set_language(language: str) -> None:
@@ -45,6 +45,8 @@ def set_language(language: str) -> None:
             )
         )
     _chosen = language
+    if language != "en":
+        _catalogue(language)
 
 
 def get_language() -> str:
@@ -81,7 +83,8 @@ def say(sentence: str, /, *, language: str | None = None, **values: object) -> s
     return sentence.format(**values) if values else sentence
 
 
-@cache
 def _catalogue(language: str) -> dict[str, str]:
-    text = files("elman").joinpath("languages", f"{language}.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
+    if language not in _catalogues:
+        file = files("elman").joinpath("languages", f"{language}.json")
+        _catalogues[language] = json.loads(file.read_text(encoding="utf-8"))
+    return _catalogues[language]

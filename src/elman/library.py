@@ -32,18 +32,23 @@ from torch.utils.flop_counter import register_flop_formula
 
 from elman import core, reference, shapes
 from elman.cells import CELLS, Cell
+from elman.language import say
+from elman.shapes import Resets
 
 __all__ = ["compiled", "gradients", "mapped", "times", "transformed"]
 
-_READ = "Tensor input, Tensor? batch_sizes, Tensor? lengths, Tensor? h_0, Tensor? c_0"
+_READ = "Tensor input, Tensor? batch_sizes, Tensor? lengths, Tensor? resets"
+for _name in ("h_0", "c_0", "h_to", "c_to"):
+    _READ += f", Tensor? {_name}"
 for _suffix in ("", "_reverse"):
     for _name in ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr"):
         _always = _suffix == "" and _name in ("w_ih", "w_hh")
         _READ += f", Tensor{'' if _always else '?'} {_name}{_suffix}"
 
 # Positions among these.
-_INPUT, _BATCH_SIZES, _STATES, _WEIGHTS = 0, 1, slice(3, 5), slice(5, 15)
-_DIFFERENTIABLE = [0, *range(3, 15)]
+_INPUT, _BATCH_SIZES, _RESETS = 0, 1, 3
+_STATES, _TO, _WEIGHTS = slice(4, 6), slice(6, 8), slice(8, 18)
+_DIFFERENTIABLE = [0, *range(4, 18)]
 
 
 def compiled(
@@ -53,9 +58,10 @@ def compiled(
     hx: tuple[Tensor, ...] | None,
     weights: Sequence[Tensor | None],
     lengths: Tensor | None,
+    resets: Resets | None = None,
 ) -> tuple[Tensor, ...]:
     """Run a layer as a node of a graph; arguments and results as `elman.reference.layer`."""
-    arguments = _arguments(input, batch_sizes, lengths, hx, weights)
+    arguments = _arguments(input, batch_sizes, lengths, hx, weights, resets)
     keep = (
         torch.is_grad_enabled()
         and not torch.compiler.is_exporting()  # most often for inference
@@ -74,15 +80,17 @@ def transformed(
     hx: tuple[Tensor, ...] | None,
     weights: Sequence[Tensor | None],
     lengths: Tensor | None,
+    resets: Resets | None = None,
 ) -> tuple[Tensor, ...]:
     """Run a layer under transforms; arguments and results as `elman.reference.layer`."""
+    call = cell, input, batch_sizes, hx, weights, lengths, resets
     transforms = [level.key() for level in get_interpreter_stack() or ()]
     if {*transforms} == {TransformType.Functionalize}:
-        return compiled(cell, input, batch_sizes, hx, weights, lengths)
+        return compiled(*call)
     others = {TransformType.Jvp, TransformType.Functionalize}
     if transforms.count(TransformType.Grad) > 1 or not others.isdisjoint(transforms):
-        return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
-    arguments = _arguments(input, batch_sizes, lengths, hx, weights)
+        return reference.layer(*call)
+    arguments = _arguments(input, batch_sizes, lengths, hx, weights, resets)
     output, *results = _Transformed.apply(*arguments, cell.name, True)  # type: ignore[no-untyped-call]
     if TransformType.Grad in transforms:
         output = output.clone()  # which the caller may change in place before the backward pass
@@ -113,7 +121,7 @@ def gradients(
     read = _arguments(input, batch_sizes, lengths, states, weights)
     of_states = [*wanted[1 : 1 + num_states], False][:2]
     of_weights = [*wanted[1 + num_states :], *[False] * 5][:10]
-    asked = [wanted[0], *of_states, *of_weights]
+    asked = [wanted[0], *of_states, False, False, *of_weights]
 
     def run(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         above = [*upstream, None][:3]
@@ -168,9 +176,11 @@ def _arguments(
     lengths: Tensor | None,
     hx: Sequence[Tensor | None] | None,
     weights: Sequence[Tensor | None],
+    resets: Resets | None = None,
 ) -> list[Any]:
-    states = [*(hx or ()), None, None][:2]
-    return [input, batch_sizes, lengths, *states, *[*weights, *[None] * 5][:10]]
+    mask, to = resets or (None, ())
+    states = [*[*(hx or ()), None, None][:2], *[*to, None, None][:2]]
+    return [input, batch_sizes, lengths, mask, *states, *[*weights, *[None] * 5][:10]]
 
 
 # --- the operators ------------------------------------------------------------------------------
@@ -185,7 +195,7 @@ def layer(*arguments: Any) -> tuple[Tensor, ...]:
     """Run a layer: output, h_n, c_n and, if keep, what its backward pass needs besides."""
     *read, name, keep = arguments
     _check("elman::layer", name, read)
-    results = core.forward(*_call(name, read), keep)
+    results = core.forward(*_call(name, read), keep, *_resets(name, read))
     return _four(CELLS[name], results, keep)
 
 
@@ -224,10 +234,13 @@ def layer_backward(*arguments: Any) -> list[Tensor]:
     _check_backward(arguments)
     call = cell, _, _, _, states, weights = _call(name, read)
     if kept.numel() == 0 and core.kept_width(cell, 1):  # nobody expected a backward pass
-        kept = core.forward(*call, True)[-1]
+        kept = core.forward(*call, True, *_resets(name, read))[-1]
     upstream = (d_output, d_h_n, d_c_n)[: 1 + len(states)]
-    asked = _of_the_core(wanted, states, weights)
-    gradients = core.backward(*call, output, kept, upstream, asked, groups)
+    mask, to = _resets(name, read)
+    asked = _of_the_core(wanted, states, weights, to)
+    found = core.backward(*call, output, kept, upstream, asked, groups, mask=mask, to=to)
+    first, last = 1 + len(states), len(found) - len(to)
+    gradients = *found[:first], *found[last:], *found[first:last]
     return [gradient for gradient in gradients if gradient is not None]
 
 
@@ -236,7 +249,7 @@ def _(*arguments: Any) -> list[Tensor]:
     *_, wanted, groups = arguments
     differentiable = [arguments[i] for i in _DIFFERENTIABLE]
     return [
-        tensor.new_empty(tensor.shape if groups == 1 or i < 3 else (groups, *tensor.shape))
+        tensor.new_empty(tensor.shape if groups == 1 or i < 5 else (groups, *tensor.shape))
         for i, (tensor, want) in enumerate(zip(differentiable, wanted, strict=True))
         if want
     ]
@@ -264,13 +277,24 @@ def _check_backward(arguments: Sequence[Any]) -> None:
         w and not p for w, p in zip(wanted, present, strict=True)
     ):
         raise shapes.ShapeError(
-            f"{who}: wanted must be {len(present)} flags, False for what is None, got {wanted}"
+            say(
+                "{who}: wanted must be {count} flags, False for what is None, got {got}",
+                who=who,
+                count=len(present),
+                got=wanted,
+            )
         )
     batch = expected["h_n"][1]
-    if groups < 1 or (groups > 1 and (batch % groups or read[_BATCH_SIZES] is not None)):
+    is_whole = read[_BATCH_SIZES] is not None or read[_TO.start] is not None
+    if groups < 1 or (groups > 1 and (batch % groups or is_whole)):
         raise shapes.ShapeError(
-            f"{who}: groups must be 1, or divide the {batch} sequences of a padded batch, got "
-            f"{groups}"
+            say(
+                "{who}: groups must be 1, or divide the {batch} sequences of a padded "
+                "batch, got {got}",
+                who=who,
+                batch=batch,
+                got=groups,
+            )
         )
 
 
@@ -280,8 +304,14 @@ def _check(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[int, ...
     input = read[_INPUT]
     if not core.computes(CELLS[name], input):
         raise shapes.ShapeError(
-            f"{who}: input must be float32 or float64 on the CPU, with the native core, got "
-            f"{input.dtype} on {input.device}: call the layer, which knows what else computes it"
+            say(
+                "{who}: input must be float32 or float64 on the CPU, with the native "
+                "core, got {got} on {device}: call the layer, which knows what else "
+                "computes it",
+                who=who,
+                got=input.dtype,
+                device=input.device,
+            )
         )
     return expected
 
@@ -307,11 +337,19 @@ def _call(name: str, read: Sequence[Any]) -> tuple[Cell, Tensor, Any, Any, list[
     return cell, input, batch_sizes, lengths, [*states], [*weights[: 5 * directions]]
 
 
-# Of what is wanted of input, two states and ten weights, that of those which the core has.
+# Where sequences start anew and from what, likewise.
+def _resets(name: str, read: Sequence[Any]) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    to = read[_TO][: len(CELLS[name].states)]
+    return read[_RESETS], tuple(state for state in to if state is not None)
+
+
+# Of what is wanted of input, states, what is reset to, and ten weights, that of those which the
+# core has, in its order.
 def _of_the_core(
-    wanted: Sequence[bool], states: Sequence[Any], weights: Sequence[Any]
+    wanted: Sequence[bool], states: Sequence[Any], weights: Sequence[Any], to: Sequence[Any]
 ) -> list[bool]:
-    return [*wanted[: 1 + len(states)], *wanted[3 : 3 + len(weights)]]
+    of_states, of_weights = wanted[: 1 + len(states)], wanted[5 : 5 + len(weights)]
+    return [*of_states, *of_weights, *wanted[3 : 3 + len(to)]]
 
 
 # Results of the core -> output, h_n, c_n, kept, empty where there are none.
@@ -327,8 +365,9 @@ def _four(cell: Cell, results: Sequence[Tensor], keep: bool) -> tuple[Tensor, ..
 
 def _products(read: Sequence[Any]) -> tuple[int, int, int]:
     """Return the operations of the products with w_ih, w_hh and w_hr, in all directions."""
-    input, w_ih, w_hh, w_hr = read[_INPUT], read[5], read[6], read[9]
-    rows: int = 2 * math.prod(input[:-1]) * (1 if read[10] is None else 2)
+    input, weights = read[_INPUT], read[_WEIGHTS]
+    w_ih, w_hh, w_hr = weights[0], weights[1], weights[4]
+    rows: int = 2 * math.prod(input[:-1]) * (1 if weights[5] is None else 2)
     return (
         rows * math.prod(w_ih),
         rows * math.prod(w_hh),
@@ -346,9 +385,9 @@ def _(*shapes: Any, **_: Any) -> int:
     wanted: list[bool] = shapes[-2]
     of_input, of_state, of_projection = _products(shapes)
     return (
-        of_input * (wanted[0] + wanted[3])
-        + of_state * (1 + wanted[4])
-        + of_projection * (1 + wanted[7])
+        of_input * (wanted[0] + wanted[5])
+        + of_state * (1 + wanted[6])
+        + of_projection * (1 + wanted[9])
     )
 
 
@@ -377,7 +416,7 @@ def _gradients(
         return tuple(next(results) if want else None for want in wanted)
 
     d_input, *others = mapped(run, upstream[:3])
-    return d_input, None, None, *others, None, None
+    return d_input, None, None, None, *others, None, None
 
 
 layer.register_autograd(_backward, setup_context=_setup_context)
@@ -416,7 +455,8 @@ class _TransformedBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *d_gradients: Tensor) -> tuple[Tensor | None, ...]:
-        needed = [*ctx.needs_input_grad[:15], *ctx.needs_input_grad[18:21]]
+        end = _WEIGHTS.stop
+        needed = [*ctx.needs_input_grad[:end], *ctx.needs_input_grad[end + 3 : end + 6]]
         asked = [t for t, need in zip(ctx.saved_tensors, needed, strict=True) if need]
 
         def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -426,17 +466,21 @@ class _TransformedBackward(torch.autograd.Function):
                 for tensor, need in zip(ctx.saved_tensors, needed, strict=True)
             ]
             cell, input, batch_sizes, lengths, states, weights = _call(ctx.name, all_tensors)
-            results = reference.gradients(
+            mask, to = _resets(ctx.name, all_tensors)
+            found = reference.gradients(
                 *(cell, input, batch_sizes, states, weights, lengths),
-                _of_the_core(ctx.wanted, states, weights),
-                all_tensors[15 : 16 + len(states)],
+                _of_the_core(ctx.wanted, states, weights, to),
+                all_tensors[end : end + 1 + len(states)],
+                *(mask, to),
             )
+            first, last = 1 + len(states), len(found) - len(to)
+            results = *found[:first], *found[last:], *found[first:last]
             return tuple(result for result in results if result is not None)
 
         found = iter(torch.func.vjp(gradients, *asked)[1](d_gradients))
         results = [next(found) if need else None for need in needed]
         # between them the name of the cell, output and kept, which follow from the others
-        return *results[:15], None, None, None, *results[15:], None, None
+        return *results[:end], None, None, None, *results[end:], None, None
 
 
 # --- vmap ---------------------------------------------------------------------------------------
@@ -448,12 +492,15 @@ def _(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> Any:
     size = info.batch_size
     if size == 0:
         raise shapes.ShapeError(
-            "elman::layer: vmap must map over an axis of at least 1, got 0: leave out empty batches"
+            say(
+                "elman::layer: vmap must map over an axis of at least 1, got 0: leave "
+                "out empty batches"
+            )
         )
     if not _joins_the_batch(arguments, in_dims):
         return _loop(torch.ops.elman.layer, size, in_dims, arguments)
     output, h_n, c_n, kept = torch.ops.elman.layer(
-        *_join(arguments[:5], in_dims, size), *arguments[5:]
+        *_join(arguments[: _WEIGHTS.start], in_dims, size), *arguments[_WEIGHTS.start :]
     )
     results = [_part(output, 1, size), _part(h_n, 1, size)]
     results += [_part(t, axis, size) if t.numel() else t for t, axis in ((c_n, 1), (kept, 2))]
@@ -467,9 +514,12 @@ def _(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> Any:
         return _loop(torch.ops.elman.layer_backward, info.batch_size, in_dims, arguments)
     size = info.batch_size
     # after the weights: the name of the cell, output, kept, three upstream gradients
-    joined = _join(arguments[:5], in_dims, size)
-    later = _join(arguments[16:21], in_dims[16:21], size, axes=(1, 2, 1, 1, 1))
-    results = torch.ops.elman.layer_backward(*joined, *arguments[5:16], *later, wanted, size)
+    first, name = _WEIGHTS.start, _WEIGHTS.stop
+    joined = _join(arguments[:first], in_dims, size)
+    later = _join(arguments[name + 1 : -2], in_dims[name + 1 : -2], size, axes=(1, 2, 1, 1, 1))
+    results = torch.ops.elman.layer_backward(
+        *joined, *arguments[first : name + 1], *later, wanted, size
+    )
     of_batch = sum(wanted[:3])
     if size == 1:
         results = [*results[:of_batch], *(gradient[None] for gradient in results[of_batch:])]
@@ -480,7 +530,9 @@ def _(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> Any:
 
 def _joins_the_batch(arguments: Sequence[Any], in_dims: Sequence[int | None]) -> bool:
     mapped_weights = any(dim is not None for dim in in_dims[_WEIGHTS])
-    return arguments[_BATCH_SIZES] is None and not mapped_weights
+    # What is reset to is one state for the batch, as its gradient is.
+    is_whole = arguments[_BATCH_SIZES] is not None or arguments[_TO.start] is not None
+    return not is_whole and not mapped_weights
 
 
 # Each tensor with what is mapped, `size` times, beside its batch axis: before it, and in one.
@@ -488,7 +540,7 @@ def _join(
     tensors: Sequence[Tensor | None],
     in_dims: Sequence[int | None],
     size: int,
-    axes: Sequence[int] = (1, 0, 0, 1, 1),
+    axes: Sequence[int] = (1, 0, 0, 1, 1, 1, 1, 1),
 ) -> list[Tensor | None]:
     joined = []
     for tensor, dim, axis in zip(tensors, in_dims, axes, strict=False):

@@ -168,7 +168,9 @@ def _as_hx(states: Sequence[Tensor]) -> Any:
 
 # The part of resets that is for one layer of a stack.
 def _of_layer(resets: Resets | None, layer: int) -> Resets | None:
-    return resets and Resets(resets.mask, tuple(state[layer] for state in resets.to))
+    if resets is None or not resets.to:
+        return resets
+    return Resets(resets.mask, tuple(state[layer] for state in resets.to))
 
 
 class _Layer(_Recurrent, torch.nn.RNNBase):
@@ -349,16 +351,16 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
             return self._autocast(input, hx, lengths, reset, reset_to)  # type: ignore[no-any-return]
         weights = self._weights()
         if isinstance(input, PackedSequence):
-            shapes.check_no_lengths(self, lengths, "a PackedSequence")
-            shapes.check_no_resets(self, reset, "a PackedSequence")
+            shapes.check_no_lengths(self, lengths, is_nested=False)
+            shapes.check_no_resets(self, reset, is_nested=False)
             return self._forward_packed(input, hx, weights)
         if not isinstance(input, Tensor):
             if has_torch_function_unary(input):
                 given = input, hx, lengths, reset, reset_to
                 return _call_of_a_stand_in(self, *given)  # type: ignore[no-any-return]
         elif input.is_nested:
-            shapes.check_no_lengths(self, lengths, "a nested tensor")
-            shapes.check_no_resets(self, reset, "a nested tensor")
+            shapes.check_no_lengths(self, lengths, is_nested=True)
+            shapes.check_no_resets(self, reset, is_nested=True)
             return self._forward_nested(input, hx, weights)
 
         batch, input, states, lengths, resets = self._padded(

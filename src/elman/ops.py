@@ -48,19 +48,17 @@ def layer(
             return tuple(result.to(input.dtype) for result in results)
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets)
     compiling, watched, transforming = _modes(input)
-    if resets is not None and (watched or transforming or _is_beyond_the_core()):
-        return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets)
+    call = cell, input, batch_sizes, hx, weights, lengths, resets
     if transforming and not compiling:
-        return library.transformed(cell, input, batch_sizes, hx, weights, lengths)
+        return library.transformed(*call)
     if transforming or (not compiling and _is_beyond_the_core()):
-        return reference.layer(cell, input, batch_sizes, hx, weights, lengths)
+        return reference.layer(*call)
     if not watched:
         try:
             return _run(cell, input, batch_sizes, lengths, hx, weights, resets)
-        except core.LazyError:  # the dispatcher knows what the tensor stands for
-            if resets is not None:
-                return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets)
-    return library.compiled(cell, input, batch_sizes, hx, weights, lengths)
+        except core.LazyError:
+            pass  # the dispatcher knows what the tensor stands for
+    return library.compiled(*call)
 
 
 def inside(

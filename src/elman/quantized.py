@@ -106,7 +106,7 @@ def _change(name: str, layer: Any, weights: str) -> None:
                     device=tensor.device,
                 )
             )
-        for full, form in stored(parameter, tensor, weights, who=f"quantize: {name}.").items():
+        for full, form in stored(parameter, tensor, weights, "quantize", f"{name}.").items():
             array = torch.from_numpy(
                 np.array(form.array.view(np.int16) if form.dtype == "BF16" else form.array)
             )

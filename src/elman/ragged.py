@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Sampler
 
 from elman import shapes
+from elman.language import say
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["BucketBatchSampler", "last"]
@@ -66,32 +67,42 @@ def last(
         True
     """
     if isinstance(output, PackedSequence):
-        shapes.check_no_lengths("last", lengths, "a PackedSequence")
+        shapes.check_no_lengths("last", lengths, is_nested=False)
         features, at_end, at_start = _packed(output)
     elif not isinstance(output, Tensor):
         raise KindError(
-            "last: output must be a tensor or a PackedSequence, got "
-            f"{type(output).__name__}: a layer returns output first and the state second, so call "
-            "output, hx = layer(input), and give the first"
+            say(
+                "last: output must be a tensor or a PackedSequence, got {got}: a layer "
+                "returns output first and the state second, so call output, hx = "
+                "layer(input), and give the first",
+                got=type(output).__name__,
+            )
         )
     elif output.is_nested:
-        shapes.check_no_lengths("last", lengths, "a nested tensor")
+        shapes.check_no_lengths("last", lengths, is_nested=True)
         features, at_end, at_start = _jagged(output)
     elif output.dim() in (2, 3):
         features, at_end, at_start = _padded(output, lengths, batch_first)
     else:
-        rule = "(N, L, F)" if batch_first else "(L, N, F)"
         raise ShapeError(
-            f"last: output must be {rule} or, of one sequence, (L, F), got {tuple(output.shape)}: "
-            "give all steps of the layer's output"
+            say(
+                "last: output must be {axes} or, of one sequence, (L, F), got {got}: "
+                "give all steps of the layer's output",
+                axes="(N, L, F)" if batch_first else "(L, N, F)",
+                got=tuple(output.shape),
+            )
         )
     if not bidirectional:
         return at_end(features)
     width = features.shape[-1]
     if width % 2:
         raise ShapeError(
-            "last: output of a bidirectional layer must have an even number of features, 2 * H_out,"
-            f" got {width}: leave out bidirectional if the layer has one direction"
+            say(
+                "last: output of a bidirectional layer must have an even number of "
+                "features, 2 * H_out, got {got}: leave out bidirectional if the layer "
+                "has one direction",
+                got=width,
+            )
         )
     ahead, reverse = features[..., : width // 2], features[..., width // 2 :]
     return torch.cat((at_end(ahead), at_start(reverse)), -1)
@@ -102,7 +113,10 @@ def _padded(output: Tensor, lengths: Any, batch_first: bool) -> tuple[Tensor, _P
     time = int(batched and batch_first)
     if output.shape[time] == 0:
         raise ShapeError(
-            f"last: output must have at least one time step, got L = 0 in {tuple(output.shape)}"
+            say(
+                "last: output must have at least one time step, got L = 0 in {shape}",
+                shape=tuple(output.shape),
+            )
         )
     if lengths is None:
         return output, lambda x: x.select(time, -1), lambda x: x.select(time, 0)
@@ -133,9 +147,12 @@ def _packed(output: PackedSequence) -> tuple[Tensor, _Pick, _Pick]:
 def _jagged(output: Any) -> tuple[Tensor, _Pick, _Pick]:
     if output.layout is not torch.jagged or output.dim() != 3 or output._ragged_idx != 1:
         raise KindError(
-            "last: a nested tensor must be jagged, (N, L, F), got layout "
-            f"{output.layout} of {output.dim()} axes: use torch.nested.nested_tensor(rows, "
-            "layout=torch.jagged)"
+            say(
+                "last: a nested tensor must be jagged, (N, L, F), got layout {layout} of "
+                "{axes} axes: use torch.nested.nested_tensor(rows, layout=torch.jagged)",
+                layout=output.layout,
+                axes=output.dim(),
+            )
         )
     offsets, steps = output.offsets(), output.lengths()
     start = offsets[:-1]
@@ -215,8 +232,12 @@ class BucketBatchSampler(Sampler[list[int]]):
     ) -> None:
         if (batch_size is None) == (max_steps is None):
             raise ShapeError(
-                "BucketBatchSampler: either batch_size or max_steps must be given, got "
-                f"batch_size={batch_size} and max_steps={max_steps}"
+                say(
+                    "BucketBatchSampler: either batch_size or max_steps must be given, got "
+                    "batch_size={batch_size} and max_steps={max_steps}",
+                    batch_size=batch_size,
+                    max_steps=max_steps,
+                )
             )
         for name, number, least in (
             ("batch_size", batch_size, 1) if max_steps is None else ("max_steps", max_steps, 1),
@@ -228,12 +249,19 @@ class BucketBatchSampler(Sampler[list[int]]):
             _check_int(name, number, least)
         if rank >= num_replicas:
             raise ShapeError(
-                f"BucketBatchSampler: rank must be below num_replicas = {num_replicas}, got {rank}"
+                say(
+                    "BucketBatchSampler: rank must be below num_replicas = {num_replicas}, "
+                    "got {got}",
+                    num_replicas=num_replicas,
+                    got=rank,
+                )
             )
         if drop_last and max_steps is not None:
             raise ShapeError(
-                "BucketBatchSampler: drop_last must be False with max_steps, got True: every batch "
-                "is as full as it gets"
+                say(
+                    "BucketBatchSampler: drop_last must be False with max_steps, got True: "
+                    "every batch is as full as it gets"
+                )
             )
         if isinstance(lengths, Tensor):
             lengths = lengths.cpu()
@@ -241,25 +269,41 @@ class BucketBatchSampler(Sampler[list[int]]):
             steps = np.asarray(lengths)
         except (TypeError, ValueError, RuntimeError) as error:
             raise KindError(
-                "BucketBatchSampler: lengths must be (rows,) integers, got "
-                f"{type(lengths).__name__}: give [len(row) for row in rows]"
+                say(
+                    "BucketBatchSampler: lengths must be (rows,) integers, got {got}: give "
+                    "[len(row) for row in rows]",
+                    got=type(lengths).__name__,
+                )
             ) from error
         if steps.ndim != 1 or (steps.size and steps.dtype.kind not in "iu"):
             raise KindError(
-                "BucketBatchSampler: lengths must be (rows,) integers, got "
-                f"{steps.dtype} of shape {steps.shape}: give [len(row) for row in rows]"
+                say(
+                    "BucketBatchSampler: lengths must be (rows,) integers, got {got} of "
+                    "shape {shape}: give [len(row) for row in rows]",
+                    got=steps.dtype,
+                    shape=steps.shape,
+                )
             )
         steps = steps.astype(np.int64)
         if steps.size and steps.min() < 0:
             row = int(steps.argmin())
             raise ShapeError(
-                f"BucketBatchSampler: lengths must be at least 0, got {steps[row]} for row {row}"
+                say(
+                    "BucketBatchSampler: lengths must be at least 0, got {got} for row {row}",
+                    got=steps[row],
+                    row=row,
+                )
             )
         if max_steps is not None and steps.size and steps.max() > max_steps:
             row = int(steps.argmax())
             raise ShapeError(
-                f"BucketBatchSampler: no row may be longer than max_steps = {max_steps}, got "
-                f"{steps[row]} steps in row {row}: raise max_steps, or cut the row"
+                say(
+                    "BucketBatchSampler: no row may be longer than max_steps = {max_steps}, "
+                    "got {got} steps in row {row}: raise max_steps, or cut the row",
+                    max_steps=max_steps,
+                    got=steps[row],
+                    row=row,
+                )
             )
         self.lengths = steps
         self.batch_size = batch_size
@@ -340,6 +384,15 @@ class BucketBatchSampler(Sampler[list[int]]):
 
 def _check_int(name: str, number: object, least: int) -> None:
     if not isinstance(number, Integral) or isinstance(number, bool):
-        raise KindError(f"BucketBatchSampler: {name} must be an int, got {number!r}")
+        raise KindError(
+            say("BucketBatchSampler: {name} must be an int, got {got}", name=name, got=repr(number))
+        )
     if number < least:
-        raise ShapeError(f"BucketBatchSampler: {name} must be at least {least}, got {number}")
+        raise ShapeError(
+            say(
+                "BucketBatchSampler: {name} must be at least {least}, got {got}",
+                name=name,
+                least=least,
+                got=number,
+            )
+        )

@@ -62,7 +62,13 @@ def save(
         )
     """
     if weights not in _WEIGHTS:
-        raise ShapeError(f"save: weights must be one of {', '.join(_WEIGHTS)}, got {weights!r}")
+        raise ShapeError(
+            say(
+                "save: weights must be one of {names}, got {got}",
+                names=", ".join(_WEIGHTS),
+                got=repr(weights),
+            )
+        )
     entries, tensors = [], dict[str, Stored]()
     width: int | None = None
     for name, part in _chain(module, ""):
@@ -74,7 +80,9 @@ def save(
         for parameter, tensor in part.state_dict().items():
             tensors.update(stored(f"{name or '0'}.{parameter}", tensor, weights))
     if not entries:
-        raise KindError("save: the module has nothing that computes: give it a recurrent layer")
+        raise KindError(
+            say("save: the module has nothing that computes: give it a recurrent layer")
+        )
     first, last = entries[0], width
     takes = ["L", "N"] if first["kind"] == "embedding" else ["L", "N", first.get("inputs", last)]
     write(
@@ -133,7 +141,13 @@ def reduced(tensors: Mapping[str, Stored], weights: str) -> dict[str, Stored]:
         ShapeError: `weights` is misspelt, or a tensor cannot be stored so.
     """
     if weights not in _WEIGHTS:
-        raise ShapeError(f"save: weights must be one of {', '.join(_WEIGHTS)}, got {weights!r}")
+        raise ShapeError(
+            say(
+                "save: weights must be one of {names}, got {got}",
+                names=", ".join(_WEIGHTS),
+                got=repr(weights),
+            )
+        )
     found = dict[str, Stored]()
     for name, kept in tensors.items():
         found |= stored(name, torch.from_numpy(np.array(kept.array)), weights)
@@ -163,9 +177,12 @@ def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
         yield prefix, module
     else:
         raise KindError(
-            f"save: {prefix or 'the module'} is {type(module).__name__}, whose forward cannot be"
-            " stored: write a chain of torch.nn.Sequential, or a file of ONNX with"
-            " elman.onnx.export"
+            say(
+                "save: {name} is {kind}, whose forward cannot be stored: write a chain "
+                "of torch.nn.Sequential, or a file of ONNX with elman.onnx.export",
+                name=prefix or say("the module"),
+                kind=type(module).__name__,
+            )
         )
 
 
@@ -210,7 +227,9 @@ def _output_width(entry: Mapping[str, Any]) -> int:
 
 def _embedding(module: Any, width: int | None) -> dict[str, Any]:
     if module.max_norm is not None:
-        raise KindError("save: Embedding with max_norm changes its weights in use: take it away")
+        raise KindError(
+            say("save: Embedding with max_norm changes its weights in use: take it away")
+        )
     return {"kind": "embedding", "symbols": module.num_embeddings, "width": module.embedding_dim}
 
 
@@ -225,7 +244,7 @@ def _linear(module: Any, width: int | None) -> dict[str, Any]:
 
 def _layer_norm(module: Any, width: int | None) -> dict[str, Any]:
     if len(module.normalized_shape) != 1:
-        raise KindError("save: LayerNorm must be over the features alone, one axis")
+        raise KindError(say("save: LayerNorm must be over the features alone, one axis"))
     return {
         "kind": "layer_norm",
         "width": module.normalized_shape[0],
@@ -238,11 +257,19 @@ def _layer_norm(module: Any, width: int | None) -> dict[str, Any]:
 def _function(name: str) -> Callable[[Any, int | None], dict[str, Any]]:
     def entry(module: Any, width: int | None) -> dict[str, Any]:
         if width is None:
-            raise KindError(f"save: {type(module).__name__} cannot be the first module of a chain")
+            raise KindError(
+                say(
+                    "save: {kind} cannot be the first module of a chain", kind=type(module).__name__
+                )
+            )
         if getattr(module, "dim", -1) not in (-1, 2):
-            raise KindError(f"save: {type(module).__name__} must be over the features, dim=-1")
+            raise KindError(
+                say("save: {kind} must be over the features, dim=-1", kind=type(module).__name__)
+            )
         if (getattr(module, "beta", 1), getattr(module, "threshold", 20)) != (1, 20):
-            raise KindError(f"save: {type(module).__name__} must have its default arguments")
+            raise KindError(
+                say("save: {kind} must have its default arguments", kind=type(module).__name__)
+            )
         return {"kind": "function", "function": name, "width": width}
 
     return entry
@@ -297,7 +324,9 @@ def _made(entry: Mapping[str, Any]) -> nn.Module:
 # --- how a tensor is stored ---------------------------------------------------------------------
 
 
-def stored(name: str, tensor: Tensor, weights: str, who: str = "save: ") -> dict[str, Stored]:
+def stored(
+    name: str, tensor: Tensor, weights: str, who: str = "save", within: str = ""
+) -> dict[str, Stored]:
     """Return what a file holds of a tensor: itself and, beside integers, their scales.
 
     Args:
@@ -305,7 +334,8 @@ def stored(name: str, tensor: Tensor, weights: str, who: str = "save: ") -> dict
         tensor: a parameter. A matrix of integers, which has its scales beside it already, and one
             of bfloat16 are held as they are.
         weights: how matrices of floats are held, as `save` takes it.
-        who: the beginning of an error.
+        who: the function that was called, for an error to name.
+        within: where its name stands in the whole, with a dot behind, for the same.
 
     Raises:
         ShapeError: it cannot be held so.
@@ -316,7 +346,14 @@ def stored(name: str, tensor: Tensor, weights: str, who: str = "save: ") -> dict
     if tensor.dtype is torch.float64 and weights == "float32":
         return {name: Stored("F64", tensor.numpy())}
     if not tensor.is_floating_point():
-        raise ShapeError(f"{who}weights must be floating point, got {tensor.dtype}")
+        raise ShapeError(
+            say(
+                "{who}: {within}weights must be floating point, got {got}",
+                who=who,
+                within=within,
+                got=tensor.dtype,
+            )
+        )
     if tensor.dim() < 2 or (weights == "float32" and tensor.dtype is not torch.bfloat16):
         return {name: Stored("F32", tensor.float().numpy())}
     if weights != "int8":
@@ -324,18 +361,19 @@ def stored(name: str, tensor: Tensor, weights: str, who: str = "save: ") -> dict
         return {name: Stored("BF16", bits)}
     if not tensor.isfinite().all():
         raise ShapeError(
-            who
-            + say(
-                "{name} must be finite to be stored in int8, got NaN or infinity: store float32",
-                name=name,
+            say(
+                "{who}: {name} must be finite to be stored in int8, got NaN or infinity: store "
+                "float32",
+                who=who,
+                name=within + name,
             )
         )
     if tensor.shape[1] > MOST_TERMS:
         raise ShapeError(
-            who
-            + say(
-                "{name} in int8 must have at most {most} columns, got {got}: store bf16",
-                name=name,
+            say(
+                "{who}: {name} in int8 must have at most {most} columns, got {got}: store bf16",
+                who=who,
+                name=within + name,
                 most=MOST_TERMS,
                 got=tensor.shape[1],
             )

@@ -120,13 +120,38 @@ def size(who: object, name: str, value: Any, least: int) -> int:
     try:
         number = operator.index(value)
     except (TypeError, ValueError, RuntimeError):
-        _fail(who, f"{name} must be an int, got {value!r} ({_name(value)})", KindError)
+        _fail(
+            who,
+            say(
+                "{name} must be an int, got {got} ({kind})",
+                name=name,
+                got=repr(value),
+                kind=_name(value),
+            ),
+            KindError,
+        )
     if number < least:
-        _fail(who, f"{name} must be at least {least}, got {number}")
+        _fail(
+            who,
+            say("{name} must be at least {least}, got {got}", name=name, least=least, got=number),
+        )
     if isinstance(value, bool):
-        _warn(f"{_name(who)}: {name} must be a number, got {value}, which counts as {number}")
+        _warn(
+            say(
+                "{who}: {name} must be a number, got {got}, which counts as {number}",
+                who=_name(who),
+                name=name,
+                got=value,
+                number=number,
+            )
+        )
     if name == "hidden_size" and number == 0:
-        _warn(f"{_name(who)}: hidden_size must be at least 1, got 0: the state has no features")
+        _warn(
+            say(
+                "{who}: hidden_size must be at least 1, got 0: the state has no features",
+                who=_name(who),
+            )
+        )
     return number
 
 
@@ -139,12 +164,19 @@ def projection(who: object, cell: Cell, value: Any, hidden_size: int) -> int:
     """
     proj_size = size(who, "proj_size", value, 0)
     if cell.name != "lstm" and proj_size != 0:
-        _fail(who, f"proj_size must be 0, got {proj_size}: only LSTM can project its state")
+        _fail(
+            who,
+            say("proj_size must be 0, got {got}: only LSTM can project its state", got=proj_size),
+        )
     if proj_size >= hidden_size:
         _fail(
             who,
-            f"proj_size must be from 1 to hidden_size - 1 = {hidden_size - 1}, or 0 for no "
-            f"projection, got {proj_size}",
+            say(
+                "proj_size must be from 1 to hidden_size - 1 = {most}, or 0 for no "
+                "projection, got {got}",
+                most=hidden_size - 1,
+                got=proj_size,
+            ),
         )
     return proj_size
 
@@ -156,7 +188,11 @@ def flag(who: object, name: str, value: Any) -> bool:
         KindError: it is neither.
     """
     if not isinstance(value, bool):
-        _fail(who, f"{name} must be True or False, got {value!r}", KindError)
+        _fail(
+            who,
+            say("{name} must be True or False, got {got}", name=name, got=repr(value)),
+            KindError,
+        )
     return value
 
 
@@ -172,10 +208,21 @@ def truth(who: object, name: str, value: Any) -> bool:
     try:
         result, is_meant = bool(value), value is None or value in (True, False)
     except (TypeError, ValueError, RuntimeError):  # an array
-        _fail(who, f"{name} must be True or False, got {value!r}", KindError)
+        _fail(
+            who,
+            say("{name} must be True or False, got {got}", name=name, got=repr(value)),
+            KindError,
+        )
     if not is_meant:
-        rule = f"{name} must be True or False, got {value!r}, which counts as {result}"
-        _warn(f"{_name(who)}: {rule}")
+        _warn(
+            say(
+                "{who}: {name} must be True or False, got {got}, which counts as {result}",
+                who=_name(who),
+                name=name,
+                got=repr(value),
+                result=result,
+            )
+        )
     return result
 
 
@@ -186,7 +233,13 @@ def check_dtype(who: object, dtype: torch.dtype | None) -> None:
         ShapeError: it cannot carry gradients.
     """
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
-        _fail(who, f"dtype must be a floating point type, got {dtype}: integers have no gradients")
+        _fail(
+            who,
+            say(
+                "dtype must be a floating point type, got {got}: integers have no gradients",
+                got=dtype,
+            ),
+        )
 
 
 def check_dropout(who: object, dropout: float, num_layers: int) -> None:
@@ -197,16 +250,25 @@ def check_dropout(who: object, dropout: float, num_layers: int) -> None:
         ShapeError: dropout is not in [0, 1].
     """
     if not isinstance(dropout, Number) or isinstance(dropout, bool):
-        _fail(who, f"dropout must be a number in [0, 1], got {dropout!r}", KindError)
+        _fail(
+            who, say("dropout must be a number in [0, 1], got {got}", got=repr(dropout)), KindError
+        )
     if not 0 <= dropout <= 1:
         _fail(
             who,
-            f"dropout must be in [0, 1], got {dropout}: it is the probability of zeroing elements",
+            say(
+                "dropout must be in [0, 1], got {got}: it is the probability of zeroing elements",
+                got=dropout,
+            ),
         )
     if dropout > 0 and num_layers == 1:
         _warn(
-            f"{_name(who)}: dropout acts between layers, so dropout={dropout} does nothing with "
-            "num_layers=1: add layers, or apply torch.nn.Dropout to the output"
+            say(
+                "{who}: dropout acts between layers, so dropout={dropout} does nothing "
+                "with num_layers=1: add layers, or apply torch.nn.Dropout to the output",
+                who=_name(who),
+                dropout=dropout,
+            )
         )
 
 
@@ -218,7 +280,7 @@ def rnn_cell(who: object, nonlinearity: str) -> Cell:
     """
     cell = CELLS.get(f"rnn_{nonlinearity}")
     if cell is None:
-        _fail(who, f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        _fail(who, say("nonlinearity must be 'tanh' or 'relu', got {got}", got=repr(nonlinearity)))
     return cell
 
 
@@ -229,7 +291,11 @@ def gru_cell(who: object, reset_after: bool) -> Cell:
         KindError: reset_after is not a bool.
     """
     if not isinstance(reset_after, bool):
-        _fail(who, f"reset_after must be True or False, got {reset_after!r}", KindError)
+        _fail(
+            who,
+            say("reset_after must be True or False, got {got}", got=repr(reset_after)),
+            KindError,
+        )
     return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
@@ -260,9 +326,21 @@ def check_weights(
         if shape is None:
             continue
         if not isinstance(weight, Tensor):
-            _fail(who, f"{name} must be a tensor, got {_name(weight)}", KindError)
+            _fail(
+                who,
+                say("{name} must be a tensor, got {got}", name=name, got=_name(weight)),
+                KindError,
+            )
         if weight.shape != shape:
-            _fail(who, f"{name} must be {shape}, got {tuple(weight.shape)}")
+            _fail(
+                who,
+                say(
+                    "{name} must be {shape}, got {got}",
+                    name=name,
+                    shape=shape,
+                    got=tuple(weight.shape),
+                ),
+            )
         if first is None:
             first, dtype, device = weight, weight.dtype, weight.device
         elif weight.dtype is not dtype or weight.device != device:
@@ -280,20 +358,29 @@ def check_input(layer: Layer, input: Tensor, weight: Tensor) -> torch.Size:
         ShapeError: its rank, features, length, dtype or device is wrong.
     """
     if not isinstance(input, Tensor):
-        _not_a_tensor(layer, input, "a tensor or a PackedSequence")
+        _not_a_tensor(layer, input, say("a tensor or a PackedSequence"))
     shape = input.shape
     rank = len(shape)
     if rank != 3 and rank != 2:
-        rule = "(N, L, H_in)" if layer.batch_first else "(L, N, H_in)"
+        remedy = say("reshape it")
+        if rank == 1:
+            remedy = say("use input.unsqueeze(-1) for one feature")
         _fail(
             layer,
-            f"input must be {rule} or, for one sequence, (L, H_in), got {tuple(shape)}: "
-            + ("use input.unsqueeze(-1) for one feature" if rank == 1 else "reshape it"),
+            say(
+                "input must be {axes} or, for one sequence, (L, H_in), got {got}: {remedy}",
+                axes="(N, L, H_in)" if layer.batch_first else "(L, N, H_in)",
+                got=tuple(shape),
+                remedy=remedy,
+            ),
         )
     if shape[-1] != layer.input_size:
         _wrong_features(layer, shape, layer.input_size)
     if shape[1 if rank == 3 and layer.batch_first else 0] == 0:
-        _fail(layer, f"input must have at least one time step, got L = 0 in {tuple(shape)}")
+        _fail(
+            layer,
+            say("input must have at least one time step, got L = 0 in {shape}", shape=tuple(shape)),
+        )
     if input.dtype is not weight.dtype or input.device != weight.device:
         _check_kind(layer, "input", input, weight)
     return shape
@@ -339,7 +426,8 @@ def check_resets(
             ),
         )
     try:
-        mask = torch.as_tensor(reset)
+        # An array is copied: the backward pass reads the mask, and would not see it change.
+        mask = reset if isinstance(reset, Tensor) else torch.tensor(reset)
     except (TypeError, ValueError, RuntimeError):
         _fail(who, say("reset must be a tensor of bool, got {got}", got=_name(reset)), KindError)
     if mask.shape != shape[:-1]:
@@ -382,22 +470,39 @@ def check_lengths(who: object, lengths: Any, batch: tuple[int, ...], seq_len: in
     if not batch:
         _fail(
             who,
-            "lengths must be None for one sequence without a batch axis, got "
-            f"{_name(lengths)}: cut the input, input[:length]",
+            say(
+                "lengths must be None for one sequence without a batch axis, got {got}: "
+                "cut the input, input[:length]",
+                got=_name(lengths),
+            ),
             KindError,
         )
     try:
         steps = torch.as_tensor(lengths)
     except (TypeError, ValueError, RuntimeError) as error:
-        _fail(who, f"lengths must be integers, got {lengths!r}: {error}", KindError)
+        _fail(
+            who,
+            say("lengths must be integers, got {got}: {error}", got=repr(lengths), error=error),
+            KindError,
+        )
     if steps.numel() and not _is_integer(steps):
-        remedy = "use a list of int, or lengths.long()"
-        _fail(who, f"lengths must be integers, got {steps.dtype}: {remedy}", KindError)
+        _fail(
+            who,
+            say(
+                "lengths must be integers, got {got}: use a list of int, or lengths.long()",
+                got=steps.dtype,
+            ),
+            KindError,
+        )
     if steps.shape != batch:
         _fail(
             who,
-            f"lengths must be (N,) = {tuple(batch)}, one for each sequence, got "
-            f"{tuple(steps.shape)}: {_LENGTHS}",
+            say(
+                "lengths must be (N,) = {batch}, one for each sequence, got {got}: {remedy}",
+                batch=tuple(batch),
+                got=tuple(steps.shape),
+                remedy=_lengths(),
+            ),
         )
     # A copy, which the caller cannot change before the backward pass.
     steps = steps.to(torch.int64, copy=True)
@@ -417,17 +522,35 @@ def check_range(who: object, lengths: Tensor, seq_len: int) -> None:
     least, most = (int(bound) for bound in torch.aminmax(lengths))
     if least < 0 or most > seq_len:
         wrong = least if least < 0 else most
-        _fail(who, f"lengths must be from 0 to L = {seq_len}, got {wrong}: {_LENGTHS}")
+        _fail(
+            who,
+            say(
+                "lengths must be from 0 to L = {seq_len}, got {got}: {remedy}",
+                seq_len=seq_len,
+                got=wrong,
+                remedy=_lengths(),
+            ),
+        )
 
 
-def check_no_lengths(who: object, lengths: Any, what: str) -> None:
-    """Check that an input which says its lengths itself comes without others.
+def check_no_lengths(who: object, lengths: Any, is_nested: bool) -> None:
+    """Check that an input which says its lengths itself, nested or packed, comes without others.
 
     Raises:
         ShapeError: there are lengths.
     """
-    if lengths is not None:
-        _fail(who, f"lengths must be None with {what}, got {_name(lengths)}: it has its own")
+    if lengths is None:
+        return
+    got = _name(lengths)
+    if is_nested:
+        _fail(
+            who,
+            say("lengths must be None with a nested tensor, got {got}: it has its own", got=got),
+        )
+    _fail(
+        who,
+        say("lengths must be None with a PackedSequence, got {got}: it has its own", got=got),
+    )
 
 
 def check_nested(layer: Layer, input: Any, weight: Tensor) -> None:
@@ -439,13 +562,31 @@ def check_nested(layer: Layer, input: Any, weight: Tensor) -> None:
     if input.layout is not torch.jagged:
         _fail(
             layer,
-            f"a nested input must have layout torch.jagged, got {input.layout}: {_NEST}",
+            say(
+                "a nested input must have layout torch.jagged, got {got}: {remedy}",
+                got=input.layout,
+                remedy=_nest(),
+            ),
         )
-    if input.dim() != 3 or not input.is_contiguous():
+    if input.dim() != 3:
         _fail(
             layer,
-            "a nested input must be (N, L, H_in), ragged in L, and contiguous, got rank "
-            f"{input.dim()}{'' if input.is_contiguous() else ', not contiguous'}: {_NEST}",
+            say(
+                "a nested input must be (N, L, H_in), ragged in L, and contiguous, got rank "
+                "{got}: {remedy}",
+                got=input.dim(),
+                remedy=_nest(),
+            ),
+        )
+    if not input.is_contiguous():
+        _fail(
+            layer,
+            say(
+                "a nested input must be (N, L, H_in), ragged in L, and contiguous, got rank "
+                "{got}, not contiguous: {remedy}",
+                got=input.dim(),
+                remedy=_nest(),
+            ),
         )
     values = input.values()
     if values.shape[-1] != layer.input_size:
@@ -466,14 +607,26 @@ def check_packed(layer: Layer, input: PackedSequence, hx: Any, weight: Tensor) -
     """
     data, batch_sizes, order, _ = input
     if data.dim() != 2:
-        _fail(layer, f"input.data must be (rows, H_in), got {tuple(data.shape)}: {_PACK}")
+        _fail(
+            layer,
+            say(
+                "input.data must be (rows, H_in), got {got}: {remedy}",
+                got=tuple(data.shape),
+                remedy=_pack(),
+            ),
+        )
     if data.shape[1] != layer.input_size:
         _wrong_features(layer, data.shape, layer.input_size, "input.data")
     if batch_sizes.dtype is not torch.int64 or batch_sizes.dim() != 1 or not len(batch_sizes):
         _fail(
             layer,
-            "input.batch_sizes must be int64 of shape (L,) with L at least 1, got "
-            f"{batch_sizes.dtype} of shape {tuple(batch_sizes.shape)}: {_PACK}",
+            say(
+                "input.batch_sizes must be int64 of shape (L,) with L at least 1, got "
+                "{got} of shape {shape}: {remedy}",
+                got=batch_sizes.dtype,
+                shape=tuple(batch_sizes.shape),
+                remedy=_pack(),
+            ),
             KindError,
         )
     if not _is_recorded():
@@ -486,7 +639,12 @@ def check_packed(layer: Layer, input: PackedSequence, hx: Any, weight: Tensor) -
     if order is not None and order.shape != (batch,):
         _fail(
             layer,
-            f"input.sorted_indices must be (N,) = ({batch},), got {tuple(order.shape)}: {_PACK}",
+            say(
+                "input.sorted_indices must be (N,) = ({batch},), got {got}: {remedy}",
+                batch=batch,
+                got=tuple(order.shape),
+                remedy=_pack(),
+            ),
         )
     _check_kind(layer, "input", data, weight)
     return batch
@@ -504,16 +662,36 @@ def check_sizes(who: object, batch_sizes: Tensor, rows: int, batch: int | None =
     """
     sizes = batch_sizes.tolist()
     if sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
-        _fail(who, f"input.batch_sizes must be positive and never grow, got {sizes}: {_PACK}")
+        _fail(
+            who,
+            say(
+                "input.batch_sizes must be positive and never grow, got {got}: {remedy}",
+                got=sizes,
+                remedy=_pack(),
+            ),
+        )
     if sum(sizes) != rows:
         _fail(
             who,
-            f"input.data must have one row per step of a sequence, sum(batch_sizes) = {sum(sizes)}"
-            f" rows, got {rows}: {_PACK}",
+            say(
+                "input.data must have one row per step of a sequence, sum(batch_sizes) = "
+                "{sizes} rows, got {got}: {remedy}",
+                sizes=sum(sizes),
+                got=rows,
+                remedy=_pack(),
+            ),
         )
     if batch is not None and sizes[0] != batch:
-        rule = f"input.batch_sizes must begin with N = {batch}, the sequences of hx"
-        _fail(who, f"{rule}, got {sizes[0]}: {_PACK}")
+        _fail(
+            who,
+            say(
+                "input.batch_sizes must begin with N = {batch}, the sequences of hx, got {got}: "
+                "{remedy}",
+                batch=batch,
+                got=sizes[0],
+                remedy=_pack(),
+            ),
+        )
     return int(sizes[0])
 
 
@@ -528,15 +706,19 @@ def check_cell_input(cell: StepCell, input: Tensor, weight: Tensor) -> torch.Siz
         ShapeError: its rank, features, dtype or device is wrong.
     """
     if not isinstance(input, Tensor):
-        _not_a_tensor(cell, input, "a tensor")
+        _not_a_tensor(cell, input, say("a tensor"))
     shape = input.shape
     rank = len(shape)
     if rank != 2 and rank != 1:
         layer = _name(cell).removesuffix("Cell")
         _fail(
             cell,
-            f"input must be (N, H_in) or (H_in,), got {tuple(shape)}: a cell takes one time step; "
-            f"call it for each, or use {layer} for whole sequences",
+            say(
+                "input must be (N, H_in) or (H_in,), got {got}: a cell takes one time "
+                "step; call it for each, or use {layer} for whole sequences",
+                got=tuple(shape),
+                layer=layer,
+            ),
         )
     if shape[-1] != cell.input_size:
         _wrong_features(cell, shape, cell.input_size)
@@ -608,22 +790,26 @@ def check_plain(who: object, input: Any) -> None:
         )
 
 
-def check_no_resets(who: object, reset: Any, what: str) -> None:
+def check_no_resets(who: object, reset: Any, is_nested: bool) -> None:
     """Check that there is no reset, for input that has not a step of every sequence at every time.
 
     Raises:
         KindError: there is one.
     """
-    if reset is not None:
-        _fail(
-            who,
-            say(
-                "reset must be None for {what}, got {got}: pass the padded input and lengths=",
-                what=what,
-                got=_name(reset),
-            ),
-            KindError,
+    if reset is None:
+        return
+    if is_nested:
+        text = say(
+            "reset must be None for a nested tensor, got {got}: pass the padded input and lengths=",
+            got=_name(reset),
         )
+    else:
+        text = say(
+            "reset must be None for a PackedSequence, got {got}: pass the padded input and "
+            "lengths=",
+            got=_name(reset),
+        )
+    _fail(who, text, KindError)
 
 
 def check_traceable(who: object, cell: Cell, resets: Resets | None) -> None:
@@ -635,8 +821,10 @@ def check_traceable(who: object, cell: Cell, resets: Resets | None) -> None:
     if cell.reset is not None:
         _fail(
             who,
-            "reset_after must be True in torch.jit.trace, got False: a trace would hold for one "
-            "number of steps; use torch.export, or elman.onnx.export",
+            say(
+                "reset_after must be True in torch.jit.trace, got False: a trace would "
+                "hold for one number of steps; use torch.export, or elman.onnx.export"
+            ),
         )
     if resets is not None:
         _fail(
@@ -649,8 +837,12 @@ def check_traceable(who: object, cell: Cell, resets: Resets | None) -> None:
     if not cell.is_known:
         _fail(
             who,
-            f"the cell must be one of torch.nn in torch.jit.trace, got {cell.name}: a trace would "
-            "hold for one number of steps; use torch.export, or elman.onnx.export",
+            say(
+                "the cell must be one of torch.nn in torch.jit.trace, got {got}: a trace "
+                "would hold for one number of steps; use torch.export, or "
+                "elman.onnx.export",
+                got=cell.name,
+            ),
         )
 
 
@@ -664,21 +856,39 @@ def refuse_memory(
     Raises:
         UnreadableError: always.
     """
-    rule = f"{what} must be {'values' if count is None else f'{count} values'} of {dtype}"
-    rule += " in memory of the CPU"
-    changed = "leave the tensors of a call as they are until its backward pass"
-    if tensor.dtype is not dtype:
-        _fail(who, f"{rule}, got {tensor.dtype}: {changed}", UnreadableError)
-    if tensor.device.type != "cpu":
-        _fail(who, f"{rule}, got a tensor on {tensor.device}: {changed}", UnreadableError)
-    if count is not None and tensor.numel() != count:
-        _fail(who, f"{rule}, got {tuple(tensor.shape)}: {changed}", UnreadableError)
+    error = UnreadableError
     is_plain = type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor)
-    if is_plain and not tensor._is_zerotensor():
-        got = f"a storage of {tensor.untyped_storage().nbytes()} bytes"
-        remedy = "it was freed, as FSDP frees weights between their uses; call what it wraps"
-        _fail(who, f"{rule}, got {got}: {remedy}", UnreadableError)
-    _fail(who, f"{rule}, got {_name(tensor)} without any: use a plain tensor", LazyError)
+    remedy = say("leave the tensors of a call as they are until its backward pass")
+    if tensor.dtype is not dtype:
+        got = str(tensor.dtype)
+    elif tensor.device.type != "cpu":
+        got = say("a tensor on {device}", device=tensor.device)
+    elif count is not None and tensor.numel() != count:
+        got = str(tuple(tensor.shape))
+    elif is_plain and not tensor._is_zerotensor():
+        got = say("a storage of {count} bytes", count=tensor.untyped_storage().nbytes())
+        remedy = say("it was freed, as FSDP frees weights between their uses; call what it wraps")
+    else:
+        got = say("{kind} without any", kind=_name(tensor))
+        remedy, error = say("use a plain tensor"), LazyError
+    if count is None:
+        text = say(
+            "{what} must be values of {dtype} in memory of the CPU, got {got}: {remedy}",
+            what=what,
+            dtype=dtype,
+            got=got,
+            remedy=remedy,
+        )
+    else:
+        text = say(
+            "{what} must be {count} values of {dtype} in memory of the CPU, got {got}: {remedy}",
+            what=what,
+            count=count,
+            dtype=dtype,
+            got=got,
+            remedy=remedy,
+        )
+    _fail(who, text, error)
 
 
 def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[int, ...]]:
@@ -693,23 +903,40 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
         ShapeError: a size, dtype, device or value is wrong.
     """
     if name not in CELLS:
-        _fail(who, f"cell must be one of {', '.join(CELLS)}, got {name!r}")
+        _fail(
+            who,
+            say("cell must be one of {names}, got {got}", names=", ".join(CELLS), got=repr(name)),
+        )
     cell = CELLS[name]
-    input, batch_sizes, lengths, h_0, c_0, *weights = read
+    input, batch_sizes, lengths, resets, h_0, c_0, h_to, c_to, *weights = read
     w_ih, w_hh, _, _, w_hr = weights[:5]
     check_given(who, input=input, w_ih=w_ih, w_hh=w_hh)
     if input.dim() != (3 if batch_sizes is None else 2) or len(input) == 0:
-        rule = "(L, N, H_in)" if batch_sizes is None else "(rows, H_in), with batch_sizes,"
-        _fail(who, f"input must be {rule} of at least one step, got {tuple(input.shape)}")
+        got = tuple(input.shape)
+        if batch_sizes is None:
+            text = say("input must be (L, N, H_in) of at least one step, got {got}", got=got)
+        else:
+            text = say(
+                "input must be (rows, H_in), with batch_sizes, of at least one step, got {got}",
+                got=got,
+            )
+        _fail(who, text)
     if batch_sizes is None:
         batch = input.shape[1]
         if lengths is not None:
             check_range(who, check_lengths(who, lengths, (batch,), len(input)), len(input))
     elif lengths is not None:
-        _fail(who, "lengths must be None with batch_sizes, got both")
+        _fail(who, say("lengths must be None with batch_sizes, got both"))
     elif batch_sizes.dtype is not torch.int64 or batch_sizes.dim() != 1 or not len(batch_sizes):
-        got = f"{batch_sizes.dtype} of shape {tuple(batch_sizes.shape)}"
-        _fail(who, f"batch_sizes must be int64 of shape (L,) with L at least 1, got {got}")
+        _fail(
+            who,
+            say(
+                "batch_sizes must be int64 of shape (L,) with L at least 1, got {got} of shape "
+                "{shape}",
+                got=batch_sizes.dtype,
+                shape=tuple(batch_sizes.shape),
+            ),
+        )
     else:
         known = h_0.shape[1] if h_0 is not None and h_0.dim() == 3 else None
         batch = check_sizes(who, batch_sizes, len(input), known)
@@ -721,11 +948,45 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
     projection = w_hr.shape[0] if w_hr is not None and w_hr.dim() else None
     width = hidden_size if projection is None else projection
     if rows % gates:
-        _fail(who, f"w_hh must have {gates} * hidden_size rows for {name}, got {rows}")
+        _fail(
+            who,
+            say(
+                "w_hh must have {gates} * hidden_size rows for {name}, got {got}",
+                gates=gates,
+                name=name,
+                got=rows,
+            ),
+        )
     if (h_0 is None) != (c_0 is None) and len(cell.states) > 1:
-        _fail(who, "h_0 and c_0 must both be given, or neither, got one")
-    if (c_0 is not None and len(cell.states) == 1) or (w_hr is not None and name != "lstm"):
-        _fail(who, f"c_0 and w_hr must be None for {name}, got a tensor: only lstm has them")
+        _fail(who, say("h_0 and c_0 must both be given, or neither, got one"))
+    if (h_to is None) != (c_to is None) and len(cell.states) > 1:
+        _fail(who, say("h_to and c_to must both be given, or neither, got one"))
+    if resets is None and h_to is not None:
+        _fail(who, say("h_to must be None without resets, got a tensor"))
+    if resets is not None:
+        if batch_sizes is not None or directions == 2:
+            _fail(
+                who,
+                say("resets must be None for packed rows and for two directions, got a tensor"),
+            )
+        if resets.dtype is not torch.bool or resets.shape != input.shape[:2]:
+            _fail(
+                who,
+                say(
+                    "resets must be bool of shape {shape}, got {got} of shape {got_shape}",
+                    shape=tuple(input.shape[:2]),
+                    got=resets.dtype,
+                    got_shape=tuple(resets.shape),
+                ),
+            )
+    has_c = c_0 is not None or c_to is not None
+    if (has_c and len(cell.states) == 1) or (w_hr is not None and name != "lstm"):
+        _fail(
+            who,
+            say(
+                "c_0 and w_hr must be None for {name}, got a tensor: only lstm has them", name=name
+            ),
+        )
     each = {
         "w_ih": (rows, features),
         "w_hh": (rows, width),
@@ -736,11 +997,15 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
     ends = {"h": (directions, batch, width), "c": (directions, batch, hidden_size)}
     operands = [("input", input, tuple(input.shape))]
     operands += [("h_0", h_0, ends["h"]), ("c_0", c_0, ends["c"])]
+    operands += [("h_to", h_to, (width,)), ("c_to", c_to, (hidden_size,))]
     for weight, other, (what, shape) in zip(weights[:5], weights[5:], each.items(), strict=True):
         if (directions == 1 and other is not None) or (
             directions == 2 and (weight is None) != (other is None)
         ):
-            _fail(who, f"{what} and {what}_reverse must both be given, or neither, got one")
+            _fail(
+                who,
+                say("{what} and {what}_reverse must both be given, or neither, got one", what=what),
+            )
         operands += [(what, weight, shape), (f"{what}_reverse", other, shape)]
     check_operands(who, operands)
     return {
@@ -758,7 +1023,7 @@ def check_given(who: str, **tensors: Tensor | None) -> None:
     """
     for name, tensor in tensors.items():
         if tensor is None:
-            _fail(who, f"{name} must be a tensor, got None", KindError)
+            _fail(who, say("{name} must be a tensor, got None", name=name), KindError)
 
 
 def check_operands(who: str, operands: Sequence[tuple[str, Any, tuple[int, ...]]]) -> None:
@@ -774,16 +1039,32 @@ def check_operands(who: str, operands: Sequence[tuple[str, Any, tuple[int, ...]]
         if tensor is None:
             continue
         if tensor.shape != shape:
-            _fail(who, f"{name} must be {tuple(shape)}, got {tuple(tensor.shape)}")
+            _fail(
+                who,
+                say(
+                    "{name} must be {shape}, got {got}",
+                    name=name,
+                    shape=tuple(shape),
+                    got=tuple(tensor.shape),
+                ),
+            )
         if tensor.dtype is not first.dtype or tensor.device != first.device:
             _check_kind(who, name, tensor, first, operands[0][0])
 
 
 # --- messages ---------------------------------------------------------------------------------
 
-_LENGTHS = "give the steps of each sequence before padding"
-_NEST = "build it with torch.nested.nested_tensor(sequences, layout=torch.jagged)"
-_PACK = "build it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence"
+
+def _lengths() -> str:
+    return say("give the steps of each sequence before padding")
+
+
+def _nest() -> str:
+    return say("build it with torch.nested.nested_tensor(sequences, layout=torch.jagged)")
+
+
+def _pack() -> str:
+    return say("build it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence")
 
 
 def _name(who: object) -> str:
@@ -792,7 +1073,7 @@ def _name(who: object) -> str:
 
 def _fail(who: object, text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
     # A module, or the name of a function.
-    raise error(f"{who if isinstance(who, str) else _name(who)}: {text}")
+    raise error(say("{who}: {text}", who=who if isinstance(who, str) else _name(who), text=text))
 
 
 # Whether the values of this call are those of others too.
@@ -806,23 +1087,48 @@ def _is_integer(tensor: Tensor) -> bool:
 
 def _not_a_tensor(who: object, got: object, expected: str) -> NoReturn:
     if isinstance(got, PackedSequence):
-        remedy = "a cell takes one time step; a layer takes a PackedSequence"
+        remedy = say("a cell takes one time step; a layer takes a PackedSequence")
     else:
-        remedy = "convert it with torch.as_tensor"
-    _fail(who, f"input must be {expected}, got {_name(got)}: {remedy}", KindError)
+        remedy = say("convert it with torch.as_tensor")
+    _fail(
+        who,
+        say(
+            "input must be {expected}, got {got}: {remedy}",
+            expected=expected,
+            got=_name(got),
+            remedy=remedy,
+        ),
+        KindError,
+    )
 
 
 def _wrong_features(
     who: object, shape: torch.Size, input_size: int, what: str = "input"
 ) -> NoReturn:
-    text = f"{what} must have H_in = input_size = {input_size} features on its last axis, got "
-    text += f"{shape[-1]} in {tuple(shape)}: "
     if input_size in shape[:-1]:
-        axis = list(shape).index(input_size)
-        text += f"use {what}.transpose({axis}, -1) if the features are on axis {axis}"
+        remedy = say(
+            "use {what}.transpose({axis}, -1) if the features are on axis {axis}",
+            what=what,
+            axis=list(shape).index(input_size),
+        )
     else:
-        text += f"construct it with input_size={shape[-1]}, or give it {input_size} features"
-    _fail(who, text)
+        remedy = say(
+            "construct it with input_size={got}, or give it {input_size} features",
+            got=shape[-1],
+            input_size=input_size,
+        )
+    _fail(
+        who,
+        say(
+            "{what} must have H_in = input_size = {input_size} features on its last axis, got "
+            "{got} in {shape}: {remedy}",
+            what=what,
+            input_size=input_size,
+            got=shape[-1],
+            shape=tuple(shape),
+            remedy=remedy,
+        ),
+    )
 
 
 # the names of the initial states of a module
@@ -831,18 +1137,28 @@ def _initial(who: Any) -> list[str]:
 
 
 def _wrong_structure(who: object, hx: object, count: int) -> NoReturn:
+    got = _name(hx)
     if isinstance(hx, (tuple, list)):
-        got = f"{_name(hx)} of {', '.join(map(_name, hx)) or 'nothing'}"
-    else:
-        got = _name(hx)
+        kinds = ", ".join(map(_name, hx)) or say("nothing")
+        got = say("{kind} of {kinds}", kind=got, kinds=kinds)
     if count == 1:
-        rule, remedy = "one tensor, h_0", "only the LSTM has a cell state c_0"
+        text = say(
+            "hx must be one tensor, h_0, got {got}: only the LSTM has a cell state c_0", got=got
+        )
     elif count == 2:
-        rule, remedy = "a pair of tensors, (h_0, c_0)", "pass both, or neither for zeros"
+        text = say(
+            "hx must be a pair of tensors, (h_0, c_0), got {got}: pass both, or neither for zeros",
+            got=got,
+        )
     else:
-        rule = f"a tuple of {count} tensors, ({', '.join(_initial(who))})"
-        remedy = "pass them all, or none for zeros"
-    _fail(who, f"hx must be {rule}, got {got}: {remedy}", KindError)
+        text = say(
+            "hx must be a tuple of {count} tensors, ({names}), got {got}: pass them all, or none "
+            "for zeros",
+            count=count,
+            names=", ".join(_initial(who)),
+            got=got,
+        )
+    _fail(who, text, KindError)
 
 
 def _wrong_state(
@@ -860,36 +1176,83 @@ def _wrong_state(
         and len(shape) == 3
         and got == (shape[0], input[1 if batch_first else 0], shape[2])
     ):
-        ours, theirs, remedy = "(L, N, H_in)", "(N, L, H_in)", "with batch_first=True"
         if batch_first:
-            ours, theirs, remedy = theirs, ours, "without batch_first"
-        remedy = f"input {tuple(input)} is read as {ours}; if it is {theirs}, construct it {remedy}"
+            remedy = say(
+                "input {input} is read as (N, L, H_in); if it is (L, N, H_in), construct it "
+                "without batch_first",
+                input=tuple(input),
+            )
+        else:
+            remedy = say(
+                "input {input} is read as (L, N, H_in); if it is (N, L, H_in), construct it with "
+                "batch_first=True",
+                input=tuple(input),
+            )
     elif len(got) != len(shape):
-        remedy = "the state has a batch axis exactly if the input has one"
+        remedy = say("the state has a batch axis exactly if the input has one")
         error = KindError
     elif len(shape) == 3 and got == (shape[1], shape[0], shape[2]):
-        remedy = f"batch_first leaves the state alone; use {name}.transpose(0, 1)"
+        remedy = say("batch_first leaves the state alone; use {name}.transpose(0, 1)", name=name)
     elif got[-1] != shape[-1] or (len(shape) == 3 and got[0] != shape[0]):
-        remedy = "a state of this size comes from another module"
+        remedy = say("a state of this size comes from another module")
     else:
-        remedy = "a state goes on with the same sequences; start new ones with None, for zeros"
+        remedy = say("a state goes on with the same sequences; start new ones with None, for zeros")
     width = "hidden_size" if name == "c_0" else "H_out"
-    _fail(who, f"{name} must be ({axes}{width}) = {shape}, got {got}: {remedy}", error)
+    _fail(
+        who,
+        say(
+            "{name} must be ({axes}{width}) = {shape}, got {got}: {remedy}",
+            name=name,
+            axes=axes,
+            width=width,
+            shape=shape,
+            got=got,
+            remedy=remedy,
+        ),
+        error,
+    )
 
 
 def _check_kind(
-    who: object, what: str, tensor: Tensor, weight: Tensor, owner: str = "the weights"
+    who: object, what: str, tensor: Tensor, weight: Tensor, owner: str | None = None
 ) -> None:
     dtype, device = weight.dtype, weight.device
     if tensor.dtype is not dtype:
-        remedy = f"use {what}.to({dtype})"
         if tensor.dtype.is_floating_point:
-            remedy += f", or .to({tensor.dtype}) on the module"
+            remedy = say(
+                "use {what}.to({dtype}), or .to({got}) on the module",
+                what=what,
+                dtype=dtype,
+                got=tensor.dtype,
+            )
         elif what == "input":
-            remedy += ", or torch.nn.Embedding first if these are indices"
-        rule = f"{what} must have the dtype of {owner}, {dtype}"
-        _fail(who, f"{rule}, got {tensor.dtype}: {remedy}")
+            remedy = say(
+                "use {what}.to({dtype}), or torch.nn.Embedding first if these are indices",
+                what=what,
+                dtype=dtype,
+            )
+        else:
+            remedy = say("use {what}.to({dtype})", what=what, dtype=dtype)
+        _fail(
+            who,
+            say(
+                "{what} must have the dtype of {owner}, {dtype}, got {got}: {remedy}",
+                what=what,
+                owner=owner or say("the weights"),
+                dtype=dtype,
+                got=tensor.dtype,
+                remedy=remedy,
+            ),
+        )
     if tensor.device != device:
-        rule = f"{what} must be on the device of {owner}, {device}"
-        remedy = f"use .to({str(device)!r}) on it, or .to({str(tensor.device)!r}) on the module"
-        _fail(who, f"{rule}, got {tensor.device}: {remedy}")
+        _fail(
+            who,
+            say(
+                "{what} must be on the device of {owner}, {device}, got {got}: use "
+                ".to('{device}') on it, or .to('{got}') on the module",
+                what=what,
+                owner=owner or say("the weights"),
+                device=device,
+                got=tensor.device,
+            ),
+        )

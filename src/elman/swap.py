@@ -34,6 +34,7 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 
 from elman import nn
 from elman.asks import asked_for
+from elman.language import say
 from elman.shapes import KindError
 
 __all__ = ["Entry", "Report", "convert", "revert"]
@@ -82,17 +83,20 @@ class Report:
     def __repr__(self) -> str:
         entries = (*self.replaced, *self.left)
         if not entries:
-            return "nothing to replace"
-        names = [entry.name or "(the model)" for entry in entries]
+            return say("nothing to replace")
+        names = [entry.name or say("(the model)") for entry in entries]
         whats = [
-            f"left: {entry.before}, {entry.reason}"
+            say("left: {kind}, {reason}", kind=entry.before, reason=entry.reason)
             if entry.reason
             else f"{entry.before} -> {entry.after}"
             for entry in entries
         ]
         width = max(map(len, names))
         lines = [f"{name:{width}}  {what}" for name, what in zip(names, whats, strict=True)]
-        return "\n".join([f"{len(self.replaced)} replaced, {len(self.left)} left", *lines])
+        counts = say(
+            "{replaced} replaced, {left} left", replaced=len(self.replaced), left=len(self.left)
+        )
+        return "\n".join([counts, *lines])
 
 
 def convert(model: Module) -> Report:
@@ -168,8 +172,12 @@ def _exchange(
     """Return the report, and each module that was exchanged with its class before."""
     if not isinstance(model, Module):
         raise KindError(
-            f"{who}: model must be a torch.nn.Module, got {type(model).__name__}: pass the module "
-            "that has the layers"
+            say(
+                "{who}: model must be a torch.nn.Module, got {got}: pass the module that "
+                "has the layers",
+                who=who,
+                got=type(model).__name__,
+            )
         )
     replaced, left, changes = [], [], []
     for name, module in model.named_modules():
@@ -239,19 +247,24 @@ def _change(module: Any, before: type[Module], after: type[Module]) -> _Change |
             warnings.simplefilter("ignore")
             old, new = (kind(**arguments, device="meta") for kind in (before, after))
     except Exception as error:
-        return f"a {_title(after)} of its sizes cannot be made: {error}"
+        return say("a {kind} of its sizes cannot be made: {error}", kind=_title(after), error=error)
     if issubclass(after, torch.nn.RNNCellBase) and not arguments["bias"]:
         for name in ("bias_ih", "bias_hh"):
             if getattr(module, name, None) is not None:
-                return f"it has a {name}, and is constructed without"
+                return say("it has a {name}, and is constructed without", name=name)
     for name, expected in new.named_parameters():
         if is_parametrized(module, name):
             continue  # computed, perhaps from what changes as it is read
         weight = getattr(module, name, None)
         if not isinstance(weight, Tensor):
-            return f"it has no tensor {name}"
+            return say("it has no tensor {name}", name=name)
         if weight.shape != expected.shape:
-            return f"its {name} is {tuple(weight.shape)} and not {tuple(expected.shape)}"
+            return say(
+                "its {name} is {got} and not {shape}",
+                name=name,
+                got=tuple(weight.shape),
+                shape=tuple(expected.shape),
+            )
     had, has = vars(old), vars(new)
     added = {name: has[name] for name in has.keys() - had.keys()}
     return _Change(module, before, after, frozenset(had.keys() - has.keys()), arguments | added)
@@ -272,10 +285,14 @@ def _questions(model: Module, before: Mapping[Module, type[Module]]) -> Iterator
         for theirs, functions in where.items():
             ours = _OURS[theirs]
             base = theirs if issubclass(ours, theirs) else torch.nn.RNNBase
-            yield (
-                f"convert: {_title(kind)} asks in {', '.join(functions)} for {_title(theirs)}, and "
-                f"{_title(ours)} is none: let it ask for isinstance(module, "
-                f"torch.nn.{base.__name__}), or go back by elman.revert"
+            yield say(
+                "convert: {kind} asks in {functions} for {theirs}, and {ours} is none: let it ask "
+                "for isinstance(module, torch.nn.{base}), or go back by elman.revert",
+                kind=_title(kind),
+                functions=", ".join(functions),
+                theirs=_title(theirs),
+                ours=_title(ours),
+                base=base.__name__,
             )
 
 
@@ -289,15 +306,15 @@ def _why_not_ours(module: Module) -> str | None:
     # A scripted module tells the class that it was made of.
     if getattr(module, "original_name", type(module).__name__) in nn.__all__:
         if isinstance(module, torch.jit.ScriptModule):
-            return "its code is fixed by TorchScript"
+            return say("its code is fixed by TorchScript")
         if type(module).__module__.startswith("torch.ao.nn."):
-            return "it is quantized, or made to be"
+            return say("it is quantized, or made to be")
     return _why_not(module, _OURS)
 
 
 def _why_not_theirs(module: Module) -> str | None:
     if isinstance(module, (nn.GRU, nn.GRUCell)) and not module.reset_after:
-        return "torch.nn has no GRU with reset_after=False"
+        return say("torch.nn has no GRU with reset_after=False")
     return _why_not(module, _THEIRS)
 
 
@@ -307,13 +324,18 @@ def _why_not(module: Module, kinds: Mapping[type[Module], Any]) -> str | None:
         base = next((base for base in kinds if isinstance(module, base)), None)
         if base is None:
             return None
-        own = kind.forward is not base.forward
-        return f"a subclass of {_title(base)}" + " that overrides forward" * own
+        if kind.forward is base.forward:
+            return say("a subclass of {kind}", kind=_title(base))
+        return say("a subclass of {kind} that overrides forward", kind=_title(base))
     if "forward" in vars(module):
-        return "its forward was replaced on the instance, perhaps by one that calls the old"
+        return say("its forward was replaced on the instance, perhaps by one that calls the old")
     for name, parameter in module.named_parameters(recurse=False):
         if type(parameter) not in (Parameter, Tensor):
-            return f"its {name} is a {type(parameter).__name__} and no plain tensor"
+            return say(
+                "its {name} is a {kind} and no plain tensor",
+                name=name,
+                kind=type(parameter).__name__,
+            )
     return ""
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elman.language import say
 from elman.nn import GRU, LSTM, RNN, _Layer
 from elman.shapes import KindError, ShapeError
 
@@ -95,20 +96,26 @@ def from_keras(
     if hasattr(source, "get_config") and hasattr(source, "get_weights"):
         if told:
             _fail(
-                f"with a layer, {', '.join(told)} must not be given: the layer tells it; to read "
-                "its weights otherwise, pass layer.get_weights()",
+                say(
+                    "with a layer, {names} must not be given: the layer tells it; to read "
+                    "its weights otherwise, pass layer.get_weights()",
+                    names=", ".join(told),
+                ),
                 KindError,
             )
         told = _settings(source)
         weights = source.get_weights()
         if not weights:
-            _fail(f"{_name(source)} has no weights yet: call it once, or build it")
+            _fail(say("{kind} has no weights yet: call it once, or build it", kind=_name(source)))
     elif isinstance(source, (list, tuple)):
         weights = source
     else:
         _fail(
-            f"source must be a Keras layer or the list of its weights, got {_name(source)}: pass "
-            "layer.get_weights()",
+            say(
+                "source must be a Keras layer or the list of its weights, got {got}: "
+                "pass layer.get_weights()",
+                got=_name(source),
+            ),
             KindError,
         )
     return _build([_tensor(weight) for weight in weights], **told)
@@ -142,12 +149,18 @@ def to_keras(layer: RNN | LSTM | GRU) -> list[np.ndarray[Any, Any]]:
     """
     if not isinstance(layer, _Layer) or not layer._cell.is_known:
         raise KindError(
-            f"to_keras: layer must be an RNN, LSTM or GRU of elman, got {_name(layer)}: "
-            "elman.convert makes those of torch.nn ours"
+            say(
+                "to_keras: layer must be an RNN, LSTM or GRU of elman, got {got}: "
+                "elman.convert makes those of torch.nn ours",
+                got=_name(layer),
+            )
         )
     if layer.proj_size:
         raise ShapeError(
-            f"to_keras: proj_size must be 0, got {layer.proj_size}: Keras has no projection"
+            say(
+                "to_keras: proj_size must be 0, got {got}: Keras has no projection",
+                got=layer.proj_size,
+            )
         )
     gates = layer._cell.gates
     arrays = []
@@ -170,8 +183,12 @@ def _settings(layer: Any) -> dict[str, Any]:
     bidirectional = _name(layer) == "Bidirectional"
     if bidirectional and layer.merge_mode != "concat":
         _fail(
-            f"Bidirectional: merge_mode must be 'concat', got {layer.merge_mode!r}: pass "
-            "layer.get_weights() with bidirectional=True, and merge the two halves of the output"
+            say(
+                "Bidirectional: merge_mode must be 'concat', got {got}: pass "
+                "layer.get_weights() with bidirectional=True, and merge the two halves "
+                "of the output",
+                got=repr(layer.merge_mode),
+            )
         )
     runs = [layer.forward_layer, layer.backward_layer] if bidirectional else [layer]
     configs = [_config(run, bool(reverse)) for reverse, run in enumerate(runs)]
@@ -182,13 +199,22 @@ def _settings(layer: Any) -> dict[str, Any]:
     biases = [bool(config.get("use_bias", True)) for config in configs]
     if biases[0] != biases[-1]:
         _fail(
-            f"Bidirectional: use_bias must be the same in both directions, got {biases[0]} forward "
-            f"and {biases[-1]} backward: make a layer of each, or give the other a bias of zeros"
+            say(
+                "Bidirectional: use_bias must be the same in both directions, got {got} "
+                "forward and {other} backward: make a layer of each, or give the other a "
+                "bias of zeros",
+                got=biases[0],
+                other=biases[-1],
+            )
         )
     if tell[0] != tell[-1]:
         _fail(
-            f"Bidirectional: both directions must be of one kind, got {tell[0]} and {tell[-1]}: "
-            "make a layer of each"
+            say(
+                "Bidirectional: both directions must be of one kind, got {got} and "
+                "{other}: make a layer of each",
+                got=tell[0],
+                other=tell[-1],
+            )
         )
     lost = dict.fromkeys(
         key
@@ -198,8 +224,12 @@ def _settings(layer: Any) -> dict[str, Any]:
     )
     if lost:
         warnings.warn(
-            f"from_keras: {', '.join(lost)} of the {_name(layer)} will not act: what it computes "
-            "is the same but in training; to train on, apply them yourself",
+            say(
+                "from_keras: {names} of the {kind} will not act: what it computes is the "
+                "same but in training; to train on, apply them yourself",
+                names=", ".join(lost),
+                kind=_name(layer),
+            ),
             stacklevel=3,  # here, from_keras, and then its caller
         )
     return {"bidirectional": bidirectional} | tell[0][1]
@@ -210,22 +240,38 @@ def _config(layer: Any, reverse: bool) -> dict[str, Any]:
     name = _name(layer)
     if name not in _ACTIVATIONS:
         _fail(
-            f"source must be a SimpleRNN, LSTM, GRU or Bidirectional of Keras, got {name}: if it "
-            "computes the same as one of these, pass layer.get_weights()",
+            say(
+                "source must be a SimpleRNN, LSTM, GRU or Bidirectional of Keras, got "
+                "{got}: if it computes the same as one of these, pass layer.get_weights()",
+                got=name,
+            ),
             KindError,
         )
     config: dict[str, Any] = layer.get_config()
     for setting, values, remedy in (
-        ("activation", _ACTIVATIONS[name], "ours have no other"),
-        ("recurrent_activation", ("sigmoid",), "ours have no other"),
-        ("go_backwards", (reverse,), "flip the input in time, and pass layer.get_weights()"),
-        ("stateful", (False,), "pass layer.get_weights(), and with each call the last state as hx"),
-        ("time_major", (False,), "pass layer.get_weights(), and transpose the input"),
+        ("activation", _ACTIVATIONS[name], say("ours have no other")),
+        ("recurrent_activation", ("sigmoid",), say("ours have no other")),
+        ("go_backwards", (reverse,), say("flip the input in time, and pass layer.get_weights()")),
+        (
+            "stateful",
+            (False,),
+            say("pass layer.get_weights(), and with each call the last state as hx"),
+        ),
+        ("time_major", (False,), say("pass layer.get_weights(), and transpose the input")),
     ):
         value = config.get(setting, values[0])
         if value not in values:
-            rule = " or ".join(map(repr, values))
-            _fail(f"{name}: {setting} must be {rule}, got {value!r}: {remedy}")
+            rule = say(" or ").join(map(repr, values))
+            _fail(
+                say(
+                    "{name}: {setting} must be {rule}, got {got}: {remedy}",
+                    name=name,
+                    setting=setting,
+                    rule=rule,
+                    got=repr(value),
+                    remedy=remedy,
+                )
+            )
     return config
 
 
@@ -240,26 +286,43 @@ def _build(
     reset_after: bool | None = None,
 ) -> RNN | LSTM | GRU:
     if not isinstance(num_layers, int) or num_layers < 1:
-        _fail(f"num_layers must be an int of at least 1, got {num_layers!r}", KindError)
+        _fail(
+            say("num_layers must be an int of at least 1, got {got}", got=repr(num_layers)),
+            KindError,
+        )
     directions = 2 if bidirectional else 1
     runs = num_layers * directions
-    got = ", ".join(str(tuple(weight.shape)) for weight in weights) or "nothing"
+    got = ", ".join(str(tuple(weight.shape)) for weight in weights) or say("nothing")
     if len(weights) not in (2 * runs, 3 * runs):
         _fail(
-            f"weights must be kernel, recurrent_kernel and, with use_bias, bias for num_layers * D "
-            f"= {num_layers} * {directions} runs, {2 * runs} or {3 * runs} arrays, got "
-            f"{len(weights)}: {got}: say num_layers and bidirectional"
+            say(
+                "weights must be kernel, recurrent_kernel and, with use_bias, bias for "
+                "num_layers * D = {num_layers} * {directions} runs, {plain} or {biased} "
+                "arrays, got {got}: {shapes}: say num_layers and bidirectional",
+                num_layers=num_layers,
+                directions=directions,
+                plain=2 * runs,
+                biased=3 * runs,
+                got=len(weights),
+                shapes=got,
+            )
         )
     dtypes = sorted({str(weight.dtype) for weight in weights})
     if len(dtypes) > 1:
-        _fail(f"weights must have one dtype, got {' and '.join(dtypes)}: use astype")
+        _fail(
+            say("weights must have one dtype, got {got}: use astype", got=say(" and ").join(dtypes))
+        )
     bias = len(weights) == 3 * runs
     kernel, recurrent = weights[:2]
     hidden_size, columns = recurrent.shape if recurrent.dim() == 2 else (0, 0)
     if kernel.dim() != 2 or not hidden_size or columns / hidden_size not in _KINDS:
         _fail(
-            "weights must begin with kernel (H_in, G * H) and recurrent_kernel (H, G * H), G = 1 "
-            f"for SimpleRNN, 3 for GRU and 4 for LSTM, got {got}: pass layer.get_weights()"
+            say(
+                "weights must begin with kernel (H_in, G * H) and recurrent_kernel (H, G "
+                "* H), G = 1 for SimpleRNN, 3 for GRU and 4 for LSTM, got {got}: pass "
+                "layer.get_weights()",
+                got=got,
+            )
         )
     kind = _KINDS[columns // hidden_size]
     options: dict[str, Any] = {}
@@ -267,18 +330,28 @@ def _build(
         options["nonlinearity"] = activation
     elif activation != "tanh":
         _fail(
-            f"{kind.__name__}: activation must be 'tanh', got {activation!r}: only SimpleRNN has "
-            "another"
+            say(
+                "{kind}: activation must be 'tanh', got {got}: only SimpleRNN has another",
+                kind=kind.__name__,
+                got=repr(activation),
+            )
         )
     if kind is GRU:
         if reset_after is None and not bias:
             _fail(
-                "reset_after must be given for the weights of a GRU without bias: Keras' default "
-                "is True"
+                say(
+                    "reset_after must be given for the weights of a GRU without bias: Keras' "
+                    "default is True"
+                )
             )
         options["reset_after"] = weights[2].dim() == 2 if reset_after is None else reset_after
     elif reset_after is not None:
-        _fail(f"{kind.__name__}: reset_after must not be given: it is a choice of the GRU")
+        _fail(
+            say(
+                "{kind}: reset_after must not be given: it is a choice of the GRU",
+                kind=kind.__name__,
+            )
+        )
 
     # Without memory, so that no random numbers are drawn for parameters that are overwritten.
     layer: Any = kind(
@@ -299,7 +372,14 @@ def _build(
         expected += [w_ih[::-1], w_hh[::-1]] + [(2, columns) if both else (columns,)] * bias
     if [tuple(weight.shape) for weight in weights] != expected:
         rule = ", ".join(map(str, expected))
-        _fail(f"weights of this {layer} must be {rule}, got {got}: pass layer.get_weights()")
+        _fail(
+            say(
+                "weights of this {layer} must be {rule}, got {got}: pass layer.get_weights()",
+                layer=layer,
+                rule=rule,
+                got=got,
+            )
+        )
 
     layer.to_empty(device="cpu")
     gates = layer._cell.gates
@@ -332,8 +412,12 @@ def _tensor(weight: Any) -> Tensor:
     array = np.array(weight)  # a copy, for torch warns of arrays that are read-only
     if array.dtype.name not in _DTYPES:
         _fail(
-            f"weights must be arrays of {' or '.join(_DTYPES)}, got {array.dtype} "
-            f"{array.shape}: use astype",
+            say(
+                "weights must be arrays of {names}, got {got} {shape}: use astype",
+                names=say(" or ").join(_DTYPES),
+                got=array.dtype,
+                shape=array.shape,
+            ),
             KindError,
         )
     return torch.from_numpy(array)
@@ -352,4 +436,4 @@ def _name(value: object) -> str:
 
 
 def _fail(text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
-    raise error(f"from_keras: {text}")
+    raise error(say("from_keras: {text}", text=text))

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from elman.cells import CELLS, Cell
 from elman.exchange import package, rows
+from elman.language import say
 from elman.nn import GRU, LSTM, RNN, _Layer
 from elman.shapes import ShapeError
 
@@ -195,14 +196,17 @@ def load(path: str | os.PathLike[str]) -> dict[str, _Layer]:
         tops[read.output] = stack
     if not stacks:
         _fail(
-            f"{path} must have an RNN, LSTM or GRU node, got none: what other nodes compute, such "
-            "as the Scan of a projected LSTM, is not read"
+            say(
+                "{path} must have an RNN, LSTM or GRU node, got none: what other nodes "
+                "compute, such as the Scan of a projected LSTM, is not read",
+                path=path,
+            )
         )
     return {stack[0].name: _build(stack) for stack in stacks}
 
 
 def _fail(text: str, cause: Exception | None = None) -> NoReturn:
-    raise OnnxError(f"elman.onnx.load: {text}") from cause
+    raise OnnxError(say("elman.onnx.load: {text}", text=text)) from cause
 
 
 # --- a file that keeps the rules --------------------------------------------------------------
@@ -213,14 +217,30 @@ def _parsed(path: str | os.PathLike[str]) -> Any:
     onnx, checker = package("onnx"), package("onnx.checker")
     is_file, size = stat.S_ISREG(os.stat(path).st_mode), os.stat(path).st_size
     if not is_file:
-        _fail(f"{path} must be a regular file, got a directory, pipe or device: pass a file's path")
+        _fail(
+            say(
+                "{path} must be a regular file, got a directory, pipe or device: pass a "
+                "file's path",
+                path=path,
+            )
+        )
     if size > _MAX_BYTES:
-        _fail(f"{path} must be at most {_MAX_BYTES} bytes, the limit of the format, got {size}")
+        _fail(
+            say(
+                "{path} must be at most {limit} bytes, the limit of the format, got {got}",
+                path=path,
+                limit=_MAX_BYTES,
+                got=size,
+            )
+        )
     content = Path(path).read_bytes()
     try:
         model = onnx.ModelProto.FromString(content)
     except package("google.protobuf.message").DecodeError as error:
-        _fail(f"{path} must be an ONNX file, got something else: {error}", error)
+        _fail(
+            say("{path} must be an ONNX file, got something else: {error}", path=path, error=error),
+            error,
+        )
     try:
         _check_opset(path, model)
         _check(path, model)
@@ -230,11 +250,21 @@ def _parsed(path: str | os.PathLike[str]) -> Any:
             _check(path, model)
         _check_names(path, model.graph, set())
     except UnicodeDecodeError as error:
-        _fail(f"{path}: names must be UTF-8, got other bytes: {error}", error)
+        _fail(
+            say("{path}: names must be UTF-8, got other bytes: {error}", path=path, error=error),
+            error,
+        )
     except (checker.ValidationError, RuntimeError, ValueError) as error:
         if isinstance(error, OnnxError):
             raise
-        _fail(f"{path} must keep the rules of ONNX, but onnx says: {_short(error)}", error)
+        _fail(
+            say(
+                "{path} must keep the rules of ONNX, but onnx says: {error}",
+                path=path,
+                error=_short(error),
+            ),
+            error,
+        )
     return model
 
 
@@ -260,8 +290,13 @@ def _check_opset(path: Any, model: Any) -> None:
     versions = [o.version for o in model.opset_import if o.domain in _DOMAINS]
     if len(versions) > 1 or any(not 1 <= version <= newest for version in versions):
         _fail(
-            f"{path}: the opset must be one from 1 to {newest}, got "
-            f"{', '.join(map(str, versions))}: a newer package onnx may know it"
+            say(
+                "{path}: the opset must be one from 1 to {newest}, got {got}: a newer "
+                "package onnx may know it",
+                path=path,
+                newest=newest,
+                got=", ".join(map(str, versions)),
+            )
         )
 
 
@@ -274,8 +309,12 @@ def _check_functions(path: Any, model: Any, limit: int) -> None:
     def size(nodes: Iterable[Any], depth: int) -> int:
         if depth > _MAX_DEPTH:
             _fail(
-                f"{path}: functions must call each other at most {_MAX_DEPTH} deep, got more, or a "
-                "function that calls itself"
+                say(
+                    "{path}: functions must call each other at most {limit} deep, got "
+                    "more, or a function that calls itself",
+                    path=path,
+                    limit=_MAX_DEPTH,
+                )
             )
         total = 0
         for top in nodes:
@@ -291,8 +330,13 @@ def _check_functions(path: Any, model: Any, limit: int) -> None:
     total = size(model.graph.node, 0)
     if total > limit:
         _fail(
-            f"{path}: the functions' nodes must be at most {limit} bytes where they are called, "
-            f"got {total}"
+            say(
+                "{path}: the functions' nodes must be at most {limit} bytes where they "
+                "are called, got {got}",
+                path=path,
+                limit=limit,
+                got=total,
+            )
         )
 
 
@@ -308,7 +352,13 @@ def _check_names(path: Any, graph: Any, outer: set[str]) -> None:
     defined.subtract(set(inputs) & set(stored))
     twice = [name for name, count in defined.items() if count > 1 or name in outer]
     if twice:
-        _fail(f"{path}: a value must be defined once, got two of {twice[0]!r}")
+        _fail(
+            say(
+                "{path}: a value must be defined once, got two of {name}",
+                path=path,
+                name=repr(twice[0]),
+            )
+        )
     for node in graph.node:
         for attribute in node.attribute:
             for inner in _graphs(attribute):
@@ -378,8 +428,14 @@ class _Graph:
         self._left -= size
         if self._left < 0:
             _fail(
-                f"{self._path}: what is computed from the file's constants must be at most "
-                f"{_GROWTH} times the file and {_ROOM} bytes, got more, in {what}"
+                say(
+                    "{path}: what is computed from the file's constants must be at most "
+                    "{growth} times the file and {room} bytes, got more, in {what}",
+                    path=self._path,
+                    growth=_GROWTH,
+                    room=_ROOM,
+                    what=what,
+                )
             )
 
     def value(self, name: str) -> np.ndarray[Any, Any]:
@@ -398,8 +454,19 @@ class _Graph:
             else:
                 node = self.producers.get(last)
                 if node is None or node.op_type not in _COMPUTED or node.domain not in _DOMAINS:
-                    op = "an input" if node is None else f"what {node.op_type} makes"
-                    _fail(f"{self._path}: {last!r} must be a constant, got {op}")
+                    got = (
+                        say("an input")
+                        if node is None
+                        else say("what {op_type} makes", op_type=node.op_type)
+                    )
+                    _fail(
+                        say(
+                            "{path}: {name} must be a constant, got {got}",
+                            path=self._path,
+                            name=repr(last),
+                            got=got,
+                        )
+                    )
                 missing = [n for n in node.input if n and n not in known and n not in self._known]
                 waiting += missing
                 if not missing:
@@ -414,15 +481,27 @@ class _Graph:
         try:
             return np.asarray(self._onnx.numpy_helper.to_array(tensor, where))
         except Exception as error:  # what the package raises for a tensor is of many kinds
-            _fail(f"{self._path}: {tensor.name!r} must be a tensor: {_short(error)}", error)
+            _fail(
+                say(
+                    "{path}: {name} must be a tensor: {error}",
+                    path=self._path,
+                    name=repr(tensor.name),
+                    error=_short(error),
+                ),
+                error,
+            )
 
     # The outputs of one node, by name. The size of each is known before it is made.
     def _run(self, node: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
         self._computed += 1
         if self._computed > _MAX_COMPUTED:
             _fail(
-                f"{self._path}: at most {_MAX_COMPUTED} constants must be computed, got more, in "
-                f"{node.output[0]!r}"
+                say(
+                    "{path}: at most {limit} constants must be computed, got more, in {name}",
+                    path=self._path,
+                    limit=_MAX_COMPUTED,
+                    name=repr(node.output[0]),
+                )
             )
         helper, numpy_helper = self._onnx.helper, self._onnx.numpy_helper
         outputs = [name for name in node.output if name]
@@ -451,7 +530,7 @@ class _Graph:
                 tensor = value.type.tensor_type
                 axes = tensor.shape.dim
                 if not tensor.HasField("shape") or not all(a.HasField("dim_value") for a in axes):
-                    raise ValueError("the size of what it makes is not known")
+                    raise ValueError(say("the size of what it makes is not known"))
                 width = helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
                 sizes.append(max(1, width) * math.prod(a.dim_value for a in axes))
         except Exception as error:  # what the package raises for a node is of many kinds
@@ -468,8 +547,13 @@ class _Graph:
 
     def _refuse(self, node: Any, error: Exception) -> NoReturn:
         _fail(
-            f"{self._path}: {node.output[0]!r} must be what {node.op_type} can compute: "
-            f"{_short(error)}",
+            say(
+                "{path}: {name} must be what {op_type} can compute: {error}",
+                path=self._path,
+                name=repr(node.output[0]),
+                op_type=node.op_type,
+                error=_short(error),
+            ),
             error,
         )
 
@@ -587,7 +671,11 @@ class _Reader:
                 count += 1
             for inner in filter(_is_recurrent, _within(node)):
                 self._refuse(
-                    inner, f"it must not stand in another node, got it in a {node.op_type}"
+                    inner,
+                    say(
+                        "it must not stand in another node, got it in a {op_type}",
+                        op_type=node.op_type,
+                    ),
                 )
 
     def below(self, read: _Read) -> str:
@@ -668,25 +756,38 @@ class _Reader:
 
     def _refuse(self, node: Any, text: str) -> NoReturn:
         name = node.name if node.name.isprintable() else ascii(node.name)
-        _fail(f"{self._path}, node {name or '(no name)'} ({node.op_type}): {text}")
+        _fail(
+            say(
+                "{path}, node {name} ({op_type}): {text}",
+                path=self._path,
+                name=name or say("(no name)"),
+                op_type=node.op_type,
+                text=text,
+            )
+        )
 
     def _read(self, node: Any, name: str) -> _Read:
         x, w, r, b, lengths, *states, peepholes = [*node.input, *[""] * 8][:8]
         attributes = self._attributes(node)
         if peepholes:
-            self._refuse(node, "P must be left out, got peepholes: no layer has them")
+            self._refuse(node, say("P must be left out, got peepholes: no layer has them"))
         for what, state in zip(("initial_h", "initial_c"), states, strict=True):
             if state and self._graph.keeps(state):
                 self._refuse(
                     node,
-                    f"{what} must be zeros or an input of the model, got constants: a layer keeps "
-                    "no initial state",
+                    say(
+                        "{what} must be zeros or an input of the model, got constants: a layer "
+                        "keeps no initial state",
+                        what=what,
+                    ),
                 )
         if lengths and not self._graph.fixed.isdisjoint(self._graph.sources(lengths)):
             self._refuse(
                 node,
-                "sequence_lens must be an input of the model, got a constant: a layer keeps no "
-                "lengths",
+                say(
+                    "sequence_lens must be an input of the model, got a constant: a layer "
+                    "keeps no lengths"
+                ),
             )
         directions = 2 if attributes["direction"] == b"bidirectional" else 1
         cell = self._cell(node, attributes, directions)
@@ -695,8 +796,8 @@ class _Reader:
         declared = self._graph.shapes.get(x, ["", "", ""])
         size = weights[0].shape[1]
         if len(declared) != 3 or (declared[2] != size and isinstance(declared[2], int)):
-            rule = f"[L, N, {size}]" if attributes["layout"] == 0 else f"[N, L, {size}]"
-            self._refuse(node, f"X must be {rule}, as W is, got {declared}")
+            axes = f"[L, N, {size}]" if attributes["layout"] == 0 else f"[N, L, {size}]"
+            self._refuse(node, say("X must be {axes}, as W is, got {got}", axes=axes, got=declared))
         batch_first = attributes["layout"] == 1
         return _Read(name, cell, batch_first, x, lengths, node.output[0], weights)
 
@@ -708,23 +809,37 @@ class _Reader:
             name = attribute.name
             value = package("onnx").helper.get_attribute_value(attribute)
             if name not in _DEFAULTS or (name == "input_forget" and value):
-                self._refuse(node, f"{name} must be left out, got {_short(value)}: no layer has it")
+                self._refuse(
+                    node,
+                    say(
+                        "{name} must be left out, got {got}: no layer has it",
+                        name=name,
+                        got=_short(value),
+                    ),
+                )
             attributes[name] = value
         if attributes["direction"] == b"reverse":
             self._refuse(
                 node,
-                "direction must be 'forward' or 'bidirectional', got 'reverse': no layer runs "
-                "backwards only",
+                say(
+                    "direction must be 'forward' or 'bidirectional', got 'reverse': no layer "
+                    "runs backwards only"
+                ),
             )
         if attributes["direction"] not in (b"forward", b"bidirectional"):
             direction = attributes["direction"].decode(errors="replace")
             self._refuse(
                 node,
-                f"direction must be 'forward' or 'bidirectional', got {_short(repr(direction))}",
+                say(
+                    "direction must be 'forward' or 'bidirectional', got {got}",
+                    got=_short(repr(direction)),
+                ),
             )
         for name in ("layout", "linear_before_reset"):
             if attributes[name] not in (0, 1):
-                self._refuse(node, f"{name} must be 0 or 1, got {attributes[name]}")
+                self._refuse(
+                    node, say("{name} must be 0 or 1, got {got}", name=name, got=attributes[name])
+                )
         return attributes
 
     # The cell whose operator, functions and way of resetting are the node's.
@@ -743,10 +858,14 @@ class _Reader:
                 is_same = len(functions) in lengths and given == [f.lower() for f in rule]
                 if is_same and own["linear_before_reset"] == reset:
                     return cell
-        rule_text = " or ".join(dict.fromkeys(map(str, rules)))
+        known = say(" or ").join(dict.fromkeys(map(str, rules)))
         self._refuse(
             node,
-            f"activations must be {rule_text}, got {_short(functions)}: no layer has others",
+            say(
+                "activations must be {known}, got {got}: no layer has others",
+                known=known,
+                got=_short(functions),
+            ),
         )
 
     # W, R and B -> w_ih, w_hh, b_ih, b_hh, w_hr of each direction, in our order of gates
@@ -756,23 +875,47 @@ class _Reader:
         graph = self._graph
         for letter, name in zip("WRB", names, strict=True):
             if name not in graph.fixed or not (name or letter == "B"):
-                self._refuse(node, f"{letter} must be a constant of the file, got {name!r}")
+                self._refuse(
+                    node,
+                    say(
+                        "{letter} must be a constant of the file, got {got}",
+                        letter=letter,
+                        got=repr(name),
+                    ),
+                )
             maker = graph.producers.get(name)
             if maker is not None and maker.op_type not in _COMPUTED:
                 self._refuse(
-                    node, f"{letter} must be a constant of the file, got what {maker.op_type} makes"
+                    node,
+                    say(
+                        "{letter} must be a constant of the file, got what {op_type} makes",
+                        letter=letter,
+                        op_type=maker.op_type,
+                    ),
                 )
         arrays = {letter: graph.value(n) for letter, n in zip("WRB", names, strict=True) if n}
         kinds = {array.dtype.name for array in arrays.values()}
         if len(kinds) > 1 or not kinds <= {"float16", "float32", "float64"}:
-            rule = "W, R and B must all be float16, float32 or float64"
-            self._refuse(node, f"{rule}, got {', '.join(sorted(kinds))}")
+            self._refuse(
+                node,
+                say(
+                    "W, R and B must all be float16, float32 or float64, got {got}",
+                    got=", ".join(sorted(kinds)),
+                ),
+            )
         if arrays["W"].ndim != 3 or not arrays["W"].shape[2]:
-            rule = f"W must be ({directions}, {len(cell.gates)} * hidden_size, input_size)"
-            self._refuse(node, f"{rule}, got {arrays['W'].shape}")
+            self._refuse(
+                node,
+                say(
+                    "W must be ({directions}, {gates} * hidden_size, input_size), got {got}",
+                    directions=directions,
+                    gates=len(cell.gates),
+                    got=arrays["W"].shape,
+                ),
+            )
         hidden_size = hidden_size or (0, *arrays["R"].shape)[-1]
         if hidden_size < 1:
-            self._refuse(node, f"hidden_size must be at least 1, got {hidden_size}")
+            self._refuse(node, say("hidden_size must be at least 1, got {got}", got=hidden_size))
         height = len(cell.gates) * hidden_size
         wanted = {
             "W": (directions, height, arrays["W"].shape[2]),
@@ -781,9 +924,17 @@ class _Reader:
         }
         for letter, array in arrays.items():
             if array.shape != wanted[letter]:
-                self._refuse(node, f"{letter} must be {wanted[letter]}, got {array.shape}")
+                self._refuse(
+                    node,
+                    say(
+                        "{letter} must be {shape}, got {got}",
+                        letter=letter,
+                        shape=wanted[letter],
+                        got=array.shape,
+                    ),
+                )
         # Many nodes may share what the file has once.
-        graph.take(sum(array.nbytes for array in arrays.values()), "the weights of its layers")
+        graph.take(sum(array.nbytes for array in arrays.values()), say("the weights of its layers"))
         w, r, b = (torch.tensor(arrays[x]) if x in arrays else None for x in "WRB")
         assert w is not None
         assert r is not None

@@ -28,6 +28,7 @@ from torch.nn import Module
 from elman.cells import CELLS, Cell
 from elman.checkpoint import write_atomically
 from elman.exchange import package, rows
+from elman.language import say
 from elman.nn import _Recurrent, _StepCell
 from elman.shapes import KindError, ShapeError
 
@@ -257,8 +258,12 @@ def _unknown(name: str) -> NoReturn:
     if "__" in name:
         raise AttributeError(name)
     _fail(
-        f"a cell must be written in the operations of elman.cells.Math, got {name}: those are what "
-        "a file can hold; leave the model in PyTorch, or write the cell without it"
+        say(
+            "a cell must be written in the operations of elman.cells.Math, got "
+            "{got}: those are what a file can hold; leave the model in PyTorch, or "
+            "write the cell without it",
+            got=name,
+        )
     )
 
 
@@ -490,20 +495,33 @@ def export(
     onnx = package("onnx")
     if args is not None:
         if mode != "sequence":
-            _fail(f"mode must be left out where args are given, got {mode!r}: args say it")
+            _fail(
+                say(
+                    "mode must be left out where args are given, got {got}: args say it",
+                    got=repr(mode),
+                )
+            )
         model = _through_torch(module, args, options)
     elif not isinstance(module, _Recurrent):
         if not isinstance(module, Module):
-            rule = "module must be a torch.nn.Module"
-            _fail(f"{rule}, got {type(module).__name__}: pass the module", KindError)
+            _fail(
+                say(
+                    "module must be a torch.nn.Module, got {got}: pass the module",
+                    got=type(module).__name__,
+                ),
+                KindError,
+            )
         _fail(
-            "module must be an RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell of elman, got "
-            f"{type(module).__name__}: for another model pass example inputs, args=(x,)",
+            say(
+                "module must be an RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell of "
+                "elman, got {got}: for another model pass example inputs, args=(x,)",
+                got=type(module).__name__,
+            ),
             KindError,
         )
     elif options:
         what = ", ".join(options)
-        _fail(f"{what} must come with args, got none: pass args=(x,)", KindError)
+        _fail(say("{what} must come with args, got none: pass args=(x,)", what=what), KindError)
     else:
         model = _written(module, mode)
     version = model.metadata_props.add()
@@ -513,7 +531,7 @@ def export(
 
 
 def _fail(text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
-    raise error(f"elman.onnx.export: {text}")
+    raise error(say("elman.onnx.export: {text}", text=text))
 
 
 def _version() -> str:
@@ -527,9 +545,14 @@ def _check_size(module: Module) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if size > _MAX_BYTES:
         _fail(
-            f"the weights must be at most {_MAX_BYTES} bytes, the limit of an ONNX file, got "
-            f"{size}: export it in halves, or call torch.onnx.export with external_data=True and "
-            "custom_translation_table=elman.onnx.translation_table()",
+            say(
+                "the weights must be at most {limit} bytes, the limit of an ONNX "
+                "file, got {got}: export it in halves, or call torch.onnx.export with "
+                "external_data=True and "
+                "custom_translation_table=elman.onnx.translation_table()",
+                limit=_MAX_BYTES,
+                got=size,
+            ),
         )
 
 
@@ -539,19 +562,27 @@ def _written(module: Any, mode: str) -> Any:
     who, is_cell = type(module).__name__, isinstance(module, _StepCell)
     directions = 1 if is_cell else module._num_directions
     if mode not in ("sequence", "step"):
-        _fail(f"mode must be 'sequence' or 'step', got {mode!r}: choose one")
+        _fail(say("mode must be 'sequence' or 'step', got {got}: choose one", got=repr(mode)))
     if mode == "step" and directions == 2:
         _fail(
-            f"mode must be 'sequence' for a bidirectional {who}, got 'step': its second direction "
-            "begins at the end of the sequence, which a step does not know",
+            say(
+                "mode must be 'sequence' for a bidirectional {who}, got 'step': its "
+                "second direction begins at the end of the sequence, which a step does "
+                "not know",
+                who=who,
+            ),
         )
     _check_size(module)
     weights = module._weights()
     dtype = weights[0].dtype
     if dtype not in _DTYPES:
         _fail(
-            f"the weights of {who} must be float16, float32 or float64, got {dtype}: ONNX's "
-            "operators have no other, use .float()",
+            say(
+                "the weights of {who} must be float16, float32 or float64, got {got}: "
+                "ONNX's operators have no other, use .float()",
+                who=who,
+                got=dtype,
+            ),
         )
 
     cell = module._cell
@@ -650,16 +681,30 @@ def _translate(
     input: Any,
     batch_sizes: Any,
     lengths: Any,
+    resets: Any,
     h_0: Any,
     c_0: Any,
+    h_to: Any,
+    c_to: Any,
     *weights_and_options: Any,
 ) -> tuple[Any, ...]:
     onnx, ir = package("onnx"), package("onnx_ir")
     *weights, cell_name, _ = weights_and_options
     if batch_sizes is not None:
         _fail(
-            "input must be padded, got a PackedSequence, whose rows ONNX's operators cannot read: "
-            "pass the padded input and lengths=",
+            say(
+                "input must be padded, got a PackedSequence, whose rows ONNX's operators "
+                "cannot read: pass the padded input and lengths="
+            ),
+            KindError,
+        )
+    if resets is not None:
+        _fail(
+            say(
+                "reset must be None, got a mask: ONNX's recurrent operators have none; "
+                "export a call of one step, and give it zeros as its state where a "
+                "sequence starts anew"
+            ),
             KindError,
         )
     cell, dtype = CELLS[cell_name], torch.from_numpy(np.empty(0, input.dtype.numpy())).dtype

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from elman.language import say
 from elman.runtime.file import FileError
 
 __all__ = ["Facts"]
@@ -34,7 +35,9 @@ class Facts:
     def __init__(self, where: str, values: Any) -> None:
         """Look at the mapping."""
         if not isinstance(values, Mapping):
-            raise FileError(f"{where} must be an object, got {_short(values)}")
+            raise FileError(
+                say("{where} must be an object, got {got}", where=where, got=_short(values))
+            )
         self.where, self.values = where, values
 
     def part(self, name: str) -> "Facts":
@@ -45,14 +48,14 @@ class Facts:
         """Return an integer."""
         value = self.values.get(name)
         if type(value) is not int or not least <= value <= most:
-            raise self._wrong(name, f"an integer from {least}", value)
+            raise self._wrong(name, say("an integer from {least}", least=least), value)
         return value
 
     def truth(self, name: str) -> bool:
         """Return a truth value."""
         value = self.values.get(name)
         if type(value) is not bool:
-            raise self._wrong(name, "true or false", value)
+            raise self._wrong(name, say("true or false"), value)
         return value
 
     def number(self, name: str, above: float = -math.inf) -> float:
@@ -62,10 +65,12 @@ class Facts:
     def numbers(self, name: str, values: Any, above: float = -math.inf) -> tuple[float, ...]:
         """Return numbers that were found under a name."""
         if not isinstance(values, (list, tuple)):
-            raise self._wrong(name, "a list of numbers", values)
+            raise self._wrong(name, say("a list of numbers"), values)
         for value in values:
             if type(value) not in (int, float) or not abs(value) < 1e30 or not value > above:
-                rule = "a number" + (f" above {above:g}" if math.isfinite(above) else "")
+                rule = say("a number")
+                if math.isfinite(above):
+                    rule = say("a number above {least}", least=f"{above:g}")
                 raise self._wrong(name, rule, value)
         return tuple(map(float, values))
 
@@ -73,7 +78,7 @@ class Facts:
         """Return a text."""
         value = self.values.get(name)
         if not isinstance(value, str):
-            raise self._wrong(name, "a text", value)
+            raise self._wrong(name, say("a text"), value)
         return value
 
     def text_or_none(self, name: str) -> str | None:
@@ -84,22 +89,30 @@ class Facts:
         """Return a list of texts."""
         value = self.values.get(name)
         if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise self._wrong(name, "a list of texts", value)
+            raise self._wrong(name, say("a list of texts"), value)
         if len(value) < least:
-            raise self._wrong(name, f"a list of {least} texts or more", value)
+            raise self._wrong(name, say("a list of {least} texts or more", least=least), value)
         if distinct and len(set(value)) < len(value):
-            raise self._wrong(name, "a list of texts of which no two are the same", value)
+            raise self._wrong(name, say("a list of texts of which no two are the same"), value)
         return tuple(value)
 
     def word(self, name: str, known: Sequence[str]) -> str:
         """Return one of several words."""
         value = self.values.get(name)
         if not isinstance(value, str) or value not in known:
-            raise self._wrong(name, f"one of {', '.join(map(repr, known))}", value)
+            raise self._wrong(name, say("one of {known}", known=", ".join(map(repr, known))), value)
         return value
 
     def _wrong(self, name: str, rule: str, value: Any) -> FileError:
-        return FileError(f"{self.where}: {name} must be {rule}, got {_short(value)}")
+        return FileError(
+            say(
+                "{where}: {name} must be {rule}, got {got}",
+                where=self.where,
+                name=name,
+                rule=rule,
+                got=_short(value),
+            )
+        )
 
 
 def _short(value: Any) -> str:

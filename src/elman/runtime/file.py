@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
+from elman.language import say
 
 __all__ = ["FileError", "Stored", "digest", "read", "write"]
 
@@ -66,26 +67,42 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Stored
     """
     path = Path(path)
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-        raise FileError(f"{path} must be a model file, but is not a file")
+        raise FileError(say("{path} must be a model file, but is not a file", path=path))
     size = path.stat().st_size
     if not 8 < size <= _MOST_FILE:
-        raise FileError(f"{path} must have from 9 to {_MOST_FILE} bytes, got {size}")
+        raise FileError(
+            say(
+                "{path} must have from 9 to {most} bytes, got {got}",
+                path=path,
+                most=_MOST_FILE,
+                got=size,
+            )
+        )
     content = path.read_bytes()
     header_size = int.from_bytes(content[:8], "little")
     if header_size > min(_MOST_HEADER, len(content) - 8):
         raise FileError(
-            f"{path} is no model file, or cut short: its header must have at most"
-            f" {min(_MOST_HEADER, len(content) - 8)} bytes, got {header_size}"
+            say(
+                "{path} is no model file, or cut short: its header must have at most "
+                "{most} bytes, got {got}",
+                path=path,
+                most=min(_MOST_HEADER, len(content) - 8),
+                got=header_size,
+            )
         )
     header = _json(path, content[8 : 8 + header_size])
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get("elman"), str):
-        raise FileError(f"{path} is not a model file of elman: its header has no description")
+        raise FileError(
+            say("{path} is not a model file of elman: its header has no description", path=path)
+        )
     data = memoryview(content)[8 + header_size :]
     tensors = _tensors(path, header, data)
     checksum = _digest(metadata["elman"], tensors)
     if metadata.get("sha256") != checksum:
-        raise FileError(f"{path} is damaged: its checksum is not that of what it holds")
+        raise FileError(
+            say("{path} is damaged: its checksum is not that of what it holds", path=path)
+        )
     return _json(path, _encoded(metadata["elman"])), tensors, checksum
 
 
@@ -130,9 +147,17 @@ def _json(path: Path, text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FileError(f"{path} is damaged: its header is not JSON ({error})") from error
+        raise FileError(
+            say("{path} is damaged: its header is not JSON ({error})", path=path, error=error)
+        ) from error
     if not isinstance(found, dict):
-        raise FileError(f"{path} is damaged: its header must be an object, got {found!r:.40}")
+        raise FileError(
+            say(
+                "{path} is damaged: its header must be an object, got {got}",
+                path=path,
+                got=f"{found!r:.40}",
+            )
+        )
     return found
 
 
@@ -145,15 +170,41 @@ def _tensors(path: Path, header: dict[str, Any], data: memoryview) -> dict[str, 
             kind = np.dtype(_DTYPES[dtype])
             sizes = [*shape, begin, end]
         except (TypeError, KeyError, ValueError) as error:
-            raise FileError(f"{path} is damaged: the entry of {name!r:.80} is {error!r}") from error
+            raise FileError(
+                say(
+                    "{path} is damaged: the entry of {name} is {error}",
+                    path=path,
+                    name=f"{name!r:.80}",
+                    error=repr(error),
+                )
+            ) from error
         if len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**48 for n in sizes):
-            raise FileError(f"{path} is damaged: the sizes of {name!r:.80} cannot be")
+            raise FileError(
+                say(
+                    "{path} is damaged: the sizes of {name} cannot be",
+                    path=path,
+                    name=f"{name!r:.80}",
+                )
+            )
         if not begin <= end <= len(data) or math.prod(shape) * kind.itemsize != end - begin:
-            raise FileError(f"{path} is damaged, or cut short: {name!r:.80} has not its place")
+            raise FileError(
+                say(
+                    "{path} is damaged, or cut short: {name} has not its place",
+                    path=path,
+                    name=f"{name!r:.80}",
+                )
+            )
         used += end - begin
         tensors[name] = Stored(dtype, np.frombuffer(data[begin:end], kind).reshape(shape))
     if used != len(data):
-        raise FileError(f"{path} is damaged: {len(data)} bytes of tensors, {used} described")
+        raise FileError(
+            say(
+                "{path} is damaged: {count} bytes of tensors, {used} described",
+                path=path,
+                count=len(data),
+                used=used,
+            )
+        )
     return tensors
 
 

@@ -35,8 +35,12 @@ def check_format(description: Mapping[str, Any]) -> None:
     form = description.get("format")
     if type(form) is not int or form != _FORMAT:
         raise FileError(
-            f"the format of the file must be {_FORMAT}, got {form!r:.40}: it was written by a"
-            " newer elman, or is none; update elman"
+            say(
+                "the format of the file must be {format}, got {got}: it was written by a "
+                "newer elman, or is none; update elman",
+                format=_FORMAT,
+                got=f"{form!r:.40}",
+            )
         )
 
 
@@ -63,17 +67,28 @@ class Model:
     ) -> None:
         """Make the modules."""
         if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
-            raise InputError(f"threads must be from 1 to {_MOST_THREADS}, got {threads!r:.40}")
+            raise InputError(
+                say(
+                    "threads must be from 1 to {most}, got {got}",
+                    most=_MOST_THREADS,
+                    got=f"{threads!r:.40}",
+                )
+            )
         self._threads = threads
         check_format(description)
         entries = description.get("modules")
         if entries is None and "chains" in description:
             raise FileError(
-                f"the file is a model of {description.get('job')!r:.40}, of several chains: load it"
-                " with elman.runtime.load"
+                say(
+                    "the file is a model of {job}, of several chains: load it with "
+                    "elman.runtime.load",
+                    job=f"{description.get('job')!r:.40}",
+                )
             )
         if not isinstance(entries, list):
-            raise FileError(f"the file must describe modules, got {entries!r:.80}")
+            raise FileError(
+                say("the file must describe modules, got {got}", got=f"{entries!r:.80}")
+            )
         self.description, self.digest = dict(description), digest
         self.modules: list[Module] = make(entries, tensors)
         self._recurrent = [
@@ -169,20 +184,33 @@ class Model:
         array = _array("x", x)
         names = (*axes, *([] if self.takes_integers else [f"inputs = {self.inputs}"]))
         if array.ndim != len(names) or not (self.takes_integers or array.shape[-1] == self.inputs):
-            raise InputError(f"x must be ({', '.join(names)}), got {array.shape}")
+            raise InputError(
+                say("x must be ({axes}), got {got}", axes=", ".join(names), got=array.shape)
+            )
         if batch is not None and array.shape[len(axes) - 1] != batch:
-            raise InputError(f"x must have a batch of {batch}, as the session, got {array.shape}")
+            raise InputError(
+                say(
+                    "x must have a batch of {batch}, as the session, got {got}",
+                    batch=batch,
+                    got=array.shape,
+                )
+            )
         if self.takes_integers:
             symbols = self.modules[0].symbols  # type: ignore[attr-defined]
             if array.dtype.kind not in "iu":
-                raise InputError(f"x must be integers, got {array.dtype}")
+                raise InputError(say("x must be integers, got {got}", got=array.dtype))
             if array.size and not (array.min() >= 0 and array.max() < symbols):
                 raise InputError(
-                    f"x must be from 0 to {symbols - 1}, got {array.min()} to {array.max()}"
+                    say(
+                        "x must be from 0 to {most}, got {least_got} to {most_got}",
+                        most=symbols - 1,
+                        least_got=array.min(),
+                        most_got=array.max(),
+                    )
                 )
             return np.require(array, np.int64, ["C", "A"])
         if array.dtype.kind not in "fiu":
-            raise InputError(f"x must be numbers, got {array.dtype}")
+            raise InputError(say("x must be numbers, got {got}", got=array.dtype))
         return np.require(array, self.dtype, ["C", "A"])
 
     def _lengths(self, lengths: Any, seq_len: int, batch: int) -> NDArray[np.int64] | None:
@@ -191,11 +219,21 @@ class Model:
         steps = _array("lengths", lengths)
         if steps.shape != (batch,) or steps.dtype.kind not in "iu":
             raise InputError(
-                f"lengths must be (N,) = ({batch},) integers, got {steps.shape} {steps.dtype}"
+                say(
+                    "lengths must be (N,) = ({batch},) integers, got {got} {dtype}",
+                    batch=batch,
+                    got=steps.shape,
+                    dtype=steps.dtype,
+                )
             )
         if steps.size and not (steps.min() >= 0 and steps.max() <= seq_len):
             raise InputError(
-                f"lengths must be from 0 to L = {seq_len}, got {steps.min()} to {steps.max()}"
+                say(
+                    "lengths must be from 0 to L = {seq_len}, got {least_got} to {most_got}",
+                    seq_len=seq_len,
+                    least_got=steps.min(),
+                    most_got=steps.max(),
+                )
             )
         return np.require(steps, np.int64, ["C", "A"])
 
@@ -213,7 +251,7 @@ def _array(what: str, given: Any) -> NDArray[Any]:
 def _done(has_run: bool, out: Floats) -> Floats:
     """Return what the core wrote; what was checked can only have been changed meanwhile."""
     if not has_run:
-        raise InputError("x must stay as it is during the call, but another thread changed it")
+        raise InputError(say("x must stay as it is during the call, but another thread changed it"))
     return out
 
 
@@ -244,8 +282,10 @@ class Session:
         for _, module in model._recurrent:
             if module.directions == 2:
                 raise InputError(
-                    "a session goes forwards, and this model reads sequences from their end too:"
-                    " use model.run for whole sequences"
+                    say(
+                        "a session goes forwards, and this model reads sequences from their end "
+                        "too: use model.run for whole sequences"
+                    )
                 )
         self.model, self.batch = model, batch
         self._states = [module.zeros(batch, model.dtype) for _, module in model._recurrent]
@@ -307,9 +347,16 @@ class Session:
         if out is None:
             return
         if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != self._dtype:
-            raise InputError(f"out must be {shape} of {self._dtype}, got {out!r:.80}")
+            raise InputError(
+                say(
+                    "out must be {shape} of {dtype}, got {got}",
+                    shape=shape,
+                    dtype=self._dtype,
+                    got=f"{out!r:.80}",
+                )
+            )
         if not out.flags.writeable:
-            raise InputError("out must be writeable, got an array that is not")
+            raise InputError(say("out must be writeable, got an array that is not"))
 
     def _run(self, x: NDArray[Any]) -> Floats:
         """Advance by NumPy alone."""
@@ -338,7 +385,12 @@ class Session:
         mask = np.ones(self.batch, bool) if rows is None else _array("rows", rows)
         if mask.shape != (self.batch,) or mask.dtype != bool:
             raise InputError(
-                f"rows must be ({self.batch},) booleans, got {mask.shape} {mask.dtype}"
+                say(
+                    "rows must be ({batch},) booleans, got {got} {dtype}",
+                    batch=self.batch,
+                    got=mask.shape,
+                    dtype=mask.dtype,
+                )
             )
         for state in self._states:
             for part in state:
@@ -360,7 +412,7 @@ class Session:
         if isinstance(state, (bytes, bytearray, memoryview)):
             state = State.frombytes(bytes(state))
         if isinstance(state, State) and state.digest != self.model.digest:
-            raise InputError("the state belongs to another model: its checksum differs")
+            raise InputError(say("the state belongs to another model: its checksum differs"))
         if not isinstance(state, Mapping):
             raise InputError(
                 say("the state must be a mapping of arrays, or bytes, got {got}",
@@ -369,15 +421,25 @@ class Session:
         own = dict(self._named())
         if set(state) != set(own):
             raise InputError(
-                f"the state must have {', '.join(own)}, got {', '.join(map(str, state))}"
+                say(
+                    "the state must have {names}, got {got}",
+                    names=", ".join(own),
+                    got=", ".join(map(str, state)),
+                )
             )
         parts = {name: _array(name, state[name]) for name in own}
         for name, part in own.items():
             given = parts[name]
             if given.shape != part.shape or given.dtype != part.dtype:
                 raise InputError(
-                    f"{name} must be {part.shape} of {part.dtype}, got {given.shape} of"
-                    f" {given.dtype}"
+                    say(
+                        "{name} must be {shape} of {dtype}, got {got} of {got_dtype}",
+                        name=name,
+                        shape=part.shape,
+                        dtype=part.dtype,
+                        got=given.shape,
+                        got_dtype=given.dtype,
+                    )
                 )
         for name, part in own.items():
             part[...] = parts[name]
@@ -455,22 +517,29 @@ class State(Mapping[str, Floats]):
         text, _, data = rest.partition(b"\n")
         try:
             if mark + b"\n" != _MARK:
-                raise ValueError("it does not begin as one")
+                raise ValueError(say("it does not begin as one"))
             head = json.loads(text)
             parts, at = {}, 0
             for name, shape, dtype in head["parts"]:
                 if dtype not in ("<f4", "<f8") or not all(type(n) is int and n >= 0 for n in shape):
-                    raise ValueError(f"its part {name!r:.40} is of no kind that a state has")
+                    raise ValueError(
+                        say(
+                            "its part {name} is of no kind that a state has",
+                            name=f"{name!r:.40}",
+                        )
+                    )
                 size = int(np.prod([int(n) for n in shape], dtype=object)) * int(dtype[-1])
                 if at + size > len(data):
-                    raise ValueError("it is cut short")
+                    raise ValueError(say("it is cut short"))
                 part = np.frombuffer(data[at : at + size], dtype).reshape(shape)
                 parts[str(name)], at = part.astype(dtype[1:]), at + size
             if at != len(data):
-                raise ValueError("it is too long")
+                raise ValueError(say("it is too long"))
             return State(str(head["model"]), parts)
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-            raise InputError(f"the bytes are not a state of a session: {error}") from error
+            raise InputError(
+                say("the bytes are not a state of a session: {error}", error=error)
+            ) from error
 
 
 class Streams:
@@ -546,7 +615,12 @@ class Streams:
         for name, array in zip(inputs, arrays, strict=True):
             if array.shape != shape:
                 raise InputError(
-                    f"x of each stream must be {shape}, got {array.shape} of {name!r:.80}"
+                    say(
+                        "x of each stream must be {shape}, got {got} of {name}",
+                        shape=shape,
+                        got=array.shape,
+                        name=f"{name!r:.80}",
+                    )
                 )
         x = model._checked(np.stack(arrays), ("N",), len(arrays))
         return x.tolist() if model.takes_integers else list(x)
@@ -556,8 +630,13 @@ class Streams:
         capacity = self._session.batch
         if len(names) > capacity - len(self._rows):
             raise InputError(
-                f"there is room for {capacity} streams, and {len(names)} more than"
-                f" {len(self._rows)} were given: drop some, or ask for more capacity"
+                say(
+                    "there is room for {capacity} streams, and {more} more than {count} "
+                    "were given: drop some, or ask for more capacity",
+                    capacity=capacity,
+                    more=len(names),
+                    count=len(self._rows),
+                )
             )
         rows = [self._dropped.pop() if self._dropped else next(self._unused) for _ in names]
         for _, part in self._session._named():
@@ -630,5 +709,5 @@ class Streams:
 
     def _row(self, name: str) -> int:
         if not self._has(name):
-            raise InputError(f"there is no stream {name!r:.80}")
+            raise InputError(say("there is no stream {name}", name=f"{name!r:.80}"))
         return self._rows[name]

@@ -81,7 +81,12 @@ class _Reader(Facts):
     """The entry of a module in a description, and the tensors of a file."""
 
     def __init__(self, entry: Mapping[str, Any], tensors: Mapping[str, Stored]) -> None:
-        super().__init__(f"module {entry.get('name')!r:.80} ({entry.get('kind')!r:.40})", entry)
+        where = say(
+            "module {name} ({kind})",
+            name=f"{entry.get('name')!r:.80}",
+            kind=f"{entry.get('kind')!r:.40}",
+        )
+        super().__init__(where, entry)
         self.entry, self.tensors = entry, tensors
 
     def weight(self, name: str, shape: tuple[int, ...]) -> Floats:
@@ -135,9 +140,23 @@ class _Reader(Facts):
         full = f"{self.entry.get('name')}.{name}"
         stored = self.tensors.get(full)
         if stored is None:
-            raise FileError(f"{self}: the tensor {full!r:.80} is missing")
+            raise FileError(
+                say(
+                    "{module}: the tensor {name} is missing",
+                    module=self,
+                    name=f"{full!r:.80}",
+                )
+            )
         if stored.array.shape != shape:
-            raise FileError(f"{self}: {full!r:.80} must be {shape}, got {stored.array.shape}")
+            raise FileError(
+                say(
+                    "{module}: {name} must be {shape}, got {got}",
+                    module=self,
+                    name=f"{full!r:.80}",
+                    shape=shape,
+                    got=stored.array.shape,
+                )
+            )
         return stored
 
     def __str__(self) -> str:
@@ -369,10 +388,21 @@ class Recurrent(Module):
         self.inputs, self.hidden_size = read.size("inputs"), read.size("hidden_size")
         self.num_layers = read.size("num_layers")
         if self.num_layers > 1024:
-            raise FileError(f"{read}: num_layers must be at most 1024, got {self.num_layers}")
+            raise FileError(
+                say(
+                    "{module}: num_layers must be at most 1024, got {got}",
+                    module=read,
+                    got=self.num_layers,
+                )
+            )
         self.proj_size = read.size("proj_size", least=0)
         if self.proj_size and (self.cell.name != "lstm" or self.proj_size >= self.hidden_size):
-            raise FileError(f"{read}: proj_size must be 0, or of an LSTM and below hidden_size")
+            raise FileError(
+                say(
+                    "{module}: proj_size must be 0, or of an LSTM and below hidden_size",
+                    module=read,
+                )
+            )
         self.directions = 2 if read.truth("bidirectional") else 1
         bias = read.truth("bias")
         out = self.proj_size or self.hidden_size
@@ -509,18 +539,29 @@ def make(entries: Sequence[Mapping[str, Any]], tensors: Mapping[str, Stored]) ->
     for entry in entries:
         kind = entry.get("kind") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in KINDS:
-            raise FileError(f"a module must be one of {', '.join(KINDS)}, got {entry!r:.80}")
+            raise FileError(
+                say(
+                    "a module must be one of {names}, got {got}",
+                    names=", ".join(KINDS),
+                    got=f"{entry!r:.80}",
+                )
+            )
         read = _Reader(entry, tensors)
         module = KINDS[entry["kind"]](read)
         inputs = getattr(module, "inputs", None)
         if inputs is None and modules:
-            raise FileError(f"{read} must be the first, for it takes integers")
+            raise FileError(say("{module} must be the first, for it takes integers", module=read))
         if width is not None and inputs != width:
             raise FileError(
-                f"{read} must take {width} numbers, as the one before gives, got {inputs}"
+                say(
+                    "{module} must take {width} numbers, as the one before gives, got {got}",
+                    module=read,
+                    width=width,
+                    got=inputs,
+                )
             )
         modules.append(module)
         width = module.width
     if not modules:
-        raise FileError("a model must have at least one module, got none")
+        raise FileError(say("a model must have at least one module, got none"))
     return modules

@@ -2,19 +2,25 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from elman import environment
+from elman.language import say
 from elman.runtime.modules import Module, Recurrent
 
 try:
     from elman import _native as _native
 except ImportError as error:
     warnings.warn(
-        f"elman: the native core could not be loaded ({error}); models are run by NumPy, slowly."
-        " Reinstall elman on a machine with a C++20 compiler to build the core.",
+        say(
+            "elman: the native core could not be loaded ({error}); models are run by "
+            "NumPy, slowly. Reinstall elman on a machine with a C++20 compiler to "
+            "build the core.",
+            error=error,
+        ),
         stacklevel=2,
     )
     _native = None  # type: ignore[assignment]
@@ -24,12 +30,17 @@ if TYPE_CHECKING:
 
 __all__ = ["chain", "session"]
 
-_cells = environment.read(_native)
+
+# When a model is first loaded, so that a mistake in the environment is told by who loads it.
+@cache
+def _cells() -> dict[str, tuple[int, str, str, int]]:
+    return environment.read(_native)
 
 
 def chain(modules: Sequence[Module], dtype: "np.dtype[Any]") -> "Chain32 | None":
     """Return what runs the modules, their weights packed; None if NumPy has to."""
-    if any(m.cell.name not in _cells for m in modules if isinstance(m, Recurrent)) or not _cells:
+    cells = _cells()
+    if any(m.cell.name not in cells for m in modules if isinstance(m, Recurrent)) or not cells:
         return None
     compiled = _native.Chain64() if dtype == np.float64 else _native.Chain32()
     for module in modules:

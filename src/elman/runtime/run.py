@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from elman import checkpoint
+from elman.language import say
 from elman.runtime.file import FileError
 
 __all__ = ["FREE", "check_same", "json_object", "read", "read_config", "weights"]
@@ -27,14 +28,16 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     try:
         if not path.exists():
-            raise FileError(f"there is no run at {path}: give the directory of one")
+            raise FileError(say("there is no run at {path}: give the directory of one", path=path))
         if not file.is_file():
-            raise FileError(f"{path} is not a run: it has no config.json")
+            raise FileError(say("{path} is not a run: it has no config.json", path=path))
         config = json_object(file.read_bytes())
     except OSError as error:
-        raise FileError(f"cannot read {file}: {error.strerror}") from error
+        raise FileError(
+            say("cannot read {file}: {reason}", file=file, reason=error.strerror)
+        ) from error
     if not config:
-        raise FileError(f"{path} is not a run: its config.json is damaged")
+        raise FileError(say("{path} is not a run: its config.json is damaged", path=path))
     return config
 
 
@@ -47,7 +50,9 @@ def weights(path: Path) -> Path:
     file = path / "best.safetensors"
     file = file if file.exists() else path / "last.safetensors"
     if not file.exists():
-        raise FileError(f"{path} has no checkpoint yet: train it first, with --resume")
+        raise FileError(
+            say("{path} has no checkpoint yet: train it first, with --resume", path=path)
+        )
     return file
 
 
@@ -67,7 +72,9 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
         tensors, extra = checkpoint.arrays(file, "model.")
     except OSError as error:
-        raise FileError(f"cannot read {file}: {error.strerror or error}") from error
+        raise FileError(
+            say("cannot read {file}: {reason}", file=file, reason=error.strerror or error)
+        ) from error
     except checkpoint.CheckpointError as error:
         raise FileError(str(error)) from error
     check_same(path, config, file, extra)
@@ -88,13 +95,26 @@ def check_same(path: Path, config: Mapping[str, Any], file: Path, extra: Any) ->
     """
     then = extra.get("run") if isinstance(extra, dict) else None
     if not isinstance(then, dict) or then.get("id") != config.get("id"):
-        raise FileError(f"{file} belongs to another run: put that of {path} in its place")
+        raise FileError(
+            say(
+                "{file} belongs to another run: put that of {path} in its place",
+                file=file,
+                path=path,
+            )
+        )
     was, now = _facts(then), _facts(config)
     for name in sorted(was.keys() | now.keys()):
         if was.get(name) != now.get(name):
             raise FileError(
-                f"{path / 'config.json'} was changed: it says {name} {now.get(name)}, but"
-                f" {file.name} was made with {was.get(name)}; put that back"
+                say(
+                    "{config} was changed: it says {name} {now}, but {file} was made with "
+                    "{then}; put that back",
+                    config=path / "config.json",
+                    name=name,
+                    now=now.get(name),
+                    file=file.name,
+                    then=was.get(name),
+                )
             )
 
 

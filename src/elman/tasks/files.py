@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from elman.language import say
 from elman.tasks import InputError
 
 __all__ = ["TextFile", "check", "read_text"]
@@ -61,18 +62,25 @@ def check(name: str | Path) -> None:
     try:
         about = path.stat()
     except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}") from error
+        raise InputError(
+            say("cannot read {name}: {reason}", name=name, reason=error.strerror)
+        ) from error
     except ValueError as error:
-        raise InputError(f"cannot read {name!r}: {error}") from error
+        raise InputError(
+            say("cannot read {name}: {error}", name=repr(name), error=error)
+        ) from error
     if stat.S_ISDIR(about.st_mode):
-        raise InputError(f"cannot read {name}: Is a directory; name the files in it")
+        raise InputError(say("cannot read {name}: Is a directory; name the files in it", name=name))
     if not stat.S_ISREG(about.st_mode) or path.absolute().parts[1:2] in (("dev",), ("proc",)):
         raise InputError(
-            f"cannot learn from {name}: it could not be read again when the training is resumed;"
-            " write it to a file, and name that"
+            say(
+                "cannot learn from {name}: it could not be read again when the training "
+                "is resumed; write it to a file, and name that",
+                name=name,
+            )
         )
     if about.st_size == 0:
-        raise InputError(f"cannot learn from {name}: it is empty")
+        raise InputError(say("cannot learn from {name}: it is empty", name=name))
 
 
 def read_text(name: str | Path) -> TextFile:
@@ -98,10 +106,19 @@ def read_text(name: str | Path) -> TextFile:
     try:
         content = Path(name).read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}") from error
+        raise InputError(
+            say("cannot read {name}: {reason}", name=name, reason=error.strerror)
+        ) from error
     for start, (kind, command) in _PACKED.items():
         if content.startswith(start):
-            raise InputError(f"cannot learn from {name}: it is packed ({kind}); first {command}")
+            raise InputError(
+                say(
+                    "cannot learn from {name}: it is packed ({kind}); first {command}",
+                    name=name,
+                    kind=kind,
+                    command=command,
+                )
+            )
     notes = []
     mark, encoding, title = next(
         (found for found in _MARKS if content.startswith(found[0])), (b"", "utf-8", "UTF-8")
@@ -112,16 +129,25 @@ def read_text(name: str | Path) -> TextFile:
         )
     except UnicodeDecodeError as error:
         raise InputError(
-            f"cannot learn from {name}: it begins as {title}, and is damaged at byte"
-            f" {len(mark) + error.start}; convert it to UTF-8"
+            say(
+                "cannot learn from {name}: it begins as {title}, and is damaged at byte "
+                "{byte}; convert it to UTF-8",
+                name=name,
+                title=title,
+                byte=len(mark) + error.start,
+            )
         ) from error
     if "\0" in text:
         raise InputError(
-            f"cannot learn from {name}: it has NUL characters, as only binary files have, and text"
-            " in UTF-16 without its mark; convert it to UTF-8 if it is text, or learn bytes"
+            say(
+                "cannot learn from {name}: it has NUL characters, as only binary files "
+                "have, and text in UTF-16 without its mark; convert it to UTF-8 if it is "
+                "text, or learn bytes",
+                name=name,
+            )
         )
     if not text:
-        raise InputError(f"cannot learn from {name}: it is empty")
+        raise InputError(say("cannot learn from {name}: it is empty", name=name))
     if mark:
         notes.append(f"{name} is read as {title}, without the mark at its start")
     if strange := sum("\udc80" <= c <= "\udcff" for c in text):

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from elman import checkpoint
 from elman.checkpoint import unfinished, write_atomically, writing
 from elman.extras import needed
+from elman.language import say
 from elman.runtime.run import FREE, check_same, json_object, read_config
 from elman.tasks import InputError
 from elman.tasks.plot import new_figure, save_figure
@@ -76,7 +77,13 @@ class Run:
                 Run.refuse_to_overwrite(path)  # for another process may have been as fast
                 run.configure(run.config)
         except OSError as error:
-            raise InputError(f"cannot make the run {path}: {error.strerror or error}") from error
+            raise InputError(
+                say(
+                    "cannot make the run {path}: {reason}",
+                    path=path,
+                    reason=error.strerror or error,
+                )
+            ) from error
         return run
 
     @staticmethod
@@ -101,11 +108,16 @@ class Run:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise InputError(f"cannot make the run {path}: {error.strerror}") from error
+            raise InputError(
+                say("cannot make the run {path}: {reason}", path=path, reason=error.strerror)
+            ) from error
         if not ours.issuperset(found):
             raise InputError(
-                f"{path} exists: add --resume to go on with that run, or choose another"
-                f" directory with --out"
+                say(
+                    "{path} exists: add --resume to go on with that run, or choose another "
+                    "directory with --out",
+                    path=path,
+                )
             )
 
     @contextmanager
@@ -130,11 +142,16 @@ class Run:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(
-                f"{self.path} is in use, another process is training in it: wait until that has"
-                f" ended, or stop it"
+                say(
+                    "{path} is in use, another process is training in it: wait until that "
+                    "has ended, or stop it",
+                    path=self.path,
+                )
             ) from error
         except OSError as error:
-            raise InputError(f"cannot write into {self.path}: {error.strerror}") from error
+            raise InputError(
+                say("cannot write into {path}: {reason}", path=self.path, reason=error.strerror)
+            ) from error
         try:
             for file in unfinished(self.path):
                 file.unlink()
@@ -182,7 +199,9 @@ class Run:
         try:
             tensors, extra = checkpoint.load(file)
         except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+            raise InputError(
+                say("cannot read {file}: {reason}", file=file, reason=error.strerror or error)
+            ) from error
         except checkpoint.CheckpointError as error:
             raise InputError(str(error)) from error
         check_same(self.path, self.config, file, extra)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from elman.language import say
 from elman.tasks import InputError
 
 __all__ = ["Prediction", "Settings", "Source", "build", "check", "setting"]
@@ -68,11 +69,11 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-_RULES: dict[str, tuple[str, Callable[[float, float], bool]]] = {
-    "least": ("at least", lambda value, bound: value >= bound),
-    "most": ("at most", lambda value, bound: value <= bound),
-    "above": ("above", lambda value, bound: value > bound),
-    "below": ("below", lambda value, bound: value < bound),
+_RULES: dict[str, Callable[[float, float], bool]] = {
+    "least": lambda value, bound: value >= bound,
+    "most": lambda value, bound: value <= bound,
+    "above": lambda value, bound: value > bound,
+    "below": lambda value, bound: value < bound,
 }
 
 
@@ -112,16 +113,39 @@ def _check(made: Any, value: Any) -> None:
         not isinstance(value, kinds[kind])  # type: ignore[arg-type]
         or (isinstance(value, bool) and kind != "bool")
     ):
-        raise InputError(f"{made.name} must be of type {kind}, got {value!r}", made.name)
+        raise InputError(
+            say(
+                "{name} must be of type {kind}, got {got}",
+                name=made.name,
+                kind=kind,
+                got=repr(value),
+            ),
+            made.name,
+        )
     choices, rules = made.metadata["choices"], made.metadata["rules"]
     if choices and value not in choices:
-        raise InputError(f"{made.name} must be {_or(choices)}, got {value!r}", made.name)
+        raise InputError(
+            say(
+                "{name} must be {choices}, got {got}",
+                name=made.name,
+                choices=_or(choices),
+                got=repr(value),
+            ),
+            made.name,
+        )
     if not rules:
         return
-    expected = " and ".join(f"{_RULES[name][0]} {bound}" for name, bound in rules.items())
     is_number = isinstance(value, int) or math.isfinite(value)
-    if not is_number or not all(_RULES[name][1](value, bound) for name, bound in rules.items()):
-        raise InputError(f"{made.name} must be {expected}, got {_short(value)}", made.name)
+    if not is_number or not all(_RULES[name](value, bound) for name, bound in rules.items()):
+        raise InputError(
+            say(
+                "{name} must be {rule}, got {got}",
+                name=made.name,
+                rule=say(" and ").join(_said(name, bound) for name, bound in rules.items()),
+                got=_short(value),
+            ),
+            made.name,
+        )
 
 
 def _short(value: float) -> str:
@@ -132,7 +156,17 @@ def _short(value: float) -> str:
 
 def _or(words: Iterable[str]) -> str:
     *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
+    return ", ".join(first) + say(" or ") + last if first else last
+
+
+def _said(rule: str, bound: float) -> str:
+    if rule == "least":
+        return say("at least {bound}", bound=bound)
+    if rule == "most":
+        return say("at most {bound}", bound=bound)
+    if rule == "above":
+        return say("above {bound}", bound=bound)
+    return say("below {bound}", bound=bound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +252,9 @@ class Settings(_Checked):
         """Refuse what is out of range, and a training without a budget."""
         super().__post_init__()
         if self.epochs is None and self.max_time is None:
-            raise InputError("the budget is missing: give epochs or max_time", "epochs", "max_time")
+            raise InputError(
+                say("the budget is missing: give epochs or max_time"), "epochs", "max_time"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +283,13 @@ def build(kind: type[_S], values: Mapping[str, Any]) -> _S:
     try:
         names = {made.name for made in dataclasses.fields(kind)}  # type: ignore[arg-type]
         if unknown := sorted(values.keys() - names):
-            raise InputError(f"there is no setting {_or(unknown)}: use {_or(sorted(names))}")
+            raise InputError(
+                say(
+                    "there is no setting {names}: use {known}",
+                    names=_or(unknown),
+                    known=_or(sorted(names)),
+                )
+            )
         return kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
     except TypeError as error:
-        raise InputError(f"the settings are not complete: {error}") from error
+        raise InputError(say("the settings are not complete: {error}", error=error)) from error

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from elman import runtime
 from elman.checkpoint import under
+from elman.language import say
 from elman.runtime.run import read_config, weights
 from elman.tasks import InputError, find
 from elman.tasks.run import Run
@@ -30,7 +31,9 @@ def described(run: Run) -> "tuple[Job, Any, Any]":
         source, settings = run.config["source"], run.config["settings"]
         return job, build(job.Source, source), build(job.Settings, settings)
     except (KeyError, TypeError, AttributeError, InputError) as error:
-        raise InputError(f"{run.path} is not a run: {error} in its config.json") from error
+        raise InputError(
+            say("{path} is not a run: {error} in its config.json", path=run.path, error=error)
+        ) from error
 
 
 def load(path: Path) -> "Trained":
@@ -60,7 +63,9 @@ def load(path: Path) -> "Trained":
             model = job.build(settings, knowledge)
         model.load_state_dict(under("model.", tensors))
     except (InputError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{file} is not a checkpoint of a model: {error}") from error
+        raise InputError(
+            say("{file} is not a checkpoint of a model: {error}", file=file, error=error)
+        ) from error
     return Trained(job, model.eval(), source, settings, knowledge)
 
 
@@ -99,16 +104,24 @@ def use(path: Path) -> Any:
     """
     if not path.exists():
         raise InputError(
-            f"there is no run at {path}: give the directory of one, or an export of it"
+            say(
+                "there is no run at {path}: give the directory of one, or an export of it",
+                path=path,
+            )
         )
     try:
         model = runtime.load(path, threads=os.cpu_count() or 1)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InputError(
+            say("cannot read {file}: {reason}", file=path, reason=error.strerror or error)
+        ) from error
     if not hasattr(model, "job"):
         raise InputError(
-            f"{path} is a chain of modules, and no job knows its input: run it with"
-            " elman.runtime.load"
+            say(
+                "{path} is a chain of modules, and no job knows its input: run it with "
+                "elman.runtime.load",
+                path=path,
+            )
         )
     return model
 
@@ -134,7 +147,9 @@ def predict(path: Path, given: str | None, **options: Any) -> Iterator[str]:
     try:
         how = build(kind, options)
     except InputError as error:
-        raise InputError(f"{path} is a model of {model.job}: {error}") from error
+        raise InputError(
+            say("{path} is a model of {job}: {error}", path=path, job=model.job, error=error)
+        ) from error
     answers = import_module(f"elman.tasks.{model.job}.answers")
     if given is None and path.is_dir() and getattr(answers, "GOES_ON", False):
         given = read_config(path)["source"]["files"][0]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from elman.extras import needed
+from elman.language import say
 
 with needed("training", "train"):
     import torch
@@ -184,15 +185,28 @@ def prepare(
         return data, configure(job, data, given), source, {}
     old = load(init_from)
     if old.job.name != job.name:
-        raise InputError(f"{init_from} was trained for {old.job.name}, not for {job.name}")
+        raise InputError(
+            say(
+                "{init_from} was trained for {job}, not for {other}",
+                init_from=init_from,
+                job=old.job.name,
+                other=job.name,
+            )
+        )
     source = build(job.Source, asdict(old.source) | {"valid": None} | source_given)
     data = job.read(source, old.knowledge)
     kept = {"cell", "hidden", "layers", *job.shapes}
     for name in sorted(kept & given.keys()):
         if given[name] != getattr(old.settings, name):
             raise InputError(
-                f"{init_from} was trained with {name} {getattr(old.settings, name)},"
-                f" got {given[name]}: leave it out, for its weights are trained further"
+                say(
+                    "{init_from} was trained with {name} {had}, got {got}: leave it out, "
+                    "for its weights are trained further",
+                    init_from=init_from,
+                    name=name,
+                    had=getattr(old.settings, name),
+                    got=given[name],
+                )
             )
     given = {**given, **{name: getattr(old.settings, name) for name in kept}}
     return data, configure(job, data, given), source, old.model.state_dict()
@@ -231,15 +245,28 @@ def resume(
         with _locked(run, processes):
             found, source, settings = described(run)
             if job is not None and job.name != found.name:
-                raise InputError(f"{out} is a run of {found.name}, not of {job.name}")
+                raise InputError(
+                    say(
+                        "{out} is a run of {job}, not of {other}",
+                        out=out,
+                        job=found.name,
+                        other=job.name,
+                    )
+                )
             for name, value in given.items():
                 if name in FREE:
                     continue
                 had = getattr(source if hasattr(source, name) else settings, name, None)
                 if value != had:
                     raise InputError(
-                        f"{out} was trained with {name} {had}, got {value}:"
-                        f" leave it out to go on, or start another run",
+                        say(
+                            "{out} was trained with {name} {had}, got {got}: leave it out to go "
+                            "on, or start another run",
+                            out=out,
+                            name=name,
+                            had=had,
+                            got=value,
+                        ),
                         name,
                     )
             changed = {name: given[name] for name in given if name in FREE and name != "files"}
@@ -255,7 +282,11 @@ def resume(
             data = found.read(source, known)
             if data.digest != run.config.get("data", {}).get("digest"):
                 raise InputError(
-                    f"{out} was trained on other data: {' '.join(source.files)} must be as it was"
+                    say(
+                        "{out} was trained on other data: {names} must be as it was",
+                        out=out,
+                        names=" ".join(source.files),
+                    )
                 )
             config = run.config | {"source": asdict(source), "settings": asdict(settings)}
             if processes.is_first and json.loads(json.dumps(config)) != run.config:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elman.language import say
 from elman.runtime.file import FileError, Stored, digest
 from elman.runtime.jobs import labels, pairs, series, tags, text
 from elman.runtime.jobs.job import JobModel
@@ -44,7 +45,13 @@ def make(
     """
     job = description.get("job")
     if not isinstance(job, str) or job not in MODELS:
-        raise FileError(f"the job of the file must be one of {', '.join(MODELS)}, got {job!r:.40}")
+        raise FileError(
+            say(
+                "the job of the file must be one of {names}, got {got}",
+                names=", ".join(MODELS),
+                got=f"{job!r:.40}",
+            )
+        )
     return MODELS[job](description, tensors, digest, threads)
 
 
@@ -66,7 +73,9 @@ def describe(
         known = {"format": 1, "weights": "float32", "job": run["job"], **said}
         stored = {name: Stored(_kind(array), array) for name, array in arrays.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"what was saved of the run is not complete: {error!r}") from error
+        raise FileError(
+            say("what was saved of the run is not complete: {error}", error=repr(error))
+        ) from error
     return known, stored
 
 

@@ -4,7 +4,7 @@ A model of a job is one or more chains with NumPy between them. What it takes an
 of Python: texts, sentences, arrays. Files and lines are `elman.tasks`'.
 """
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
+from elman.language import say
 from elman.runtime.facts import Facts
 from elman.runtime.file import FileError, Stored
 from elman.runtime.model import Model, check_format
@@ -60,16 +61,25 @@ class JobModel(ABC):
         digest: str,
         threads: int = 1,
     ) -> None:
-        """Make the chains."""
+        """Make the chains, and check that they fit what is known."""
         check_format(description)
         self.description, self.digest = dict(description), digest
-        self.facts = Facts("the knowledge of the file", description.get("knowledge"))
+        self.facts = Facts(say("the knowledge of the file"), description.get("knowledge"))
         self.knowledge = dict(self.facts.values)
-        chains = Facts("the chains of the file", description.get("chains"))
+        chains = Facts(say("the chains of the file"), description.get("chains"))
         self.chains = {
             str(name): Model({**description, "modules": entries}, tensors, digest, threads)
             for name, entries in chains.values.items()
         }
+        self._know()
+
+    @abstractmethod
+    def _know(self) -> None:
+        """Take what the job needs from the knowledge, and check that the chains fit it.
+
+        Raises:
+            FileError: it is not complete, or they do not.
+        """
 
     def chain(
         self, name: str, inputs: int, width: int | None = None, *, symbols: bool = False
@@ -87,14 +97,35 @@ class JobModel(ABC):
         """
         chain = self.chains.get(name)
         if chain is None:
-            raise FileError(f"the file must have a chain {name!r}, got {', '.join(self.chains)}")
+            raise FileError(
+                say(
+                    "the file must have a chain {name}, got {got}",
+                    name=repr(name),
+                    got=", ".join(self.chains),
+                )
+            )
         first = chain.modules[0]
         takes = first.symbols if isinstance(first, Embedding) else chain.inputs
         if takes != inputs or chain.takes_integers != symbols:
-            what = "different symbols" if symbols else "numbers"
-            raise FileError(f"the chain {name!r} must take {inputs} {what}, got {takes}")
+            what = say("different symbols") if symbols else say("numbers")
+            raise FileError(
+                say(
+                    "the chain {name} must take {inputs} {what}, got {got}",
+                    name=repr(name),
+                    inputs=inputs,
+                    what=what,
+                    got=takes,
+                )
+            )
         if width is not None and chain.width != width:
-            raise FileError(f"the chain {name!r} must give {width} numbers, got {chain.width}")
+            raise FileError(
+                say(
+                    "the chain {name} must give {width} numbers, got {got}",
+                    name=repr(name),
+                    width=width,
+                    got=chain.width,
+                )
+            )
         return chain
 
 
@@ -105,9 +136,22 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
         InputError: it is something else.
     """
     if type(value) is not int or value < least or (most is not None and value > most):
-        rule = f"at least {least}" + (f" and at most {most}" if most is not None else "")
-        shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "more"
-        raise InputError(f"{name} must be {rule}, got {shown}", name)
+        got = repr(value)
+        if isinstance(value, int) and abs(value) >= 10**30:
+            got = say("more")
+        if most is None:
+            text = say(
+                "{name} must be at least {least}, got {got}", name=name, least=least, got=got
+            )
+        else:
+            text = say(
+                "{name} must be at least {least} and at most {most}, got {got}",
+                name=name,
+                least=least,
+                most=most,
+                got=got,
+            )
+        raise InputError(text, name)
     return value
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.runtime.file import FileError, Stored
+from elman.language import say
+from elman.runtime.file import FileError
 from elman.runtime.jobs.job import (
     JobModel,
     check_integer,
@@ -73,15 +74,7 @@ class Labels(JobModel):
 
     job: ClassVar[str] = "labels"
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        tensors: Mapping[str, Stored],
-        digest: str,
-        threads: int = 1,
-    ) -> None:
-        """Make the chains, and check that they fit what is known."""
-        super().__init__(description, tensors, digest, threads)
+    def _know(self) -> None:
         facts = self.facts
         self.labels = facts.texts("labels", least=1)
         self._level = facts.word("level", ("chars", "words", "series"))
@@ -91,7 +84,9 @@ class Labels(JobModel):
             self._mean = facts.numbers("mean", facts.values.get("mean"))
             self._scale = facts.numbers("scale", facts.values.get("scale"), above=0)
             if not len(self._mean) == len(self._scale) > 0:
-                raise FileError("a model of series must know a mean and a scale of each feature")
+                raise FileError(
+                    say("a model of series must know a mean and a scale of each feature")
+                )
             self._window = facts.size("window", most=2**16)
             kernel = 4 * self._window + 1
             self._convolve = self.chain("windows", len(self._mean) * kernel)
@@ -100,7 +95,7 @@ class Labels(JobModel):
             symbols = facts.texts("symbols")
             self._reader = self.chain("reader", 1 + len(symbols), symbols=True)
         if self._reader.width % 2:
-            raise FileError("the chain 'reader' must have two directions")
+            raise FileError(say("the chain 'reader' must have two directions"))
         self._output = self.chain("output", 3 * self._reader.width, len(self.labels))
 
     def predict(self, inputs: Sequence[Any], top: int = 1) -> list[list[tuple[str, float]]]:
@@ -130,18 +125,32 @@ class Labels(JobModel):
     def _checked(self, number: int, given: Any) -> Any:
         if self._level != "series":
             if not isinstance(given, str) or not given.strip():
-                raise InputError(f"sequence {number} must be a text, got {given!r:.40}")
+                raise InputError(
+                    say(
+                        "sequence {number} must be a text, got {got}",
+                        number=number,
+                        got=f"{given!r:.40}",
+                    )
+                )
             return given
         row = np.asarray(given)
         features = len(self._mean)
         if row.dtype.kind not in "fiu" or row.ndim != 2 or row.shape[1] != features or not len(row):
             raise InputError(
-                f"sequence {number} must be (L, F) = (L, {features}) numbers, got {row.shape}"
-                f" {row.dtype}"
+                say(
+                    "sequence {number} must be (L, F) = (L, {features}) numbers, got {got} {dtype}",
+                    number=number,
+                    features=features,
+                    got=row.shape,
+                    dtype=row.dtype,
+                )
             )
         if np.isinf(row).any():
             raise InputError(
-                f"sequence {number} has an infinite number: give NaN for a missing one"
+                say(
+                    "sequence {number} has an infinite number: give NaN for a missing one",
+                    number=number,
+                )
             )
         return row.astype(np.float32)
 

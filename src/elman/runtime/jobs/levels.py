@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from elman.errors import InputError
 from elman.extras import needed
+from elman.language import say
 from elman.runtime.facts import Facts
 from elman.runtime.file import FileError
 
@@ -102,8 +103,11 @@ class Characters(Vocabulary):
         if (ids < 0).any():
             unknown = sorted({c for c, i in zip(text, ids, strict=True) if i < 0})
             raise InputError(
-                f"the model has never seen {', '.join(map(repr, unknown[:10]))}: give text made of"
-                " the characters it was trained on"
+                say(
+                    "the model has never seen {names}: give text made of the characters it "
+                    "was trained on",
+                    names=", ".join(map(repr, unknown[:10])),
+                )
             )
         return ids
 
@@ -166,7 +170,9 @@ class Pieces(Vocabulary):
         try:
             self._tokenizer = package.Tokenizer.from_str(tokenizer)
         except Exception as error:  # it has no class of its own
-            raise FileError(f"what is known of the text is no tokenizer: {error}") from error
+            raise FileError(
+                say("what is known of the text is no tokenizer: {error}", error=error)
+            ) from error
         alphabet = _bytes_to_characters()
         self._bytes = {shown: byte for byte, shown in alphabet.items()}
 
@@ -215,12 +221,12 @@ def learn(level: str, text: str) -> Vocabulary:
         present[_codes(text)] = True
         points = np.flatnonzero(present)
         if len(points) < 2:
-            raise InputError(f"the text has only one symbol, {chr(points[0])!r}")
+            raise InputError(say("the text has only one symbol, {got}", got=repr(chr(points[0]))))
         return Characters("".join(map(chr, points)), level)
     if level == "words":
         counts = Counter(_words(text))
         if len(counts) < 2:
-            raise InputError(f"the text has only one word, {next(iter(counts))!r}")
+            raise InputError(say("the text has only one word, {got}", got=repr(next(iter(counts)))))
         return Words([_UNKNOWN, *(w for w, _ in counts.most_common(_WORDS) if w != _UNKNOWN)])
     package = _tokenizers()
     tokenizer = package.Tokenizer(package.models.BPE())
@@ -246,7 +252,7 @@ def recall(knowledge: Mapping[str, Any]) -> Vocabulary:
         >>> len(recall(learn("chars", "banana").knowledge))
         3
     """
-    facts = Facts("what is known of the text", knowledge)
+    facts = Facts(say("what is known of the text"), knowledge)
     level = facts.word("level", LEVELS)
     if level == "bpe":
         return Pieces(facts.text("tokenizer"))
@@ -254,9 +260,13 @@ def recall(knowledge: Mapping[str, Any]) -> Vocabulary:
         return Words(list(facts.texts("symbols", least=2)))
     symbols = facts.text("symbols")
     if len(set(symbols)) < max(2, len(symbols)):
-        raise FileError("the symbols of a text must be two or more, and no two of them the same")
+        raise FileError(
+            say("the symbols of a text must be two or more, and no two of them the same")
+        )
     if level == "bytes" and max(symbols) > "\xff":
-        raise FileError(f"the symbols of bytes must be below 256, got {max(symbols)!r}")
+        raise FileError(
+            say("the symbols of bytes must be below 256, got {got}", got=repr(max(symbols)))
+        )
     return Characters(symbols, level)
 
 

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.runtime.file import FileError, Stored
+from elman.language import say
+from elman.runtime.file import FileError
 from elman.runtime.jobs.job import (
     JobModel,
     check_integer,
@@ -118,13 +119,17 @@ class Alphabet:
             InputError: it is one.
         """
         if not text:
-            raise InputError(f"{where} is empty: there has to be a source in each")
+            raise InputError(say("{where} is empty: there has to be a source in each", where=where))
         numbers: dict[str, int] = self._numbers  # type: ignore[attr-defined]
         unknown = [symbol for symbol in dict.fromkeys(self.cut(text)) if symbol not in numbers]
         if unknown and self.level == "chars":
             raise InputError(
-                f"{where}: the model has never seen {', '.join(map(repr, unknown))}: give sources"
-                " made of the characters it was trained on"
+                say(
+                    "{where}: the model has never seen {names}: give sources made of the "
+                    "characters it was trained on",
+                    where=where,
+                    names=", ".join(map(repr, unknown)),
+                )
             )
 
 
@@ -155,15 +160,7 @@ class Pairs(JobModel):
 
     job: ClassVar[str] = "pairs"
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        tensors: Mapping[str, Stored],
-        digest: str,
-        threads: int = 1,
-    ) -> None:
-        """Make the chains, and check that they fit what is known."""
-        super().__init__(description, tensors, digest, threads)
+    def _know(self) -> None:
         self.source, self.target = (
             Alphabet(facts.word("level", LEVELS), facts.texts("symbols"))
             for facts in (self.facts.part("source"), self.facts.part("target"))
@@ -172,7 +169,11 @@ class Pairs(JobModel):
         self._longest = self.facts.number("longest", above=0)
         if self._longest > _LONGEST:
             raise FileError(
-                f"a target must be at most {_LONGEST} times its source, got {self._longest}"
+                say(
+                    "a target must be at most {longest} times its source, got {got}",
+                    longest=_LONGEST,
+                    got=self._longest,
+                )
             )
         self._encoder = self.chain("encoder", len(self.source), symbols=True)
         hidden = self._encoder.width
@@ -193,7 +194,9 @@ class Pairs(JobModel):
             and (lower.num_layers, upper.num_layers) == (encoder.num_layers, 1)
             and not (encoder.proj_size or lower.proj_size or upper.proj_size)
         ):
-            raise FileError("the encoder of the file and its decoder must be of one kind and size")
+            raise FileError(
+                say("the encoder of the file and its decoder must be of one kind and size")
+            )
 
     def predict(
         self, sources: Sequence[str], n_best: int = 1, beam: int | None = None
@@ -219,9 +222,15 @@ class Pairs(JobModel):
         texts = []
         for number, text in enumerate(sources):
             if not isinstance(text, str):
-                raise InputError(f"source {number} must be a text, got {text!r:.40}")
+                raise InputError(
+                    say(
+                        "source {number} must be a text, got {got}",
+                        number=number,
+                        got=f"{text!r:.40}",
+                    )
+                )
             texts.append(text.strip())
-            self.source.check(texts[-1], f"source {number}")
+            self.source.check(texts[-1], say("source {number}", number=number))
         return self.targets(texts, n_best, beam)
 
     def targets(self, texts: Sequence[str], n_best: int, beam: int) -> list[list[str]]:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.runtime.file import FileError, Stored
+from elman.language import say
+from elman.runtime.file import FileError
 from elman.runtime.jobs.job import (
     JobModel,
     check_integer,
@@ -86,15 +87,7 @@ class Series(JobModel):
 
     job: ClassVar[str] = "series"
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        tensors: Mapping[str, Stored],
-        digest: str,
-        threads: int = 1,
-    ) -> None:
-        """Make the chains, and check that they fit what is known."""
-        super().__init__(description, tensors, digest, threads)
+    def _know(self) -> None:
         facts = self.facts
         self.horizon = facts.size("horizon", most=2**16)
         self.context = facts.size("context", most=2**20)
@@ -119,17 +112,19 @@ class Series(JobModel):
         columns = facts.part("columns")
         columns.text_or_none("time"), columns.text_or_none("group"), columns.texts("target")
         if self.context % self._segment:
-            raise FileError("the context of the file must be a multiple of its segment")
+            raise FileError(say("the context of the file must be a multiple of its segment"))
         if 0.5 not in self.levels or list(self.levels) != sorted({*self.levels, 0.5}):
-            raise FileError("the quantiles of the file must be in order, 0.5 among them")
+            raise FileError(say("the quantiles of the file must be in order, 0.5 among them"))
         if not all(level < 1 for level in self.levels):
-            raise FileError("the quantiles of the file must be below 1")
+            raise FileError(say("the quantiles of the file must be below 1"))
         if not set(self._cycles) <= set(cycles):
-            raise FileError(f"the cycles of the file must be among {', '.join(cycles)}")
+            raise FileError(
+                say("the cycles of the file must be among {names}", names=", ".join(cycles))
+            )
         if not all(
             len(scale) == 3 and scale[1] > 0 and scale[2] > 0 for scale in self._scales.values()
         ):
-            raise FileError("the file must have a mean and two scales of each series")
+            raise FileError(say("the file must have a mean and two scales of each series"))
         count = features(len(self._cycles), len(self._known), self._segment)
         self._segments = -(-self.horizon // self._segment)
         self._reader = self.chain("reader", self._segment + count)
@@ -151,13 +146,15 @@ class Series(JobModel):
             and reader.directions == 1
         ):
             raise FileError(
-                "the layers of the file that read and write must be of one kind and size"
+                say("the layers of the file that read and write must be of one kind and size")
             )
 
     def _pair(self, name: str, scale: Any) -> tuple[float, float]:
         found = self.facts.numbers(name, scale)
         if len(found) != 2 or found[1] <= 0:
-            raise FileError(f"the file must have a mean and a scale of what is {name}")
+            raise FileError(
+                say("the file must have a mean and a scale of what is {name}", name=name)
+            )
         return found[0], found[1]
 
     def predict(
@@ -191,11 +188,15 @@ class Series(JobModel):
         array = np.asarray(values, np.float64) if _is_numbers(values) else np.zeros((0, 0))
         if array.ndim != 1 or len(array) < self.context or np.isinf(array).any():
             raise InputError(
-                f"values must be (T,) numbers, T at least {self.context}, NaN where one is missing;"
-                f" got {np.shape(values)}"
+                say(
+                    "values must be (T,) numbers, T at least {context}, NaN where one is "
+                    "missing; got {got}",
+                    context=self.context,
+                    got=np.shape(values),
+                )
             )
         if np.isnan(array).all():
-            raise InputError("values must have a number among them, got NaN alone")
+            raise InputError(say("values must have a number among them, got NaN alone"))
         mean, std = self._scale(array, series)
         grid = self._grid(last, len(array))
         window = self.window(
@@ -215,8 +216,12 @@ class Series(JobModel):
         check_integer("horizon", horizon, 1)
         if horizon > self.horizon:
             raise InputError(
-                f"the model forecasts {self.horizon} steps, got horizon {horizon}: train one with"
-                f" --horizon {horizon}"
+                say(
+                    "the model forecasts {horizon} steps, got horizon {got}: train one "
+                    "with --horizon {got}",
+                    horizon=self.horizon,
+                    got=horizon,
+                )
             )
         return horizon
 
@@ -226,7 +231,13 @@ class Series(JobModel):
         if series is not None:
             if series not in self._scales:
                 names = ", ".join([*self._scales][:10])
-                raise InputError(f"series must be one of {names}, got {series!r:.40}")
+                raise InputError(
+                    say(
+                        "series must be one of {names}, got {got}",
+                        names=names,
+                        got=f"{series!r:.40}",
+                    )
+                )
             return self._scales[series][:2]  # type: ignore[return-value]
         present = values[~np.isnan(values)]
         return float(present.mean()), float(present.std()) or 1.0
@@ -235,12 +246,18 @@ class Series(JobModel):
         """Return the grid on which the last value is step 0."""
         if last is None:
             if self._form or self.knowledge["columns"]["time"] is not None:
-                raise InputError("last must be the time of the last value, got None")
+                raise InputError(say("last must be the time of the last value, got None"))
             return Grid(self._kind, self._step, float(count), self._form)
         found = parse([last], self._form) if isinstance(last, str) else None
         if found is None or np.isnan(found.values[0]):
             example = Grid(self._kind, self._step, 0.0, self._form).write(0)
-            raise InputError(f"last must be a time such as {example}, got {last!r:.40}")
+            raise InputError(
+                say(
+                    "last must be a time such as {example}, got {got}",
+                    example=example,
+                    got=f"{last!r:.40}",
+                )
+            )
         first = Grid.find(found)
         return Grid(self._kind, self._step, float(found.values[0]), self._form, first.last_day)
 
@@ -251,8 +268,14 @@ class Series(JobModel):
         columns = len(self._known)
         if array.ndim != 2 or array.shape[1] != columns or len(array) < least:
             raise InputError(
-                f"known must be ({least} or more, {columns}) numbers, one column for each of"
-                f" {', '.join(self._known) or 'none'}, got {np.shape(known)}"
+                say(
+                    "known must be ({least} or more, {columns}) numbers, one column for each "
+                    "of {names}, got {got}",
+                    least=least,
+                    columns=columns,
+                    names=", ".join(self._known) or say("none"),
+                    got=np.shape(known),
+                )
             )
         return array
 

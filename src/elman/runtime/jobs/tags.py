@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
-from elman.runtime.file import FileError, Stored
+from elman.language import say
+from elman.runtime.file import FileError
 from elman.runtime.jobs.job import JobModel, embedding, linear, padded, recurrent
 from elman.runtime.modules import Floats
 
@@ -92,15 +93,7 @@ class Tags(JobModel):
 
     job: ClassVar[str] = "tags"
 
-    def __init__(
-        self,
-        description: Mapping[str, Any],
-        tensors: Mapping[str, Stored],
-        digest: str,
-        threads: int = 1,
-    ) -> None:
-        """Make the chains, and check that they fit what is known."""
-        super().__init__(description, tensors, digest, threads)
+    def _know(self) -> None:
         facts = self.facts
         self.tags = facts.texts("tags")
         words, characters = facts.texts("vocabulary"), facts.texts("characters")
@@ -110,7 +103,7 @@ class Tags(JobModel):
         self._spelling = self.chain("spelling", 1 + len(characters), symbols=True)
         self._words = self.chain("words", 1 + len(words), symbols=True)
         if self._spelling.width % 2:
-            raise FileError("the chain 'spelling' must have two directions")
+            raise FileError(say("the chain 'spelling' must have two directions"))
         inputs = self._words.width + self._spelling.width
         self._reader = self.chain("reader", inputs, len(self.tags))
 
@@ -124,7 +117,9 @@ class Tags(JobModel):
             and 0 <= pair[1] < count
             for pair in given
         ):
-            raise FileError("the tags that never follow others must be pairs of numbers of tags")
+            raise FileError(
+                say("the tags that never follow others must be pairs of numbers of tags")
+            )
         return [(before, after) for before, after in given]
 
     def predict(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -145,8 +140,11 @@ class Tags(JobModel):
             )
             if is_text or not len(sentence):
                 raise InputError(
-                    f"sentence {number} must be a list of words, none of them empty, got"
-                    f" {sentence!r:.40}"
+                    say(
+                        "sentence {number} must be a list of words, none of them empty, got {got}",
+                        number=number,
+                        got=f"{sentence!r:.40}",
+                    )
                 )
         found: list[list[str]] = [[] for _ in sentences]
         order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
+from elman.language import say
 from elman.runtime.file import FileError, Stored
 from elman.runtime.jobs.job import check_integer, embedding, linear, recurrent
 from elman.runtime.jobs.levels import recall
@@ -55,8 +56,12 @@ class Text(Model):
         symbols = getattr(self.modules[0], "symbols", None)
         if not symbols == self.width == len(self.vocabulary):
             raise FileError(
-                f"a model of {len(self.vocabulary)} symbols must take and give as many, got"
-                f" {symbols} and {self.width}"
+                say(
+                    "a model of {count} symbols must take and give as many, got {got} and {width}",
+                    count=len(self.vocabulary),
+                    got=symbols,
+                    width=self.width,
+                )
             )
 
     def sample(
@@ -143,7 +148,10 @@ def check_sampling(length: Any, temperature: Any, top_k: Any, seed: Any) -> None
     check_integer("length", length, 0, _MOST_LENGTH)
     is_number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     if not is_number or not 0 <= temperature < math.inf:
-        raise InputError(f"temperature must be at least 0, got {temperature!r:.40}", "temperature")
+        raise InputError(
+            say("temperature must be at least 0, got {got}", got=f"{temperature!r:.40}"),
+            "temperature",
+        )
     if top_k is not None:
         check_integer("top_k", top_k, 1)
     if seed is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elman.errors import InputError
+from elman.language import say
 
 __all__ = ["FORMS", "KINDS", "Grid", "Times", "parse"]
 
@@ -235,7 +236,13 @@ class Grid:
                 return f"{moment.year} Q{(moment.month + 2) // 3}"
             return moment.strftime(self.form)
         except (OverflowError, ValueError) as error:
-            raise InputError(f"step {index} is after all dates, or before them: {error}") from error
+            raise InputError(
+                say(
+                    "step {index} is after all dates, or before them: {error}",
+                    index=index,
+                    error=error,
+                )
+            ) from error
 
     def moments(self, index: NDArray[np.int64]) -> list[float | datetime]:
         """Return the times of steps for the axis of a plot."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from elman.language import say
 from elman.runtime.facts import Facts
 from elman.runtime.file import FileError
 from elman.tasks import InputError
@@ -53,7 +54,7 @@ class Layout:
         Raises:
             FileError: it is something else.
         """
-        facts = Facts("the columns of the file", knowledge)
+        facts = Facts(say("the columns of the file"), knowledge)
         width = None if facts.values.get("width") is None else facts.size("width", 2)
         last = 2**20 if width is None else width - 1
         flags = {name: facts.truth(name) for name in ("by_tabs", "numbered", "named")}
