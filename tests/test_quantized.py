@@ -31,7 +31,7 @@ def states(module: Any, batch: int) -> Any:
 @pytest.fixture(params=["core", "numpy"])
 def computes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "numpy":
-        monkeypatch.setattr(native, "_cells", {})
+        monkeypatch.setattr(native, "_cells", dict)
     elif not native._cells():
         pytest.skip("the native core is not in use")
     return str(request.param)
