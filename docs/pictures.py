@@ -21,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+import elman
+
 DOCS = Path(__file__).parent
 FOLDERS = {"en": DOCS / "learn", "zh": DOCS / "zh"}
 INK = "#010203"  # becomes the colour of text: dark on a light page, light on a dark one
@@ -341,6 +343,11 @@ def lstm(names: Names, say: Callable[[str], str]) -> Figure:
 
 
 @picture("gates")
+def traces(names: Names, say: Callable[[str], str]) -> Figure:
+    return elman.plot_gates(names["inside"], names["flags"], sequence=1)
+
+
+@picture("gates")
 def gru(names: Names, say: Callable[[str], str]) -> Figure:
     return trace(names, say, names["gates_gru"], "rz", "h")
 
@@ -390,6 +397,7 @@ def main(wanted: list[str]) -> None:
         names = made.setdefault(page, {}) or run(FOLDERS["en"] / f"{page}.md")
         made[page] = names
         for language, folder in FOLDERS.items():
+            elman.set_language(language)
             say = CHINESE.get if language == "zh" else dict[str, str]().get
             save(draw(names, lambda text, say=say: say(text, text)), folder / f"{name}.svg")
     if not wanted or "speed" in wanted:

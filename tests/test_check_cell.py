@@ -659,3 +659,12 @@ def test_the_diagnosis_is_the_same_in_chinese(monkeypatch: pytest.MonkeyPatch) -
     assert "g\uff1a" in again.text
     assert "sigmoid" in again.text
     assert "tanh" in again.text
+
+
+@pytest.mark.parametrize("library", [elman, nn])
+@pytest.mark.parametrize(("module", "kind"), [("GRUCell", "lstm"), ("LSTMCell", "gru")])
+def test_a_module_of_a_cell_with_other_states_is_refused(
+    library: Any, module: str, kind: str
+) -> None:
+    with pytest.raises(ShapeError, match=f"step must have the states of {kind.upper()}.*{module}"):
+        elman.check_cell(getattr(library, module)(3, 4), kind)

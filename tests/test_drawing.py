@@ -96,7 +96,7 @@ def test_wrong_arguments_are_refused_in_one_sentence() -> None:
     with pytest.raises(ValueError, match="units must be at least 1, got 0"):
         elman.plot_gates(gates, units=0)
     with pytest.raises(ValueError, match=r"gates\['h'\] must be \(num_layers, D, L, N, hidden_si"):
-        elman.plot_gates({"h": gates["h"][0]})
+        elman.plot_gates({"h": gates["h"][0, 0]})
     with pytest.raises(IndexError):
         elman.plot_gates(gates, sequence=2)
 
@@ -112,3 +112,15 @@ def test_the_panels_are_named_in_chinese(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(language, "_chosen", "zh")
     figure = elman.plot_gates(traced(3))
     assert figure.axes[0].get_title(loc="left") == "i  输入门"
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_gates_of_one_sequence_are_drawn_without_a_batch_axis(batch_first: bool) -> None:
+    layer = elman.LSTM(3, 4, batch_first=batch_first)
+    x = torch.randn(5, 3)
+    figure = elman.plot_gates(elman.gates(layer, x), "hello", batch_first=batch_first)
+    batch = elman.gates(layer, x.unsqueeze(0 if batch_first else 1))
+    whole = elman.plot_gates(batch, "hello", batch_first=batch_first)
+    for one, other in zip(figure.axes, whole.axes, strict=True):
+        for drawn, expected in zip(one.images, other.images, strict=True):
+            np.testing.assert_array_equal(drawn.get_array(), expected.get_array())

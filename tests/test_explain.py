@@ -412,9 +412,43 @@ def test_all_advice_runs_on_every_layer() -> None:
             text = explained(problem).html
             wanted = ["summary =", "cross_entropy", "decoder =", "carry =", "Parameter("]
             wanted += ["lower ="] * (number % 2)
+            wanted += ["elman.gates("] * (form not in ("sorted", "unsorted"))
             plain = form in ("time_first", "batch_first")
             wanted += ["mse_loss"] * (plain and not two)
             assert [code for code in wanted if code not in text] == [], (kind, form, two)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_layer_called_with_reset_is_explained_and_what_reads_it_is_found(
+    kind: str, first: bool
+) -> None:
+    class Episodes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = getattr(elman, kind)(3, 4, batch_first=first)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, reset: Tensor) -> Tensor:
+            return self.head(self.layer(x, None, reset=reset)[0])
+
+    told = elman.explain(Episodes(), (torch.randn(5, 5, 3), torch.eye(5, dtype=torch.bool)))
+    assert truths(told)["layer.cell_by_hand_equals_layer"]
+    assert "layer.output" in told.text
+    assert "start anew; explained below without: layer." in " ".join(told.text.split())
+    chinese = elman.explain(
+        Episodes(), (torch.randn(5, 5, 3), torch.eye(5, dtype=torch.bool)), lang="zh"
+    )
+    assert "不含 reset" in chinese.text
+
+
+@pytest.mark.parametrize("weights", ["int8", "bf16"])
+def test_quantised_layers_are_refused_in_a_sentence(weights: str) -> None:
+    with pytest.raises(KindError, match=r"module must not be quantised.*elman\.quantize was given"):
+        elman.explain(elman.quantize(elman.LSTM(3, 4), weights))
+    model = elman.quantize(nn.Sequential(nn.Identity(), elman.GRU(3, 4)), weights)
+    with pytest.raises(KindError, match="explain: 1 must not be quantised"):
+        elman.explain(model, torch.randn(5, 2, 3))
 
 
 def test_what_is_no_recurrent_module_is_refused() -> None:

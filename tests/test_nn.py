@@ -1061,6 +1061,32 @@ def test_autocast_gives_the_dtypes_of_torch(kind: str, with_hx: bool, dtype: tor
     assert {p.grad.dtype for p in ours.parameters()} == {dtype}
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+def test_autocast_leaves_computed_weights_as_they_are(kind: str) -> None:
+    module = getattr(elman, kind)(3, 4)
+    name = "weight_ih" if kind.endswith("Cell") else "weight_ih_l0"
+    torch.nn.utils.parametrizations.orthogonal(module, name)  # products, which autocast lowers
+    x = torch.randn(2, 3) if kind.endswith("Cell") else torch.randn(5, 2, 3)
+    with torch.autocast("cpu"):
+        lowered = module(x)
+    torch.testing.assert_close(lowered, module(x), rtol=2e-2, atol=2e-2, check_dtype=False)
+    first = lowered[0] if isinstance(lowered, tuple) else lowered
+    first.sum().backward()
+    grad = getattr(module.parametrizations, name).original.grad
+    assert grad is not None
+    assert grad.any()
+
+
+def test_autocast_tells_states_of_lowered_input_and_computed_weights() -> None:
+    layer = elman.LSTM(3, 4)
+    torch.nn.utils.parametrizations.orthogonal(layer, "weight_hh_l0")
+    x = torch.randn(5, 2, 3)
+    with torch.autocast("cpu"):
+        found = layer.states(x.bfloat16())
+    expected = layer.states(x.bfloat16().float())
+    torch.testing.assert_close(found, expected)
+
+
 def test_autocast_takes_what_a_lowered_layer_gives() -> None:
     embedding, gru = torch.nn.Linear(3, 3), elman.GRU(3, 4)
     lstm, head = elman.LSTM(4, 4), torch.nn.Linear(4, 2)

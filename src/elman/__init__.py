@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from elman.inside import gates
     from elman.language import get_language, set_language
     from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-    from elman.printing import axes, states
+    from elman.printing import axes, describe_state
     from elman.quantized import quantize
     from elman.ragged import BucketBatchSampler, last
     from elman.recurrent import Recurrent
@@ -58,6 +58,7 @@ _HOMES = {
     "axes": "printing",
     "check_cell": "diagnosis",
     "convert": "swap",
+    "describe_state": "printing",
     "explain": "explanation",
     "from_keras": "exchange.keras",
     "from_sru": "exchange.sru",
@@ -74,7 +75,6 @@ _HOMES = {
     "set_language": "language",
     "set_num_threads": "core",
     "show_config": "core",
-    "states": "printing",
     "tbptt": "carry",
     "to_keras": "exchange.keras",
     "verify": "verification",
@@ -96,6 +96,7 @@ __all__ = [
     "cell",
     "check_cell",
     "convert",
+    "describe_state",
     "explain",
     "from_keras",
     "from_sru",
@@ -114,7 +115,6 @@ __all__ = [
     "set_language",
     "set_num_threads",
     "show_config",
-    "states",
     "tbptt",
     "to_keras",
     "verify",

@@ -56,7 +56,8 @@ def plot_gates(
 
     Args:
         gates: What `elman.gates` returned: for each letter of `elman.cells`, (num_layers, D, L, N,
-            hidden_size), or (num_layers, D, N, L, hidden_size) if batch_first.
+            hidden_size), or (num_layers, D, N, L, hidden_size) if batch_first, without N for one
+            sequence.
         symbols: What the input was at each step, such as the characters of a text, for the axis of
             time. Only as many steps are drawn, so that padding is left out. Numbers if None.
         sequence: Which sequence of the batch.
@@ -70,7 +71,7 @@ def plot_gates(
 
     Raises:
         ImportError: If Matplotlib is not installed.
-        ValueError: If gates is empty, an array has not five axes, there are more symbols than steps
+        ValueError: If gates is empty, an array has other axes, there are more symbols than steps
             or none, or units is less than 1.
         IndexError: If there is no such sequence, layer or direction.
 
@@ -119,6 +120,8 @@ def _trace(
 ) -> np.ndarray[Any, Any]:
     value = value.detach().cpu().double() if hasattr(value, "detach") else value
     array = np.asarray(value, dtype=np.float64)
+    if array.ndim == 4:  # of one sequence
+        array = np.expand_dims(array, 2 if batch_first else 3)
     if array.ndim != 5:
         axes = "num_layers, D, N, L, hidden_size" if batch_first else None
         raise ValueError(

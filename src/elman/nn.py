@@ -123,8 +123,8 @@ class _Recurrent(Module):
             state = input if hx is None else hx[0] if isinstance(hx, (tuple, list)) else hx
             if isinstance(state, (Tensor, PackedSequence)):
                 lower = torch.promote_types(lower, state.data.dtype)
-        dtype = self._weights()[0].dtype
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=False):  # also for weights that are computed
+            dtype = self._weights()[0].dtype
             return _cast(self.forward(_cast(input, dtype), _cast(hx, dtype), *ragged), lower)
 
 
@@ -465,11 +465,13 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
     def _inside(
         self, letters: str, input: Any, hx: Any, lengths: Any, reset: Any, reset_to: Any
     ) -> dict[str, Tensor]:
-        weights, cell, directions = self._weights(), self._cell, self._num_directions
+        cell, directions = self._cell, self._num_directions
         shapes.check_plain(self, input)
-        if torch.is_autocast_enabled("cpu"):
-            input, hx = _cast(input, weights[0].dtype), _cast(hx, weights[0].dtype)
+        lowered = torch.is_autocast_enabled("cpu")
         with torch.autocast("cpu", enabled=False):
+            weights = self._weights()
+            if lowered:
+                input, hx = _cast(input, weights[0].dtype), _cast(hx, weights[0].dtype)
             batch, x, states, lengths, resets = self._padded(
                 input, hx, lengths, reset, reset_to, weights
             )

@@ -17,7 +17,7 @@ import numpy as np
 
 from elman.language import say
 
-__all__ = ["Axes", "States", "axes", "states"]
+__all__ = ["Axes", "StateDescription", "axes", "describe_state"]
 
 # More numbers than these are not printed one by one.
 _MOST = 64
@@ -109,8 +109,8 @@ def axes(x: Any, names: str) -> Axes:
 
 
 @dataclass(frozen=True)
-class States:
-    """What `elman.states` returns: it prints as its text.
+class StateDescription:
+    """What `elman.describe_state` returns: it prints as its text.
 
     Attributes:
         shapes: For each state, "h_n" and "c_n", the names of its axes and its size.
@@ -124,17 +124,18 @@ class States:
         return self.text
 
 
-def states(module: Any, state: Any) -> States:
+def describe_state(module: Any, state: Any) -> StateDescription:
     """Print a state that a layer or a cell returned as what it is: which layer, which direction.
 
     The state itself stays what torch.nn returns, a tensor or a pair.
 
     Args:
-        module: An RNN, LSTM or GRU, or a cell of theirs, of elman or torch.nn.
+        module: An RNN, LSTM or GRU, or a cell of theirs, of elman or torch.nn, or an
+            `elman.Recurrent`.
         state: What it returned as its state: h_n, or of an LSTM the pair (h_n, c_n).
 
     Returns:
-        An `elman.printing.States`, which prints, and has the text.
+        A `elman.printing.StateDescription`, which prints, and has the text.
 
     Raises:
         TypeError: If module is no such module, or state has not as many tensors as it has states.
@@ -144,7 +145,7 @@ def states(module: Any, state: Any) -> States:
         >>> import elman, torch
         >>> lstm = elman.LSTM(3, 4, num_layers=2, bidirectional=True)
         >>> output, state = lstm(torch.zeros(5, 16, 3))
-        >>> elman.states(lstm, state)
+        >>> elman.describe_state(lstm, state)
         h_n: (D * num_layers, N, H_out) = (4, 16, 4)
           h_n[0]: layer 0, forward
           h_n[1]: layer 0, reverse
@@ -162,18 +163,21 @@ def states(module: Any, state: Any) -> States:
     if not hasattr(module, "hidden_size"):
         raise TypeError(
             say(
-                "states: module must be an RNN, LSTM or GRU or a cell of theirs, got {got}",
+                "describe_state: module must be an RNN, LSTM or GRU or a cell of theirs, got {got}",
                 got=type(module).__name__,
             )
         )
     mode = getattr(module, "mode", type(module).__name__.upper())
-    letters = "hc" if mode.startswith("LSTM") else "h"
+    known = "hc" if mode.startswith("LSTM") else "h"
+    letters = getattr(getattr(module, "cell", None), "states", known)
     given = tuple(state) if isinstance(state, (tuple, list)) else (state,)
     if len(given) != len(letters) or not all(hasattr(one, "shape") for one in given):
         raise TypeError(
             say(
-                "states: state must be {wanted}, got {got}",
-                wanted="h_n" if letters == "h" else "(h_n, c_n)",
+                "describe_state: state must be {wanted}, got {got}",
+                wanted="h_n"
+                if len(letters) == 1
+                else f"({', '.join(f'{letter}_n' for letter in letters)})",
                 got=type(state).__name__ if len(given) == 1 else f"{len(given)}",
             )
         )
@@ -191,7 +195,7 @@ def states(module: Any, state: Any) -> States:
             wanted = (*((rows,) if is_layer else ()), "N", width)
             raise ValueError(
                 say(
-                    "states: {name} must be ({axes}) = ({wanted}), got {got}",
+                    "describe_state: {name} must be ({axes}) = ({wanted}), got {got}",
                     name=name,
                     axes=", ".join((*outer, "N", last)),
                     wanted=", ".join(map(str, wanted)),
@@ -221,7 +225,7 @@ def states(module: Any, state: Any) -> States:
         lines.append(say("Each row of N is one sequence at its own last step."))
     if is_layer and directions * module.num_layers > 1:
         lines.append(say("For all layers: h_n.view(num_layers, D, N, H_out)[layer, direction]."))
-    return States(shapes, "\n".join(lines))
+    return StateDescription(shapes, "\n".join(lines))
 
 
 def _array(x: Any) -> np.ndarray[Any, Any]:

@@ -22,6 +22,7 @@ from elman.explanation.model import call_of, flow, guesses, listen, recurrent_mo
 from elman.explanation.page import fragment, page
 from elman.explanation.terminal import as_text, renderables
 from elman.language import LANGUAGES, get_language, say
+from elman.quantized import QuantizedGRU, QuantizedLSTM, QuantizedRNN
 from elman.shapes import KindError, ShapeError
 
 if TYPE_CHECKING:
@@ -200,7 +201,8 @@ def explain(
         An `Explanation`: print it, show it in a notebook, or save it as a page.
 
     Raises:
-        KindError: module has no recurrent layer or cell, or an argument has the wrong type.
+        KindError: module has no recurrent layer or cell, or a quantised one, or an argument has the
+            wrong type.
         ShapeError: the sizes do not fit, as the layer itself would say.
         ValueError: there is no such language.
 
@@ -232,6 +234,16 @@ def explain(
             )
         )
     module = getattr(module, "_orig_mod", module)
+    for name, part in module.named_modules():
+        if isinstance(part, (QuantizedRNN, QuantizedLSTM, QuantizedGRU)):
+            raise KindError(
+                say(
+                    "explain: {name} must not be quantised, since its numbers are rounded: explain "
+                    "what elman.quantize was given",
+                    language=language,
+                    name=name or "module",
+                )
+            )
     if is_explainable(module):
         with undisturbed(module):
             return _of_a_module(isolated(module), input, hx, lengths, "", language)

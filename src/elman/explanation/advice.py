@@ -78,6 +78,7 @@ def _for_a_layer(call: Call, language: str | None) -> Iterator[Advice]:
     yield _learnt_start(call, language)
     if call.num_layers > 1:
         yield _lower_layers(call, language)
+    yield _inside(call, language)
 
 
 # --- pieces -------------------------------------------------------------------------------------
@@ -268,6 +269,27 @@ def _lower_layers(call: Call, language: str | None) -> Advice:
     ]
     title = say("The lower layers at every step: one module for each layer", language=language)
     return Advice("lower_layers", title, "\n".join(lines))
+
+
+def _inside(call: Call, language: str | None) -> Advice:
+    cell, is_single = call.cell, call.form == "single"
+    given = f"x{', hx' * (call.hx is not None)}{', lengths=lengths' * (call.lengths is not None)}"
+    lines = []
+    if call.is_ours:
+        lines.append(f"states = {call.name}.states({given})  # {', '.join(cell.states)}")
+    if cell.values is not None or set(cell.gates) <= set(cell.states):
+        letters = ", ".join(dict.fromkeys(cell.gates + cell.states))
+        lines.append(f"gates = elman.gates({call.name}, {given})  # {letters}")
+        if not is_single:
+            first = ", batch_first=True" * call.batch_first
+            lines.append(f"# elman.plot_gates(gates{first}) draws them")
+    axes = "L" if is_single else "N, L" if call.batch_first else "L, N"
+    lines.append(f"# each (num_layers, D, {axes}, hidden_size)")
+    title = say(
+        "What is inside, at every step: the states and gates of each layer and direction",
+        language=language,
+    )
+    return Advice("inside", title, "\n".join(lines))
 
 
 def _for_a_cell(call: Call, language: str | None) -> Iterator[Advice]:

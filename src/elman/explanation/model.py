@@ -57,6 +57,12 @@ class Record:
         """The first argument."""
         return self.args[0] if self.args else self.kwargs.get("input")
 
+    @property
+    def has_resets(self) -> bool:
+        """Whether sequences start anew within the call, which the explained call leaves out."""
+        reset = self.kwargs.get("reset", self.args[3] if len(self.args) > 3 else None)
+        return reset is not None
+
 
 def recurrent_modules(model: Module) -> dict[str, Module]:
     """Return the recurrent layers and cells of a model by their names, each once."""
@@ -140,6 +146,8 @@ def _results(record: Record) -> Iterator[_Known]:
             yield _Known(record.result, record.axes[1], _of("", name))
         return
     states = call.states
+    if record.has_resets:
+        states = record.result[1] if len(states) > 1 else (record.result[1],)
     if call.is_cell:
         axes = ("N", "hidden_size") if call.form != "single" else ("hidden_size",)
         for letter, state in zip("hc", states, strict=False):
@@ -156,6 +164,7 @@ def _results(record: Record) -> Iterator[_Known]:
         first = call.batch_first
         outer = ("N", "L") if first else ("L", "N")
         output = call.outputs.transpose(0, 1) if first else call.outputs
+        output = record.result[0] if record.has_resets else output
         time = 1 if first else 0
         yield _Known(output, (*outer, "D*H_out"), _of("output", name))
         yield _Known(
@@ -293,6 +302,14 @@ def flow(records: list[Record], language: str | None) -> tuple[Section, list[Che
             rows,
         ),
     ]
+    anew = [record.name for record in records if record.has_resets and record.call is not None]
+    if anew:
+        text = say(
+            "Called with reset, where sequences start anew; explained below without: {names}.",
+            language=language,
+            names=", ".join(anew),
+        )
+        blocks.append(Text(text))
     if checks:
         blocks.append(Checks("", checks))
     return Section(say("The calls of the model", language=language), blocks), checks
