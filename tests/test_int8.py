@@ -51,7 +51,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], list[runt
 
 def by_numpy(path: Path, monkeypatch: pytest.MonkeyPatch) -> runtime.Model:
     with monkeypatch.context() as patch:
-        patch.setattr(native, "_cells", {})
+        patch.setattr(native, "_cells", dict)
         return runtime.load(path)
 
 

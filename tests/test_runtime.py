@@ -50,7 +50,7 @@ def same(found: Any, expected: Any) -> None:
 def agree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """How results agree with a layer's: the core's in every bit, NumPy's within rounding."""
     if request.param == "numpy":
-        monkeypatch.setattr(native, "_cells", {})
+        monkeypatch.setattr(native, "_cells", dict)
         return close
     if not native._cells():
         pytest.skip("the native core is not in use")
