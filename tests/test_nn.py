@@ -118,7 +118,7 @@ def test_every_combination_of_options_is_as_accurate_as_torchs(kind: str, form: 
 
 
 def swap_gates(monkeypatch: pytest.MonkeyPatch) -> None:
-    def swapped(cell, input, sizes, hx, weights, lengths):
+    def swapped(cell, input, sizes, hx, weights, *more):
         step = cell.step
         count = len(cell.gates)
 
@@ -129,16 +129,16 @@ def swap_gates(monkeypatch: pytest.MonkeyPatch) -> None:
             return step(m, gx, gh, state)
 
         cell = dataclasses.replace(cell, step=wrong)
-        return reference.layer(cell, input, sizes, hx, weights, lengths)
+        return reference.layer(cell, input, sizes, hx, weights, *more)
 
     monkeypatch.setattr(ops, "layer", swapped)
 
 
 def drop_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(cell, input, sizes, hx, weights, lengths):
+    def wrong(cell, input, sizes, hx, weights, *more):
         w_ih, w_hh, b_ih, b_hh, w_hr = weights
         weights = [w_ih, w_hh, b_ih, b_hh * 0, w_hr]
-        return reference.layer(cell, input, sizes, hx, weights, lengths)
+        return reference.layer(cell, input, sizes, hx, weights, *more)
 
     monkeypatch.setattr(ops, "layer", wrong)
 
@@ -300,7 +300,8 @@ def test_the_signature_is_that_of_torch(kind: str) -> None:
     parameters = inspect.signature(getattr(elman, kind)).parameters.values()
     assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == expected
     call = list(inspect.signature(getattr(elman, kind).forward).parameters)
-    assert call == ["self", "input", "hx", *["lengths"] * (kind in LAYERS)]
+    ours = ["lengths", "reset", "reset_to"] if kind in LAYERS else []
+    assert call == ["self", "input", "hx", *ours]
 
 
 def test_the_initial_values_have_the_documented_bound() -> None:
