@@ -10,7 +10,6 @@ a file is executed. A file is hostile until it is read: every size and place in 
 memory is touched, with numbers that cannot overflow, and whatever is wrong is a `FileError`.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -218,6 +217,8 @@ def _encoded(text: str) -> bytes:
 
 
 def _digest(description: str, tensors: Mapping[str, Stored]) -> str:
+    import hashlib  # 10 ms, which the import of the runtime need not wait for
+
     digest = hashlib.sha256(_encoded(description))
     for name, stored in sorted(tensors.items()):
         array = np.ascontiguousarray(stored.array, _DTYPES[stored.dtype])

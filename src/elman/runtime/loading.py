@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from elman.runtime import jobs, run
 from elman.runtime.file import read
 from elman.runtime.model import Model
 
@@ -32,9 +31,13 @@ def load(path: str | os.PathLike[str], threads: int = 1) -> Any:
     """
     path = Path(path)
     if path.is_dir():
+        from elman.runtime import jobs, run
+
         tensors, saved = run.read(path)
         return jobs.of_run(saved, tensors, threads)
     description, stored, digest = read(path)
     if "job" in description:
+        from elman.runtime import jobs
+
         return jobs.make(description, stored, digest, threads)
     return Model(description, stored, digest, threads)

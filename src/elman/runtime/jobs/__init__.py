@@ -1,9 +1,11 @@
 """The models of the jobs of `elman train`, run with NumPy and the core alone.
 
-A module for each job has its model, a class, and `describe`, which says what a file has of a run.
+A module for each job has its model, a class with the name of the job, and `describe`, which says
+what a file has of a run. It is imported when that job is first met.
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,21 +13,17 @@ from numpy.typing import NDArray
 
 from elman.language import say
 from elman.runtime.file import FileError, Stored, digest
-from elman.runtime.jobs import labels, pairs, series, tags, text
-from elman.runtime.jobs.job import JobModel
 
-__all__ = ["MODELS", "describe", "make", "of_run"]
+__all__ = ["describe", "make", "of_run"]
 
-MODELS: dict[str, type[JobModel] | type[text.Text]] = {
-    kind.job: kind for kind in (text.Text, series.Series, labels.Labels, tags.Tags, pairs.Pairs)
-}
-_DESCRIBE = {
-    "text": text.describe,
-    "series": series.describe,
-    "labels": labels.describe,
-    "tags": tags.describe,
-    "pairs": pairs.describe,
-}
+_JOBS = ("text", "series", "labels", "tags", "pairs")
+
+
+# The module of a job.
+def _module(job: str) -> Any:
+    if job not in _JOBS:
+        raise KeyError(job)
+    return import_module(f"elman.runtime.jobs.{job}")
 
 
 def make(
@@ -44,15 +42,15 @@ def make(
         InputError: threads is out of range.
     """
     job = description.get("job")
-    if not isinstance(job, str) or job not in MODELS:
+    if not isinstance(job, str) or job not in _JOBS:
         raise FileError(
             say(
                 "the job of the file must be one of {names}, got {got}",
-                names=", ".join(MODELS),
+                names=", ".join(_JOBS),
                 got=f"{job!r:.40}",
             )
         )
-    return MODELS[job](description, tensors, digest, threads)
+    return getattr(_module(job), job.capitalize())(description, tensors, digest, threads)
 
 
 def describe(
@@ -69,7 +67,7 @@ def describe(
     """
     arrays = dict(tensors)
     try:
-        said = _DESCRIBE[run["job"]](run, arrays)
+        said = _module(run["job"]).describe(run, arrays)
         known = {"format": 1, "weights": "float32", "job": run["job"], **said}
         stored = {name: Stored(_kind(array), array) for name, array in arrays.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
