@@ -414,6 +414,19 @@ def test_a_gate_that_is_changed_in_place_is_no_silent_wrong_gradient() -> None:
         inside["h"].sum().backward()
 
 
+def test_what_autocast_has_lowered_may_be_reset_to() -> None:
+    layer, x = make("LSTM", dtype=torch.float32), torch.randn(L, N, F)
+    mask = torch.rand(L, N) < 0.3
+    to = tuple(torch.randn(1, H, dtype=torch.bfloat16) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        output, _ = layer(x, lengths=[9, 0, 4, 7], reset=mask, reset_to=to)
+        states = layer.states(x, lengths=[9, 0, 4, 7], reset=mask, reset_to=to)
+    wide = tuple(t.float() for t in to)
+    expected, _ = layer(x, lengths=[9, 0, 4, 7], reset=mask, reset_to=wide)
+    assert torch.equal(output, expected.bfloat16())
+    assert torch.equal(states["h"][0, 0], expected)
+
+
 def test_autocast_leaves_states_in_the_dtype_of_the_weights() -> None:
     layer = make("LSTM", dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

@@ -125,7 +125,8 @@ class _Recurrent(Module):
                 lower = torch.promote_types(lower, state.data.dtype)
         with torch.autocast("cpu", enabled=False):  # also for weights that are computed
             dtype = self._weights()[0].dtype
-            return _cast(self.forward(_cast(input, dtype), _cast(hx, dtype), *ragged), lower)
+            given = (_cast(value, dtype) for value in (input, hx, *ragged))
+            return _cast(self.forward(*given), lower)
 
 
 # Autocast lets alone what is double, integer or elsewhere.
@@ -471,7 +472,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         with torch.autocast("cpu", enabled=False):
             weights = self._weights()
             if lowered:
-                input, hx = _cast(input, weights[0].dtype), _cast(hx, weights[0].dtype)
+                input, hx, reset_to = _cast((input, hx, reset_to), weights[0].dtype)
             batch, x, states, lengths, resets = self._padded(
                 input, hx, lengths, reset, reset_to, weights
             )
