@@ -86,6 +86,7 @@ works: $(VENV)/core
 # The pictures of the pages, each from what its page computes, and the one of speed.
 pictures: $(VENV)/core
 	$(BIN)/python docs/pictures.py
+
 # The hashes that `elman verify` compares with, made anew on this machine.
 bits: $(VENV)/core
 	$(BIN)/python -c "from pathlib import Path; from elman.verification import record; \
