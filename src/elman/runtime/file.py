@@ -118,6 +118,8 @@ def write(
     Raises:
         OSError: it cannot be written; what stood at `path` still stands there.
     """
+    from elman.checkpoint import write_atomically  # it imports hashlib, see `_digest`
+
     text = json.dumps(description)
     header: dict[str, Any] = {"__metadata__": {"elman": text, "sha256": _digest(text, tensors)}}
     offset = 0
@@ -130,16 +132,7 @@ def write(
     encoded += b" " * (-len(encoded) % 8)  # so that the tensors are aligned
     parts = [len(encoded).to_bytes(8, "little"), encoded]
     parts += [np.ascontiguousarray(s.array, _DTYPES[s.dtype]).tobytes() for s in tensors.values()]
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with beside.open("wb") as file:
-            file.write(b"".join(parts))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(Path(path), b"".join(parts))
 
 
 def _json(path: Path, text: bytes) -> dict[str, Any]:
