@@ -331,7 +331,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
         ([run, "none/m.elman"], "is not a directory: make it first"),
         (
             [run, "m.elman", "--weights", "int3"],
-            "--weights must be float32, bf16, int8, got",
+            "--weights must be one of float32, bf16, int8, got",
         ),
         ([run, "m.onnx", "--weights", "bf16"], "--weights of ONNX are float32, got 'bf16'"),
         ([run, "m.onnx"], "a model of pairs is more than one graph, which ONNX cannot hold"),

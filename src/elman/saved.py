@@ -22,9 +22,9 @@ from elman.runtime.file import FileError, Stored, read, write
 from elman.runtime.modules import MOST_TERMS, SCALES, Matrix, make, quantise, widen
 from elman.shapes import KindError, ShapeError
 
-__all__ = ["load", "recurrent_entry", "reduced", "save", "stored"]
+__all__ = ["WEIGHTS", "load", "recurrent_entry", "reduced", "save", "stored"]
 
-_WEIGHTS = ("float32", "bf16", "int8")
+WEIGHTS = ("float32", "bf16", "int8")
 
 
 def save(
@@ -62,14 +62,7 @@ def save(
           (1): Linear(in_features=4, out_features=2, bias=True)
         )
     """
-    if weights not in _WEIGHTS:
-        raise ShapeError(
-            say(
-                "save: weights must be one of {names}, got {got}",
-                names=", ".join(_WEIGHTS),
-                got=repr(weights),
-            )
-        )
+    _check_weights(weights)
     entries, tensors = [], dict[str, Stored]()
     width: int | None = None
     for name, part in _chain(module, ""):
@@ -145,14 +138,7 @@ def reduced(tensors: Mapping[str, Stored], weights: str) -> dict[str, Stored]:
     Raises:
         ShapeError: `weights` is misspelt, or a tensor cannot be stored so.
     """
-    if weights not in _WEIGHTS:
-        raise ShapeError(
-            say(
-                "save: weights must be one of {names}, got {got}",
-                names=", ".join(_WEIGHTS),
-                got=repr(weights),
-            )
-        )
+    _check_weights(weights)
     found = dict[str, Stored]()
     for name, kept in tensors.items():
         found |= stored(name, torch.from_numpy(np.array(kept.array)), weights)
@@ -367,6 +353,17 @@ def _made(entry: Mapping[str, Any]) -> nn.Module:
 
 
 # --- how a tensor is stored ---------------------------------------------------------------------
+
+
+def _check_weights(weights: str) -> None:
+    if weights not in WEIGHTS:
+        raise ShapeError(
+            say(
+                "save: weights must be one of {names}, got {got}",
+                names=", ".join(WEIGHTS),
+                got=repr(weights),
+            )
+        )
 
 
 def stored(

@@ -8,12 +8,12 @@ from typing import Any
 from elman import onnx, runtime
 from elman.runtime import jobs, run
 from elman.runtime.file import write
+from elman.saved import WEIGHTS, reduced
+from elman.shapes import ShapeError
 from elman.tasks import InputError
 from elman.tasks.trained import load
 
-__all__ = ["WEIGHTS", "export"]
-
-WEIGHTS = ("float32", "bf16", "int8")
+__all__ = ["export"]
 
 
 def export(path: str | Path, out: str | Path, weights: str = "float32") -> list[str]:
@@ -45,7 +45,7 @@ def export(path: str | Path, out: str | Path, weights: str = "float32") -> list[
     """
     path, out = Path(path), Path(out)
     if weights not in WEIGHTS:
-        raise InputError(f"weights must be {', '.join(WEIGHTS)}, got {weights!r}", "weights")
+        raise InputError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}", "weights")
     if out.suffix not in (".elman", ".onnx"):
         raise InputError(f"{out} must end in .elman or .onnx, which says what is written")
     if out.exists():
@@ -60,9 +60,6 @@ def export(path: str | Path, out: str | Path, weights: str = "float32") -> list[
     if weights == "float32":
         write(out, description, stored)
         return [_told(out, weights)]
-    from elman.saved import reduced
-    from elman.shapes import ShapeError
-
     before = jobs.make(description, stored, "")
     try:
         write(out, {**description, "weights": weights}, reduced(stored, weights))
