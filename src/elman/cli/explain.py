@@ -13,24 +13,14 @@ __all__ = ["explain"]
 
 
 class Kind(str, Enum):
-    """What can be explained, as it is typed."""
+    """What can be explained: the class, and as it is typed."""
 
-    rnn = "rnn"
-    lstm = "lstm"
-    gru = "gru"
-    rnncell = "rnncell"
-    lstmcell = "lstmcell"
-    grucell = "grucell"
-
-
-_CLASSES = {
-    "rnn": "RNN",
-    "lstm": "LSTM",
-    "gru": "GRU",
-    "rnncell": "RNNCell",
-    "lstmcell": "LSTMCell",
-    "grucell": "GRUCell",
-}
+    RNN = "rnn"
+    LSTM = "lstm"
+    GRU = "gru"
+    RNNCell = "rnncell"
+    LSTMCell = "lstmcell"
+    GRUCell = "grucell"
 
 
 def explain(
@@ -48,7 +38,7 @@ def explain(
     proj: Annotated[
         int | None, typer.Option(min=1, help="Features of the projected state of an LSTM.")
     ] = None,
-    relu: Annotated[bool, typer.Option("--relu", help="An RNN with relu for tanh.")] = False,
+    relu: Annotated[bool, typer.Option("--relu", help="An RNN with relu instead of tanh.")] = False,
     batch: Annotated[int | None, typer.Option(min=1, help="N, sequences. (default: 3)")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="L, time steps. (default: 5)")] = None,
     lengths: Annotated[
@@ -112,7 +102,7 @@ def explain(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of dropout in one layer: the explanation says it
-            module = getattr(elman, _CLASSES[kind.value])(input, hidden, **options)
+            module = getattr(elman, kind.name)(input, hidden, **options)
         x = None
         if batch is not None or steps is not None:
             outer = [batch or 3] if is_cell else [steps or 5, batch or 3]

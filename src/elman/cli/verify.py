@@ -6,9 +6,9 @@ __all__ = ["verify"]
 
 
 def verify() -> int:
-    """Say whether this machine computes what that of the release did, bit for bit.
+    """Compare this machine's results with those of the release, bit for bit.
 
-    The exit code is 1 if a result is another.
+    The exit code is 1 if a result differs.
     """
     from rich import box
     from rich.console import Console
@@ -36,7 +36,7 @@ def verify() -> int:
         )
     elif unknown:
         console.print(
-            f"of {unknown} nothing is known, for the release was not made on such a machine;"
+            f"{unknown} cannot be compared, because the release has none of such a machine;"
             " their hashes are shown."
         )
     else:
