@@ -518,3 +518,14 @@ def test_a_description_without_a_part_of_it_is_refused(
     write(tmp_path / "m", description | {"format": 2}, tensors)
     with pytest.raises(FileError, match="written by a newer elman"):
         runtime.load(tmp_path / "m")
+
+
+def test_a_chain_with_more_recurrent_modules_than_one_is_refused(
+    made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    description, tensors, _ = read(made("series").file)
+    layers, *rest = description["chains"]["writer"]
+    chains = description["chains"] | {"writer": [layers, layers, *rest]}
+    write(tmp_path / "m", description | {"chains": chains}, tensors)
+    with pytest.raises(FileError, match="'writer' must have one recurrent module, got 2"):
+        runtime.load(tmp_path / "m")

@@ -16,7 +16,7 @@ from elman.language import say
 from elman.runtime.facts import Facts
 from elman.runtime.file import FileError, Stored
 from elman.runtime.model import Model, check_format
-from elman.runtime.modules import Embedding, Floats
+from elman.runtime.modules import Embedding, Floats, Recurrent
 
 __all__ = [
     "Entry",
@@ -127,6 +127,23 @@ class JobModel(ABC):
                 )
             )
         return chain
+
+    def layers(self, name: str) -> Recurrent:
+        """Return the recurrent module of a chain that has one.
+
+        Raises:
+            FileError: the chain has none, or several.
+        """
+        found = [m for m in self.chains[name].modules if isinstance(m, Recurrent)]
+        if len(found) != 1:
+            raise FileError(
+                say(
+                    "the chain {name} must have one recurrent module, got {count}",
+                    name=repr(name),
+                    count=len(found),
+                )
+            )
+        return found[0]
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:

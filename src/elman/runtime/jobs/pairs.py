@@ -181,15 +181,9 @@ class Pairs(JobModel):
         self._lower = self.chain("lower", len(self.target), hidden, symbols=True)
         self._upper = self.chain("upper", 2 * hidden, hidden)
         self._output = self.chain("output", 3 * hidden, len(self.target))
-        (encoder,), (lower,), (upper,) = (
-            [module for _, module in chain._recurrent] + [None] * (not chain._recurrent)
-            for chain in (self._encoder, self._lower, self._upper)
-        )
+        encoder, lower, upper = map(self.layers, ("encoder", "lower", "upper"))
         if not (
-            encoder
-            and lower
-            and upper
-            and encoder.cell == lower.cell == upper.cell
+            encoder.cell == lower.cell == upper.cell
             and (encoder.directions, lower.directions, upper.directions) == (2, 1, 1)
             and (lower.num_layers, upper.num_layers) == (encoder.num_layers, 1)
             and not (encoder.proj_size or lower.proj_size or upper.proj_size)

@@ -134,14 +134,9 @@ class Series(JobModel):
         self._linear = self.chain("linear", self.context, self.horizon)
         self._ahead = self.chain("ahead", count, hidden) if count else None
         self._effect = self.chain("effect", count, self._segment) if count else None
-        (reader,), (writer,) = (
-            [module for _, module in chain._recurrent] + [None] * (not chain._recurrent)
-            for chain in (self._reader, self._writer)
-        )
+        reader, writer = self.layers("reader"), self.layers("writer")
         if not (
-            reader
-            and writer
-            and (reader.cell, reader.state_widths) == (writer.cell, writer.state_widths)
+            (reader.cell, reader.state_widths) == (writer.cell, writer.state_widths)
             and (reader.num_layers, reader.directions) == (writer.num_layers, writer.directions)
             and reader.directions == 1
         ):
