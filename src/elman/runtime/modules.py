@@ -42,8 +42,10 @@ __all__ = [
     "Matrix",
     "Module",
     "Recurrent",
+    "log_softmax",
     "make",
     "quantise",
+    "softmax",
     "widen",
 ]
 
@@ -301,12 +303,14 @@ class LayerNorm(Module):
         chain.add_layer_norm(weight, bias, self.eps, self.width)
 
 
-def _softmax(x: Floats) -> Floats:
+def softmax(x: Floats) -> Floats:
+    """Return probabilities, over the last axis of (..., M) logits."""
     powers = np.exp(x - x.max(-1, keepdims=True))
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
-def _log_softmax(x: Floats) -> Floats:
+def log_softmax(x: Floats) -> Floats:
+    """Return the logarithms of probabilities, over the last axis of (..., M) logits."""
     x = x - x.max(-1, keepdims=True)
     return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))
 
@@ -333,8 +337,8 @@ _FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
     "relu": _Math.relu,
     "tanh": np.tanh,
     "sigmoid": _Math.sigmoid,
-    "softmax": _softmax,
-    "log_softmax": _log_softmax,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
     "silu": lambda x: x * _Math.sigmoid(x),
     "softplus": lambda x: np.logaddexp(x, 0),
     "identity": lambda x: x,

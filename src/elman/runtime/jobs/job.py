@@ -25,8 +25,8 @@ __all__ = [
     "embedding",
     "function",
     "largest",
+    "last_outputs",
     "linear",
-    "log_softmax",
     "padded",
     "recurrent",
 ]
@@ -193,10 +193,18 @@ def padded(rows: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.int64
     return array, lengths
 
 
-def log_softmax(logits: Floats) -> Floats:
-    """Return the logarithms of probabilities, over the last axis."""
-    less = logits - logits.max(-1, keepdims=True)
-    return np.asarray(less - np.log(np.exp(less).sum(-1, keepdims=True)))
+def last_outputs(output: Floats, lengths: NDArray[np.int64]) -> Floats:
+    """Return what each of two directions gave last, the second of them at the first step.
+
+    Args:
+        output: (L, N, F), the directions side by side.
+        lengths: (N,) steps of each sequence, at least 1.
+
+    Returns:
+        (N, F).
+    """
+    half, columns = output.shape[-1] // 2, np.arange(len(lengths))
+    return np.concatenate([output[lengths - 1, columns, :half], output[0, :, half:]], -1)
 
 
 def largest(values: Floats, count: int) -> NDArray[np.int64]:

@@ -22,12 +22,12 @@ from elman.runtime.jobs.job import (
     embedding,
     function,
     largest,
+    last_outputs,
     linear,
-    log_softmax,
     padded,
     recurrent,
 )
-from elman.runtime.modules import Floats
+from elman.runtime.modules import Floats, log_softmax
 
 __all__ = ["Labels", "describe", "encode", "tokens"]
 
@@ -195,13 +195,10 @@ class Labels(JobModel):
 
 def _summary(output: Floats, lengths: NDArray[np.int64]) -> Floats:
     """(L, N, F) outputs of two directions -> (N, 3 F): last of each, mean and maximum."""
-    half = output.shape[-1] // 2
-    columns = np.arange(len(lengths))
-    last = np.concatenate([output[lengths - 1, columns, :half], output[0, :, half:]], -1)
     padding = (np.arange(len(output))[:, None] >= lengths)[:, :, None]
     mean = np.where(padding, 0, output).sum(0) / lengths[:, None].astype(output.dtype)
     largest = np.where(padding, output.dtype.type(-1), output).max(0)  # no output is below -1
-    return np.concatenate([last, mean, largest], -1)
+    return np.concatenate([last_outputs(output, lengths), mean, largest], -1)
 
 
 def describe(run: Mapping[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:

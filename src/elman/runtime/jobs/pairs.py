@@ -34,12 +34,11 @@ from elman.runtime.jobs.job import (
     function,
     largest,
     linear,
-    log_softmax,
     padded,
     recurrent,
 )
 from elman.runtime.model import Session
-from elman.runtime.modules import Floats
+from elman.runtime.modules import Floats, log_softmax, softmax
 
 __all__ = ["BOUNDARY", "LEVELS", "UNKNOWN", "Alphabet", "Answer", "Pairs", "describe"]
 
@@ -327,9 +326,7 @@ class _Decoder:
         width = lower.shape[-1]
         queries = lower.reshape(-1, self._beam, width)
         scores = queries @ self._keys / np.asarray(math.sqrt(width), lower.dtype) + self._hidden
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        found = np.concatenate([(weights @ self._values).reshape(-1, width), lower], -1)
+        found = np.concatenate([(softmax(scores) @ self._values).reshape(-1, width), lower], -1)
         above = self._upper.step(found)
         combined = np.concatenate([above, found], -1)
         return np.asarray(self._model._output.run(combined[None])[0])

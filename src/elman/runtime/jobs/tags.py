@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from elman.errors import InputError
 from elman.language import say
 from elman.runtime.file import FileError
-from elman.runtime.jobs.job import JobModel, embedding, linear, padded, recurrent
+from elman.runtime.jobs.job import JobModel, embedding, last_outputs, linear, padded, recurrent
 from elman.runtime.modules import Floats
 
 __all__ = ["CHARACTER", "Encoder", "Read", "Tags", "describe", "likeliest"]
@@ -159,10 +159,7 @@ class Tags(JobModel):
     def _logits(self, read: Read) -> Floats:
         """(L, N, tags) logits; what stands at padding means nothing."""
         output = self._spelling.run(read.characters, read.spelling)
-        half, columns = output.shape[-1] // 2, np.arange(len(read.spelling))
-        spelled = np.concatenate(
-            [output[read.spelling - 1, columns, :half], output[0, :, half:]], -1
-        )
+        spelled = last_outputs(output, read.spelling)
         words = self._words.run(read.words)
         x = np.concatenate([words, spelled[read.which]], -1)
         return self._reader.run(x, read.lengths)
