@@ -60,7 +60,9 @@ class Layout:
         flags = {name: facts.truth(name) for name in ("by_tabs", "numbered", "named")}
         word, tag = facts.size("word", 0, last), facts.size("tag", -1, last)
         if width is None and (word, tag) != (0, -1):
-            raise FileError("the columns of the file must have a number if they have places")
+            raise FileError(
+                say("the columns of the file must have a width where word or tag has a place")
+            )
         return Layout(word, tag, width, **flags)
 
     def cells(self, line: str) -> list[str]:
