@@ -19,7 +19,7 @@ from jobs import CASES
 from elman import runtime
 from elman.cli import main
 from elman.runtime import FileError, InputError
-from elman.runtime.file import read, write
+from elman.runtime.file import Stored, read, write
 from elman.runtime.jobs.pairs import BOUNDARY, UNKNOWN
 from elman.tasks import find, pairs, series, text, trained, training
 from elman.tasks.exporting import export
@@ -528,4 +528,23 @@ def test_a_chain_with_more_recurrent_modules_than_one_is_refused(
     chains = description["chains"] | {"writer": [layers, layers, *rest]}
     write(tmp_path / "m", description | {"chains": chains}, tensors)
     with pytest.raises(FileError, match="'writer' must have one recurrent module, got 2"):
+        runtime.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(("job", "chain"), [("labels", "reader"), ("tags", "spelling")])
+def test_a_chain_of_one_direction_is_refused_where_two_are_read(
+    made: Callable[[str], Made], job: str, chain: str, tmp_path: Path
+) -> None:
+    description, tensors, _ = read(made(job).file)
+    (entry,) = (e for e in description["chains"][chain] if e["kind"] == "recurrent")
+    entry["bidirectional"], entry["hidden_size"] = False, 2 * entry["hidden_size"]
+    for name in [name for name in tensors if name.startswith(f"{entry['name']}.")]:
+        old = tensors.pop(name)
+        if not name.endswith("_reverse"):  # as wide as both directions were
+            shape = [2 * size for size in old.array.shape]
+            if name.endswith("weight_ih_l0"):
+                shape[1] //= 2
+            tensors[name] = Stored(old.dtype, np.zeros(shape, old.array.dtype))
+    write(tmp_path / "m", description, tensors)
+    with pytest.raises(FileError, match=f"'{chain}' must have two directions"):
         runtime.load(tmp_path / "m")

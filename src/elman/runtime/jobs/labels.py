@@ -94,7 +94,7 @@ class Labels(JobModel):
         else:
             symbols = facts.texts("symbols")
             self._reader = self.chain("reader", 1 + len(symbols), symbols=True)
-        if self._reader.width % 2:
+        if self.layers("reader").directions != 2:
             raise FileError(say("the chain 'reader' must have two directions"))
         self._output = self.chain("output", 3 * self._reader.width, len(self.labels))
 

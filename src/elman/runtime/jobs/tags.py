@@ -102,7 +102,7 @@ class Tags(JobModel):
         facts.truth("is_entities"), facts.part("layout")
         self._spelling = self.chain("spelling", 1 + len(characters), symbols=True)
         self._words = self.chain("words", 1 + len(words), symbols=True)
-        if self._spelling.width % 2:
+        if self.layers("spelling").directions != 2:
             raise FileError(say("the chain 'spelling' must have two directions"))
         inputs = self._words.width + self._spelling.width
         self._reader = self.chain("reader", inputs, len(self.tags))
