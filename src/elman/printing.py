@@ -234,7 +234,7 @@ def _array(x: Any) -> np.ndarray[Any, Any]:
             x = x.detach().cpu().resolve_conj().resolve_neg()
             x = x.double() if x.is_floating_point() else x
         array = np.asarray(x)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # no numbers, or none to copy out
         raise TypeError(_refusal(x)) from error
     if array.dtype.kind not in "biufc":
         raise TypeError(_refusal(x))
