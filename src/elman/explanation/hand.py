@@ -115,7 +115,7 @@ def take_step(call: Call, t: int, n: int, layer: int, direction: int) -> Step:
     return Step(t, n, layer, direction, values, module, error)
 
 
-# The gates, where the cell tells them, and the states after the step, in the order of the equations.
+# The gates, where the cell tells them, and then the states after the step, as they are computed.
 def _gates(call: Call, x: Tensor, state: States, weights: list[Tensor | None]) -> dict[str, Tensor]:
     cell = call.cell
     gates = cell.gates if cell.values is not None else ""
