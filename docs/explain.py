@@ -3,6 +3,8 @@
     python docs/explain.py
 
 writes the part of explain.md between its two marks, and explain/lstm.html and explain/lstm-zh.html.
+These pages need nothing beside them, so each has a copy of elman/explanation/page.css: run this
+again after a change there.
 """
 
 import re
@@ -31,6 +33,15 @@ def sample() -> str:
     return "```text\n" + "\n".join(lines[:end]).rstrip() + "\n...\n```\n"
 
 
+def pages() -> dict[Path, str]:
+    """The pages that are shown, by their files."""
+    folder = PAGE.with_suffix("")
+    return {
+        folder / f"{name}.html": explanation(lang).html
+        for lang, name in (("en", "lstm"), ("zh", "lstm-zh"))
+    }
+
+
 def written(page: str) -> str:
     """The page with the sample as it is now."""
     begin, end = map(re.escape, MARKS)
@@ -40,5 +51,5 @@ def written(page: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    for lang, name in (("en", "lstm"), ("zh", "lstm-zh")):
-        explanation(lang).save(PAGE.with_suffix("") / f"{name}.html")
+    for file, html in pages().items():
+        file.write_text(html, encoding="utf-8")

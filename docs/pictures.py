@@ -394,12 +394,12 @@ def main(wanted: list[str]) -> None:
     for name, (page, draw) in LEARN.items():
         if wanted and name not in wanted:
             continue
-        names = made.setdefault(page, {}) or run(FOLDERS["en"] / f"{page}.md")
-        made[page] = names
+        if page not in made:
+            made[page] = run(FOLDERS["en"] / f"{page}.md")
         for language, folder in FOLDERS.items():
             elman.set_language(language)
             say = CHINESE.get if language == "zh" else dict[str, str]().get
-            save(draw(names, lambda text, say=say: say(text, text)), folder / f"{name}.svg")
+            save(draw(made[page], lambda text, say=say: say(text, text)), folder / f"{name}.svg")
     if not wanted or "speed" in wanted:
         save(speed(), DOCS / "speed.svg")
 

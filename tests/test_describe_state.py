@@ -45,6 +45,8 @@ def test_what_is_no_state_is_refused_in_one_sentence() -> None:
     lstm = elman.LSTM(3, 4)
     with pytest.raises(TypeError, match=r"state must be \(h_n, c_n\), got Tensor"):
         elman.describe_state(lstm, torch.zeros(1, 2, 4))
+    with pytest.raises(TypeError, match=r"state must be h_n, got \(Tensor, Tensor\): give the"):
+        elman.describe_state(elman.GRU(3, 4), (torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)))
     with pytest.raises(TypeError, match=r"module must be an RNN, LSTM or GRU .* got Linear"):
         elman.describe_state(torch.nn.Linear(2, 2), torch.zeros(1, 2, 4))
     rule = r"h_n must be \(D \* num_layers, N, H_out\) = \(1, N, 4\), got \(2, 5, 4\)"

@@ -123,12 +123,12 @@ def _trace(
     if array.ndim == 4:  # of one sequence
         array = np.expand_dims(array, 2 if batch_first else 3)
     if array.ndim != 5:
-        axes = "num_layers, D, N, L, hidden_size" if batch_first else None
+        outer = "N, L" if batch_first else "L, N"
         raise ValueError(
             say(
                 "plot_gates: gates[{letter}] must be ({axes}), got {got}",
                 letter=repr(letter),
-                axes=axes or "num_layers, D, L, N, hidden_size",
+                axes=f"num_layers, D, {outer}, hidden_size",
                 got=array.shape,
             )
         )
@@ -192,11 +192,9 @@ def _draw(
         for side in axes.spines.values():
             side.set_visible(False)
     last = panels[-1]
-    every = -(-steps // _MOST_LABELS)
+    every = max(1, steps // 8) if symbols is None else -(-steps // _MOST_LABELS)
     places = range(0, steps, every)
     if symbols is None:
-        every = max(1, steps // 8)
-        places = range(0, steps, every)
         labels = [str(place) for place in places]
     else:
         labels = [_VISIBLE.get(str(symbols[place]), str(symbols[place])) for place in places]

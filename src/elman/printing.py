@@ -51,7 +51,8 @@ def axes(x: Any, names: str) -> Axes:
 
     Args:
         x: A tensor, an array, or nested lists of numbers.
-        names: A name for each axis, outermost first, with spaces between: "N L F".
+        names: A name for each axis, outermost first, with spaces between, or one letter for each:
+            "N L F" or "NLF".
 
     Returns:
         An `elman.printing.Axes`, which prints, and has the text.
@@ -174,11 +175,14 @@ def describe_state(module: Any, state: Any) -> StateDescription:
     if len(given) != len(letters) or not all(hasattr(one, "shape") for one in given):
         raise TypeError(
             say(
-                "describe_state: state must be {wanted}, got {got}",
+                "describe_state: state must be {wanted}, got {got}: give the state that module "
+                "returned",
                 wanted="h_n"
                 if len(letters) == 1
                 else f"({', '.join(f'{letter}_n' for letter in letters)})",
-                got=type(state).__name__ if len(given) == 1 else f"{len(given)}",
+                got=f"({', '.join(type(one).__name__ for one in given)})"
+                if isinstance(state, (tuple, list))
+                else type(state).__name__,
             )
         )
     directions = 2 if getattr(module, "bidirectional", False) else 1
@@ -234,7 +238,7 @@ def _array(x: Any) -> np.ndarray[Any, Any]:
             x = x.detach().cpu().resolve_conj().resolve_neg()
             x = x.double() if x.is_floating_point() else x
         array = np.asarray(x)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # no numbers, or none to copy out
         raise TypeError(_refusal(x)) from error
     if array.dtype.kind not in "biufc":
         raise TypeError(_refusal(x))

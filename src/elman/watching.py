@@ -177,14 +177,8 @@ class Step:
         sizes = sorted({size for value in self._held for size in value.shape if size})
         all_units = [units] if units is not None else _with_parts(sizes)
         for unit in all_units:
-            all_features = (
-                [features]
-                if features is not None
-                else [
-                    *sizes,
-                    *(size - unit for size in sizes if size > unit),
-                ]
-            )
+            both = (size - unit for size in sizes if size > unit)  # of one matrix for x and h
+            all_features = [features] if features is not None else [*sizes, *both]
             for feature in dict.fromkeys(all_features):
                 yield feature, unit
 

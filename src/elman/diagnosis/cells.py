@@ -41,7 +41,7 @@ class LstmReading(Reading):
             )
             h_after, c_after = c_after, h_after
             output = self.find_output(h_after, c_after)
-        place = self.run.results.index(c_after) if c_after is self.run.results[0] else 1
+        place = 0 if c_after is self.run.results[0] else 1
         self.read_cell(c, c_after, place)
         self.read_output(output)
         self.gates = {letter: self.gates[letter] for letter in "ifgo" if letter in self.gates}

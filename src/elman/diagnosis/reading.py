@@ -1,5 +1,6 @@
 """What the readings of all cells share: values that passed by, gates, and what was found."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class Gate:
     b_h: Array | None = None
 
 
-class Reading:
+class Reading(ABC):
     """What the readings of all cells share: values, gates and what was found."""
 
     def __init__(self, cell: Cell, step: Step, batch: Batch, run: Run) -> None:
@@ -84,9 +85,9 @@ class Reading:
             if not any(self.same(value, known) for known in (*given, *self.values)):
                 self.values.append(value)
 
+    @abstractmethod
     def read(self) -> None:
         """Find the gates, and what is wrong with them."""
-        raise NotImplementedError
 
     def find(self, key: str, gate: str, sentence: str) -> None:
         """Note a mistake."""

@@ -1,8 +1,8 @@
 """Explanations: what goes in and comes out of a recurrent module, checked on the call itself.
 
 Facts come first, in the order of the files: `call` runs the module and brings the call into one
-form, `hand` computes the recurrence by its equations, `checks` says what is equal and what is not,
-`equations` and `advice` have the equations and the next lines of code, `model` the calls of a whole
+form, `hand` computes the recurrence by its equations, `equations` has them as lines, `checks` says
+what is equal and what is not, `advice` has the next lines of code, `model` the calls of a whole
 model. `chapters` tells the facts in a language, as `blocks`; `picture`, `terminal` and `page` draw
 them.
 """

@@ -37,8 +37,10 @@ _HOOKS = (
     *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
 )
 # cell -> the class of layers that compute it, in elman and in torch.nn
-_LAYERS = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM", "gru": "GRU"}
-_LAYERS["gru_reset_before"] = "GRU"
+_LAYERS = {
+    **{"rnn_tanh": "RNN", "rnn_relu": "RNN", "lstm": "LSTM"},
+    **{"gru": "GRU", "gru_reset_before": "GRU"},
+}
 
 States = tuple[Tensor, ...]
 
@@ -129,7 +131,9 @@ class Call:
         title: the name of its class.
         name: what it is called in a line of code.
         is_own: whether the input was made up, since none was given.
-        form: how the input came: "padded", "single" (one sequence), "packed" or "nested".
+        form: how the module took the input: "padded", "single" (one sequence), "packed" or
+            "nested".
+        was_packed: whether the input was packed here, for a layer that takes no lengths.
         lengths: the steps of each sequence, if the caller gave them in one way or another.
         input: the input as it was given to the module.
         hx: the initial state as it was given, or None.
@@ -204,7 +208,8 @@ class Call:
                 )
             )
         input = input.detach() if isinstance(input, Tensor) else _detached(input)
-        if lengths is not None and not self.is_ours and isinstance(input, Tensor):
+        self.was_packed = lengths is not None and not self.is_ours and isinstance(input, Tensor)
+        if self.was_packed:
             input = self._packed(input, lengths, language)
             lengths = None
         self.input: Any = input

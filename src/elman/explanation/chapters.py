@@ -1,13 +1,21 @@
 """The sections of an explanation, from the facts of a call and in a language."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from elman.explanation.advice import Advice, advise
 from elman.explanation.blocks import Block, Checks, Code, Equations, Section, Table, Text
 from elman.explanation.call import Call
 from elman.explanation.checks import Check, check
-from elman.explanation.equations import activation, equations, gate_names, parameters, parts
+from elman.explanation.equations import (
+    activation,
+    equations,
+    gate_names,
+    of_biases,
+    parameters,
+    parts,
+)
 from elman.explanation.hand import Step, take_step
 from elman.explanation.picture import picture
 from elman.language import say
@@ -242,7 +250,7 @@ def _in_and_out(call: Call, shapes: Sizes, language: str | None) -> Section:
                 )
             )
         )
-    if call.form == "packed" and not call.is_ours and call.is_own:
+    if call.was_packed:
         blocks.append(
             Text(
                 say(
@@ -447,16 +455,13 @@ def _parameters(call: Call, language: str | None) -> Section:
             (
                 say("name", language=language),
                 say("axes and size", language=language),
-                say("numbers", language=language),
+                say("how many", language=language),
             ),
-            [
-                (name, with_axes(*size), f"{_product(size[1]):,}")
-                for name, size in list(sizes.items())
-            ],
+            [(name, with_axes(*size), f"{prod(size[1]):,}") for name, size in sizes.items()],
         )
     )
-    total = sum(_product(size) for _, size in sizes.values())
-    products = sum(_product(size) for axes, size in sizes.values() if len(axes) == 2)
+    total = sum(prod(size) for _, size in sizes.values())
+    products = sum(prod(size) for axes, size in sizes.values() if len(axes) == 2)
     blocks.append(
         Text(
             say(
@@ -470,20 +475,7 @@ def _parameters(call: Call, language: str | None) -> Section:
         )
     )
     if call.bias and call.is_known:
-        text = (
-            say(
-                "b_hn is inside the product with the reset gate, so it is not the same as b_in. "
-                "For r and z only the sum of the two biases acts. Both are added at every step.",
-                language=language,
-            )
-            if call.cell.name == "gru"
-            else say(
-                "Two biases: only the sum of b_ih and b_hh acts, and both are added at every "
-                "step. There are two because cuDNN has two.",
-                language=language,
-            )
-        )
-        blocks.append(Text(text))
+        blocks.append(Text(of_biases(call, language)))
     bound = h**-0.5 if h else 0.0
     blocks.append(
         Text(
@@ -497,10 +489,3 @@ def _parameters(call: Call, language: str | None) -> Section:
         )
     )
     return Section(say("The parameters", language=language), blocks)
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total

@@ -3,7 +3,7 @@
 from elman.explanation.call import Call
 from elman.language import say
 
-__all__ = ["activation", "equations", "gate_names", "parameters", "parts"]
+__all__ = ["activation", "equations", "gate_names", "of_biases", "parameters", "parts"]
 
 Line = tuple[list[tuple[str, str]], str]
 
@@ -37,6 +37,21 @@ def activation(call: Call, gate: str) -> str:
 def parts(call: Call) -> int:
     """Return the number of activations in one step; the last tanh of an LSTM is no gate."""
     return len(call.cell.gates) + (call.cell.name == "lstm")
+
+
+def of_biases(call: Call, language: str | None) -> str:
+    """Return what the two biases of a known cell do."""
+    if call.cell.name == "gru":
+        return say(
+            "b_hn is inside the product with the reset gate, so it is not the same as b_in. "
+            "For r and z only the sum of the two biases acts. Both are added at every step.",
+            language=language,
+        )
+    return say(
+        "Two biases: only the sum of b_ih and b_hh acts, and both are added at every "
+        "step. There are two because cuDNN has two.",
+        language=language,
+    )
 
 
 def equations(call: Call, language: str | None) -> list[Line]:

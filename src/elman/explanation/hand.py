@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from elman import reference
 from elman.explanation.call import Call, States
@@ -116,27 +115,11 @@ def take_step(call: Call, t: int, n: int, layer: int, direction: int) -> Step:
     return Step(t, n, layer, direction, values, module, error)
 
 
+# The gates, where the cell tells them, and then the states after the step, as they are computed.
 def _gates(call: Call, x: Tensor, state: States, weights: list[Tensor | None]) -> dict[str, Tensor]:
-    if not call.is_known:
-        return dict(zip(call.cell.states, advance(call, x, state, weights), strict=True))
-    w_ih, w_hh, b_ih, b_hh, w_hr = weights
-    assert w_ih is not None
-    assert w_hh is not None
-    gx = linear(x, w_ih, b_ih).chunk(len(call.cell.gates), -1)
-    gh = linear(state[0], w_hh, b_hh).chunk(len(call.cell.gates), -1)
-    name = call.cell.name
-    if name == "lstm":
-        i, f, o = (torch.sigmoid(gx[k] + gh[k]) for k in (0, 1, 3))
-        g = torch.tanh(gx[2] + gh[2])
-        c = f * state[1] + i * g
-        h = o * torch.tanh(c)
-        return {"i": i, "f": f, "g": g, "o": o, "c": c, "h": h if w_hr is None else linear(h, w_hr)}
-    if name in ("gru", "gru_reset_before"):
-        r, z = (torch.sigmoid(gx[k] + gh[k]) for k in (0, 1))
-        if name == "gru":
-            n = torch.tanh(gx[2] + r * gh[2])
-        else:
-            late = None if b_hh is None else b_hh.chunk(3)[2]
-            n = torch.tanh(gx[2] + linear(r * state[0], w_hh.chunk(3)[2], late))
-        return {"r": r, "z": z, "n": n, "h": (1 - z) * n + z * state[0]}
-    return dict(zip(call.cell.states, advance(call, x, state, weights), strict=True))
+    cell = call.cell
+    gates = cell.gates if cell.values is not None else ""
+    letters = "".join(dict.fromkeys(gates + cell.states[::-1]))
+    begin = tuple(s.unsqueeze(0) for s in state)
+    _, values = reference.inside(cell, x.unsqueeze(0), begin, weights, None, None, letters)
+    return {letter: values[letter][0, 0] for letter in letters}

@@ -16,6 +16,7 @@ from torch.nn import Module
 
 from elman.explanation.blocks import Block, Checks, Section, Table, Text
 from elman.explanation.call import Call, is_explainable
+from elman.explanation.chapters import with_axes
 from elman.explanation.checks import Check
 from elman.language import say
 
@@ -322,7 +323,7 @@ def _size(value: Any, axes: Axes | None) -> str:
         return f"({', '.join(axes or ('?',))})"
     if axes is None or len(axes) != value.dim():
         return str(tuple(value.shape))
-    return f"({', '.join(f'{a}={s}' for a, s in zip(axes, value.shape, strict=True))})"
+    return with_axes(axes, tuple(value.shape))
 
 
 def _result_size(record: Record) -> str:

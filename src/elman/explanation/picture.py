@@ -202,12 +202,10 @@ def _lengths(drawn: Picture) -> list[list[Piece]]:
 
 # --- SVG ----------------------------------------------------------------------------------------
 
-_BOX, _STEP, _GAP = (
-    76,
-    118,
-    60,
-)  # widths of a box, from box to box, and added where steps are left out
-_LINE, _SPACE = 30, 46  # heights of a line of a box, and between layers
+# In units of the drawing: the width of a box, from box to box, and added where steps are left out;
+# the height of a line of a box, and between layers.
+_BOX, _STEP, _GAP = 76, 118, 60
+_LINE, _SPACE = 30, 46
 
 
 def svg(drawn: Picture) -> str:

@@ -41,11 +41,10 @@ def joined(sentences: Iterable[str], language: str | None) -> str:
     return ("" if language == "zh" else " ").join(sentences)
 
 
-# What of two reasons fits; a result that no equation explains is said to be one.
 def checked(
     key: str, code: str, holds: bool, yes: str = "", no: str = "", language: str | None = None
 ) -> Check:
-    """Return a check with the reason that fits."""
+    """Return a check with the reason that fits; without one, say that none explains the result."""
     why = (yes if holds else no) or say(
         "That is not what the equations lead to expect: the class of the module computes "
         "something else, or numbers are equal by chance.",
@@ -57,7 +56,6 @@ def checked(
 _ERRORS = {torch.float64: 1e-9, torch.float32: 3e-5}
 
 
-# Equal but for rounding; tensors of other sizes are not.
 def same(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors have the same size and, but for rounding, the same numbers."""
     if a.shape != b.shape:

@@ -249,8 +249,7 @@ def _in_parts(call: Call, language: str | None) -> Iterator[Check]:
         outputs.append(output)
         output, _ = call.run(x.unsqueeze(0), None, now)
         forgotten.append(output)
-    joined = torch.cat(outputs)
-    holds = same(joined, whole) and all_same(state, end)
+    holds = same(torch.cat(outputs), whole) and all_same(state, end)
     yield checked(
         "state_passed_on_continues",
         f"for x_t in x: out, hx = {name}(x_t, hx)  ==  {name}(x)",

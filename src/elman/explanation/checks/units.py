@@ -8,6 +8,7 @@ from torch import Tensor
 
 from elman.explanation.call import Call, States
 from elman.explanation.checks.equal import Check, all_same, checked, near, same
+from elman.explanation.equations import of_biases
 from elman.language import say
 
 __all__ = ["dropout", "stack", "units"]
@@ -130,23 +131,13 @@ def units(call: Call, language: str | None) -> Iterator[Check]:
                     other.zero_()
         runner = module if call.is_cell else _time_major(module)
         output = _with(call, runner)
-        gru = call.cell.name == "gru"
+        said = of_biases(call, language)
         yield checked(
             "biases_act_by_their_sum",
             f"{call.name}(x; b_ih + b_hh, 0) == {call.name}(x; b_ih, b_hh)",
             same(output, call.outputs),
-            say(
-                "Two biases: only the sum of b_ih and b_hh acts, and both are added at every "
-                "step. There are two because cuDNN has two.",
-                language=language,
-            ),
-            say(
-                "b_hn is inside the product with the reset gate, so it is not the same as b_in. "
-                "For r and z only the sum of the two biases acts. Both are added at every step.",
-                language=language,
-            )
-            if gru
-            else "",
+            said,
+            said if call.cell.name == "gru" else "",
             language,
         )
     if _is_bounded(call):
