@@ -83,9 +83,10 @@ docs: $(VENV)/docs
 works: $(VENV)/core
 	$(BIN)/python docs/works.py
 
-# The pictures of the pages, each from what its page computes, and the one of speed.
+# The pictures of the pages, each from what its page computes, the one of speed, and the sample pages.
 pictures: $(VENV)/core
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/explain.py
 
 # The hashes that `elman verify` compares with, made anew on this machine.
 bits: $(VENV)/core

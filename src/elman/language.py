@@ -8,7 +8,7 @@ braces. A test reads the code and the catalogue, and keeps the one complete for 
 import json
 import os
 
-__all__ = ["LANGUAGES", "get_language", "say", "set_language"]
+__all__ = ["LANGUAGES", "get_language", "known", "say", "set_language"]
 
 LANGUAGES = ("en", "zh")
 _chosen: str | None = None
@@ -35,6 +35,17 @@ def set_language(language: str) -> None:
         >>> elman.set_language("en")
     """
     global _chosen
+    _chosen = known(language)
+    if language != "en":
+        _catalogue(language)
+
+
+def known(language: str) -> str:
+    """Return a language that there is.
+
+    Raises:
+        ValueError: There is no such language.
+    """
     if language not in LANGUAGES:
         raise ValueError(
             say(
@@ -43,9 +54,7 @@ def set_language(language: str) -> None:
                 got=repr(language),
             )
         )
-    _chosen = language
-    if language != "en":
-        _catalogue(language)
+    return language
 
 
 def get_language() -> str:

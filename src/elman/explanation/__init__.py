@@ -21,7 +21,7 @@ from elman.explanation.hand import take_step
 from elman.explanation.model import call_of, flow, guesses, listen, recurrent_modules
 from elman.explanation.page import fragment, page
 from elman.explanation.terminal import as_text, renderables
-from elman.language import LANGUAGES, get_language, say
+from elman.language import get_language, known, say
 from elman.quantized import QuantizedGRU, QuantizedLSTM, QuantizedRNN
 from elman.shapes import KindError, ShapeError
 
@@ -215,15 +215,7 @@ def explain(
         >>> [holds for key, _, holds in told.checks if key == "padding_is_zero"]
         [True]
     """
-    language = get_language() if lang is None else lang
-    if language not in LANGUAGES:
-        raise ValueError(
-            say(
-                "elman: the language must be one of {known}, got {got}",
-                known=", ".join(LANGUAGES),
-                got=repr(lang),
-            )
-        )
+    language = get_language() if lang is None else known(lang)
     if not isinstance(module, Module):
         raise KindError(
             say(
