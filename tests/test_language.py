@@ -24,20 +24,31 @@ CATALOGUES = sorted((PACKAGE / "languages").glob("*.json"))
 
 
 def sentences(path: Path) -> list[str]:
-    """The English sentences that a file says; what it says must stand there as literals."""
-    calls = [
-        node
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "say"
-    ]
-    for call in calls:
-        here = f"{path}:{call.lineno}"
-        assert isinstance(call.args[0], ast.Constant), f"{here}: say() takes a literal sentence"
+    """The English sentences that a file says; what it says must stand there as literals.
+
+    A file says them by `say`, and by each function of its own with a parameter `sentence`.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    places = {"say": 0}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+            if "sentence" in names:
+                places[node.name] = names.index("sentence")
+    found = []
+    for call in ast.walk(tree):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            continue
+        if call.func.id not in places:
+            continue
+        here, sentence = f"{path}:{call.lineno}", call.args[places[call.func.id]]
+        if isinstance(sentence, ast.Name) and sentence.id == "sentence":
+            continue  # in such a function
+        assert isinstance(sentence, ast.Constant), f"{here}: what is said must be a literal"
         given = {word.arg for word in call.keywords} - {"language"}
-        assert None in given or given == braces(call.args[0].value), (
-            f"{here}: other names than {{}}"
-        )
-    return [call.args[0].value for call in calls]
+        assert None in given or given == braces(sentence.value), f"{here}: other names than {{}}"
+        found.append(sentence.value)
+    return found
 
 
 def braces(sentence: str) -> set[str]:

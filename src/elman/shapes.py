@@ -122,35 +122,26 @@ def size(who: object, name: str, value: Any, least: int) -> int:
     except (TypeError, ValueError, RuntimeError):
         _fail(
             who,
-            say(
-                "{name} must be an int, got {got} ({kind})",
-                name=name,
-                got=repr(value),
-                kind=_name(value),
-            ),
+            "{name} must be an int, got {got} ({kind})",
             KindError,
+            name=name,
+            got=repr(value),
+            kind=_name(value),
         )
     if number < least:
-        _fail(
-            who,
-            say("{name} must be at least {least}, got {got}", name=name, least=least, got=number),
-        )
+        _fail(who, "{name} must be at least {least}, got {got}", name=name, least=least, got=number)
     if isinstance(value, bool):
         _warn(
-            say(
-                "{who}: {name} must be a number, got {got}, which counts as {number}",
-                who=_name(who),
-                name=name,
-                got=value,
-                number=number,
-            )
+            "{who}: {name} must be a number, got {got}, which counts as {number}",
+            who=_name(who),
+            name=name,
+            got=value,
+            number=number,
         )
     if name == "hidden_size" and number == 0:
         _warn(
-            say(
-                "{who}: hidden_size must be at least 1, got 0: the state has no features",
-                who=_name(who),
-            )
+            "{who}: hidden_size must be at least 1, got 0: the state has no features",
+            who=_name(who),
         )
     return number
 
@@ -164,19 +155,14 @@ def projection(who: object, cell: Cell, value: Any, hidden_size: int) -> int:
     """
     proj_size = size(who, "proj_size", value, 0)
     if cell.name != "lstm" and proj_size != 0:
-        _fail(
-            who,
-            say("proj_size must be 0, got {got}: only LSTM can project its state", got=proj_size),
-        )
+        _fail(who, "proj_size must be 0, got {got}: only LSTM can project its state", got=proj_size)
     if proj_size >= hidden_size:
         _fail(
             who,
-            say(
-                "proj_size must be from 1 to hidden_size - 1 = {most}, or 0 for no "
-                "projection, got {got}",
-                most=hidden_size - 1,
-                got=proj_size,
-            ),
+            "proj_size must be from 1 to hidden_size - 1 = {most}, or 0 for no projection, got "
+            "{got}",
+            most=hidden_size - 1,
+            got=proj_size,
         )
     return proj_size
 
@@ -188,11 +174,7 @@ def flag(who: object, name: str, value: Any) -> bool:
         KindError: it is neither.
     """
     if not isinstance(value, bool):
-        _fail(
-            who,
-            say("{name} must be True or False, got {got}", name=name, got=repr(value)),
-            KindError,
-        )
+        _fail(who, "{name} must be True or False, got {got}", KindError, name=name, got=repr(value))
     return value
 
 
@@ -208,20 +190,14 @@ def truth(who: object, name: str, value: Any) -> bool:
     try:
         result, is_meant = bool(value), value is None or value in (True, False)
     except (TypeError, ValueError, RuntimeError):  # an array
-        _fail(
-            who,
-            say("{name} must be True or False, got {got}", name=name, got=repr(value)),
-            KindError,
-        )
+        _fail(who, "{name} must be True or False, got {got}", KindError, name=name, got=repr(value))
     if not is_meant:
         _warn(
-            say(
-                "{who}: {name} must be True or False, got {got}, which counts as {result}",
-                who=_name(who),
-                name=name,
-                got=repr(value),
-                result=result,
-            )
+            "{who}: {name} must be True or False, got {got}, which counts as {result}",
+            who=_name(who),
+            name=name,
+            got=repr(value),
+            result=result,
         )
     return result
 
@@ -235,10 +211,8 @@ def check_dtype(who: object, dtype: torch.dtype | None) -> None:
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
         _fail(
             who,
-            say(
-                "dtype must be a floating point type, got {got}: integers have no gradients",
-                got=dtype,
-            ),
+            "dtype must be a floating point type, got {got}: integers have no gradients",
+            got=dtype,
         )
 
 
@@ -250,25 +224,19 @@ def check_dropout(who: object, dropout: float, num_layers: int) -> None:
         ShapeError: dropout is not in [0, 1].
     """
     if not isinstance(dropout, Number) or isinstance(dropout, bool):
-        _fail(
-            who, say("dropout must be a number in [0, 1], got {got}", got=repr(dropout)), KindError
-        )
+        _fail(who, "dropout must be a number in [0, 1], got {got}", KindError, got=repr(dropout))
     if not 0 <= dropout <= 1:
         _fail(
             who,
-            say(
-                "dropout must be in [0, 1], got {got}: it is the probability of zeroing elements",
-                got=dropout,
-            ),
+            "dropout must be in [0, 1], got {got}: it is the probability of zeroing elements",
+            got=dropout,
         )
     if dropout > 0 and num_layers == 1:
         _warn(
-            say(
-                "{who}: dropout acts between layers, so dropout={dropout} does nothing "
-                "with num_layers=1: add layers, or apply torch.nn.Dropout to the output",
-                who=_name(who),
-                dropout=dropout,
-            )
+            "{who}: dropout acts between layers, so dropout={dropout} does nothing with "
+            "num_layers=1: add layers, or apply torch.nn.Dropout to the output",
+            who=_name(who),
+            dropout=dropout,
         )
 
 
@@ -280,7 +248,7 @@ def rnn_cell(who: object, nonlinearity: str) -> Cell:
     """
     cell = CELLS.get(f"rnn_{nonlinearity}")
     if cell is None:
-        _fail(who, say("nonlinearity must be 'tanh' or 'relu', got {got}", got=repr(nonlinearity)))
+        _fail(who, "nonlinearity must be 'tanh' or 'relu', got {got}", got=repr(nonlinearity))
     return cell
 
 
@@ -291,17 +259,13 @@ def gru_cell(who: object, reset_after: bool) -> Cell:
         KindError: reset_after is not a bool.
     """
     if not isinstance(reset_after, bool):
-        _fail(
-            who,
-            say("reset_after must be True or False, got {got}", got=repr(reset_after)),
-            KindError,
-        )
+        _fail(who, "reset_after must be True or False, got {got}", KindError, got=repr(reset_after))
     return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
-def _warn(text: str) -> None:
+def _warn(sentence: str, /, **values: Any) -> None:
     # At the line of the caller: beyond here, the rule, the shared base and the class.
-    warnings.warn(text, stacklevel=5)
+    warnings.warn(say(sentence, **values), stacklevel=5)
 
 
 # --- calls ------------------------------------------------------------------------------------
@@ -327,19 +291,15 @@ def check_weights(
             continue
         if not isinstance(weight, Tensor):
             _fail(
-                who,
-                say("{name} must be a tensor, got {got}", name=name, got=_name(weight)),
-                KindError,
+                who, "{name} must be a tensor, got {got}", KindError, name=name, got=_name(weight)
             )
         if weight.shape != shape:
             _fail(
                 who,
-                say(
-                    "{name} must be {shape}, got {got}",
-                    name=name,
-                    shape=shape,
-                    got=tuple(weight.shape),
-                ),
+                "{name} must be {shape}, got {got}",
+                name=name,
+                shape=shape,
+                got=tuple(weight.shape),
             )
         if first is None:
             first, dtype, device = weight, weight.dtype, weight.device
@@ -367,19 +327,18 @@ def check_input(layer: Layer, input: Tensor, weight: Tensor) -> torch.Size:
             remedy = say("use input.unsqueeze(-1) for one feature")
         _fail(
             layer,
-            say(
-                "input must be {axes} or, for one sequence, (L, H_in), got {got}: {remedy}",
-                axes="(N, L, H_in)" if layer.batch_first else "(L, N, H_in)",
-                got=tuple(shape),
-                remedy=remedy,
-            ),
+            "input must be {axes} or, for one sequence, (L, H_in), got {got}: {remedy}",
+            axes="(N, L, H_in)" if layer.batch_first else "(L, N, H_in)",
+            got=tuple(shape),
+            remedy=remedy,
         )
     if shape[-1] != layer.input_size:
         _wrong_features(layer, shape, layer.input_size)
     if shape[1 if rank == 3 and layer.batch_first else 0] == 0:
         _fail(
             layer,
-            say("input must have at least one time step, got L = 0 in {shape}", shape=tuple(shape)),
+            "input must have at least one time step, got L = 0 in {shape}",
+            shape=tuple(shape),
         )
     if input.dtype is not weight.dtype or input.device != weight.device:
         _check_kind(layer, "input", input, weight)
@@ -414,37 +373,32 @@ def check_resets(
     """
     if reset is None:
         if reset_to is not None:
-            _fail(who, say("reset_to must come with reset, got none: pass both"), KindError)
+            _fail(who, "reset_to must come with reset, got none: pass both", KindError)
         return None
     if who.bidirectional:
         _fail(
             who,
-            say(
-                "reset must be None for two directions, got a mask: the second direction reads "
-                "each piece from its end, which one call does not know; pass the pieces as "
-                "sequences"
-            ),
+            "reset must be None for two directions, got a mask: the second direction reads each "
+            "piece from its end, which one call does not know; pass the pieces as sequences",
         )
     try:
         # An array is copied: the backward pass reads the mask, and would not see it change.
         mask = reset if isinstance(reset, Tensor) else torch.tensor(reset)
     except (TypeError, ValueError, RuntimeError):
-        _fail(who, say("reset must be a tensor of bool, got {got}", got=_name(reset)), KindError)
+        _fail(who, "reset must be a tensor of bool, got {got}", KindError, got=_name(reset))
     if mask.shape != shape[:-1]:
         axes = "(L,)" if len(shape) == 2 else "(N, L)" if who.batch_first else "(L, N)"
         _fail(
             who,
-            say(
-                "reset must be {axes} = {shape}, one for each time step, got {got}",
-                axes=axes,
-                shape=tuple(shape[:-1]),
-                got=tuple(mask.shape),
-            ),
+            "reset must be {axes} = {shape}, one for each time step, got {got}",
+            axes=axes,
+            shape=tuple(shape[:-1]),
+            got=tuple(mask.shape),
         )
     if mask.dtype is not torch.bool:
         is_known = not (_is_recorded() or torch._C._are_functorch_transforms_active())
         if is_known and not ((mask == 0) | (mask == 1)).all():
-            _fail(who, say("reset must be bool, or 0 and 1, got other numbers: use reset > 0"))
+            _fail(who, "reset must be bool, or 0 and 1, got other numbers: use reset > 0")
         mask = mask != 0
     if len(shape) == 2:
         mask = mask.unsqueeze(1)
@@ -470,39 +424,35 @@ def check_lengths(who: object, lengths: Any, batch: tuple[int, ...], seq_len: in
     if not batch:
         _fail(
             who,
-            say(
-                "lengths must be None for one sequence without a batch axis, got {got}: "
-                "cut the input, input[:length]",
-                got=_name(lengths),
-            ),
+            "lengths must be None for one sequence without a batch axis, got {got}: cut the input, "
+            "input[:length]",
             KindError,
+            got=_name(lengths),
         )
     try:
         steps = torch.as_tensor(lengths)
     except (TypeError, ValueError, RuntimeError) as error:
         _fail(
             who,
-            say("lengths must be integers, got {got}: {error}", got=repr(lengths), error=error),
+            "lengths must be integers, got {got}: {error}",
             KindError,
+            got=repr(lengths),
+            error=error,
         )
     if steps.numel() and not _is_integer(steps):
         _fail(
             who,
-            say(
-                "lengths must be integers, got {got}: use a list of int, or lengths.long()",
-                got=steps.dtype,
-            ),
+            "lengths must be integers, got {got}: use a list of int, or lengths.long()",
             KindError,
+            got=steps.dtype,
         )
     if steps.shape != batch:
         _fail(
             who,
-            say(
-                "lengths must be (N,) = {batch}, one for each sequence, got {got}: {remedy}",
-                batch=tuple(batch),
-                got=tuple(steps.shape),
-                remedy=_lengths(),
-            ),
+            "lengths must be (N,) = {batch}, one for each sequence, got {got}: {remedy}",
+            batch=tuple(batch),
+            got=tuple(steps.shape),
+            remedy=_lengths(),
         )
     # A copy, which the caller cannot change before the backward pass.
     steps = steps.to(torch.int64, copy=True)
@@ -524,12 +474,10 @@ def check_range(who: object, lengths: Tensor, seq_len: int) -> None:
         wrong = least if least < 0 else most
         _fail(
             who,
-            say(
-                "lengths must be from 0 to L = {seq_len}, got {got}: {remedy}",
-                seq_len=seq_len,
-                got=wrong,
-                remedy=_lengths(),
-            ),
+            "lengths must be from 0 to L = {seq_len}, got {got}: {remedy}",
+            seq_len=seq_len,
+            got=wrong,
+            remedy=_lengths(),
         )
 
 
@@ -543,14 +491,8 @@ def check_no_lengths(who: object, lengths: Any, is_nested: bool) -> None:
         return
     got = _name(lengths)
     if is_nested:
-        _fail(
-            who,
-            say("lengths must be None with a nested tensor, got {got}: it has its own", got=got),
-        )
-    _fail(
-        who,
-        say("lengths must be None with a PackedSequence, got {got}: it has its own", got=got),
-    )
+        _fail(who, "lengths must be None with a nested tensor, got {got}: it has its own", got=got)
+    _fail(who, "lengths must be None with a PackedSequence, got {got}: it has its own", got=got)
 
 
 def check_nested(layer: Layer, input: Any, weight: Tensor) -> None:
@@ -562,31 +504,25 @@ def check_nested(layer: Layer, input: Any, weight: Tensor) -> None:
     if input.layout is not torch.jagged:
         _fail(
             layer,
-            say(
-                "a nested input must have layout torch.jagged, got {got}: {remedy}",
-                got=input.layout,
-                remedy=_nest(),
-            ),
+            "a nested input must have layout torch.jagged, got {got}: {remedy}",
+            got=input.layout,
+            remedy=_nest(),
         )
     if input.dim() != 3:
         _fail(
             layer,
-            say(
-                "a nested input must be (N, L, H_in), ragged in L, and contiguous, got rank "
-                "{got}: {remedy}",
-                got=input.dim(),
-                remedy=_nest(),
-            ),
+            "a nested input must be (N, L, H_in), ragged in L, and contiguous, got rank {got}: "
+            "{remedy}",
+            got=input.dim(),
+            remedy=_nest(),
         )
     if not input.is_contiguous():
         _fail(
             layer,
-            say(
-                "a nested input must be (N, L, H_in), ragged in L, and contiguous, got rank "
-                "{got}, not contiguous: {remedy}",
-                got=input.dim(),
-                remedy=_nest(),
-            ),
+            "a nested input must be (N, L, H_in), ragged in L, and contiguous, got rank {got}, not "
+            "contiguous: {remedy}",
+            got=input.dim(),
+            remedy=_nest(),
         )
     values = input.values()
     if values.shape[-1] != layer.input_size:
@@ -609,25 +545,21 @@ def check_packed(layer: Layer, input: PackedSequence, hx: Any, weight: Tensor) -
     if data.dim() != 2:
         _fail(
             layer,
-            say(
-                "input.data must be (rows, H_in), got {got}: {remedy}",
-                got=tuple(data.shape),
-                remedy=_pack(),
-            ),
+            "input.data must be (rows, H_in), got {got}: {remedy}",
+            got=tuple(data.shape),
+            remedy=_pack(),
         )
     if data.shape[1] != layer.input_size:
         _wrong_features(layer, data.shape, layer.input_size, "input.data")
     if batch_sizes.dtype is not torch.int64 or batch_sizes.dim() != 1 or not len(batch_sizes):
         _fail(
             layer,
-            say(
-                "input.batch_sizes must be int64 of shape (L,) with L at least 1, got "
-                "{got} of shape {shape}: {remedy}",
-                got=batch_sizes.dtype,
-                shape=tuple(batch_sizes.shape),
-                remedy=_pack(),
-            ),
+            "input.batch_sizes must be int64 of shape (L,) with L at least 1, got {got} of shape "
+            "{shape}: {remedy}",
             KindError,
+            got=batch_sizes.dtype,
+            shape=tuple(batch_sizes.shape),
+            remedy=_pack(),
         )
     if not _is_recorded():
         batch = check_sizes(layer, batch_sizes, len(data))
@@ -639,12 +571,10 @@ def check_packed(layer: Layer, input: PackedSequence, hx: Any, weight: Tensor) -
     if order is not None and order.shape != (batch,):
         _fail(
             layer,
-            say(
-                "input.sorted_indices must be (N,) = ({batch},), got {got}: {remedy}",
-                batch=batch,
-                got=tuple(order.shape),
-                remedy=_pack(),
-            ),
+            "input.sorted_indices must be (N,) = ({batch},), got {got}: {remedy}",
+            batch=batch,
+            got=tuple(order.shape),
+            remedy=_pack(),
         )
     _check_kind(layer, "input", data, weight)
     return batch
@@ -664,33 +594,27 @@ def check_sizes(who: object, batch_sizes: Tensor, rows: int, batch: int | None =
     if sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
         _fail(
             who,
-            say(
-                "input.batch_sizes must be positive and never grow, got {got}: {remedy}",
-                got=sizes,
-                remedy=_pack(),
-            ),
+            "input.batch_sizes must be positive and never grow, got {got}: {remedy}",
+            got=sizes,
+            remedy=_pack(),
         )
     if sum(sizes) != rows:
         _fail(
             who,
-            say(
-                "input.data must have one row per step of a sequence, sum(batch_sizes) = "
-                "{sizes} rows, got {got}: {remedy}",
-                sizes=sum(sizes),
-                got=rows,
-                remedy=_pack(),
-            ),
+            "input.data must have one row per step of a sequence, sum(batch_sizes) = {sizes} rows, "
+            "got {got}: {remedy}",
+            sizes=sum(sizes),
+            got=rows,
+            remedy=_pack(),
         )
     if batch is not None and sizes[0] != batch:
         _fail(
             who,
-            say(
-                "input.batch_sizes must begin with N = {batch}, the sequences of hx, got {got}: "
-                "{remedy}",
-                batch=batch,
-                got=sizes[0],
-                remedy=_pack(),
-            ),
+            "input.batch_sizes must begin with N = {batch}, the sequences of hx, got {got}: "
+            "{remedy}",
+            batch=batch,
+            got=sizes[0],
+            remedy=_pack(),
         )
     return int(sizes[0])
 
@@ -713,12 +637,10 @@ def check_cell_input(cell: StepCell, input: Tensor, weight: Tensor) -> torch.Siz
         layer = _name(cell).removesuffix("Cell")
         _fail(
             cell,
-            say(
-                "input must be (N, H_in) or (H_in,), got {got}: a cell takes one time "
-                "step; call it for each, or use {layer} for whole sequences",
-                got=tuple(shape),
-                layer=layer,
-            ),
+            "input must be (N, H_in) or (H_in,), got {got}: a cell takes one time step; call it "
+            "for each, or use {layer} for whole sequences",
+            got=tuple(shape),
+            layer=layer,
         )
     if shape[-1] != cell.input_size:
         _wrong_features(cell, shape, cell.input_size)
@@ -782,11 +704,9 @@ def check_plain(who: object, input: Any) -> None:
     if not isinstance(input, Tensor) or input.is_nested:
         _fail(
             who,
-            say(
-                "input must be a padded tensor here, got {got}: pass the padded input and lengths=",
-                got="a nested tensor" if isinstance(input, Tensor) else _name(input),
-            ),
+            "input must be a padded tensor here, got {got}: pass the padded input and lengths=",
             KindError,
+            got=say("a nested tensor") if isinstance(input, Tensor) else _name(input),
         )
 
 
@@ -799,17 +719,20 @@ def check_no_resets(who: object, reset: Any, is_nested: bool) -> None:
     if reset is None:
         return
     if is_nested:
-        text = say(
+        _fail(
+            who,
             "reset must be None for a nested tensor, got {got}: pass the padded input and lengths=",
+            KindError,
             got=_name(reset),
         )
     else:
-        text = say(
+        _fail(
+            who,
             "reset must be None for a PackedSequence, got {got}: pass the padded input and "
             "lengths=",
+            KindError,
             got=_name(reset),
         )
-    _fail(who, text, KindError)
 
 
 def check_traceable(who: object, cell: Cell, resets: Resets | None) -> None:
@@ -821,28 +744,21 @@ def check_traceable(who: object, cell: Cell, resets: Resets | None) -> None:
     if cell.reset is not None:
         _fail(
             who,
-            say(
-                "reset_after must be True in torch.jit.trace, got False: a trace would "
-                "hold for one number of steps; use torch.export, or elman.onnx.export"
-            ),
+            "reset_after must be True in torch.jit.trace, got False: a trace would hold for one "
+            "number of steps; use torch.export, or elman.onnx.export",
         )
     if resets is not None:
         _fail(
             who,
-            say(
-                "reset must be None in torch.jit.trace, got a mask: a trace would hold for one "
-                "number of steps; use torch.compile"
-            ),
+            "reset must be None in torch.jit.trace, got a mask: a trace would hold for one number "
+            "of steps; use torch.compile",
         )
     if not cell.is_known:
         _fail(
             who,
-            say(
-                "the cell must be one of torch.nn in torch.jit.trace, got {got}: a trace "
-                "would hold for one number of steps; use torch.export, or "
-                "elman.onnx.export",
-                got=cell.name,
-            ),
+            "the cell must be one of torch.nn in torch.jit.trace, got {got}: a trace would hold "
+            "for one number of steps; use torch.export, or elman.onnx.export",
+            got=cell.name,
         )
 
 
@@ -872,23 +788,26 @@ def refuse_memory(
         got = say("{kind} without any", kind=_name(tensor))
         remedy, error = say("use a plain tensor"), LazyError
     if count is None:
-        text = say(
+        _fail(
+            who,
             "{what} must be values of {dtype} in memory of the CPU, got {got}: {remedy}",
+            error,
             what=what,
             dtype=dtype,
             got=got,
             remedy=remedy,
         )
     else:
-        text = say(
+        _fail(
+            who,
             "{what} must be {count} values of {dtype} in memory of the CPU, got {got}: {remedy}",
+            error,
             what=what,
             count=count,
             dtype=dtype,
             got=got,
             remedy=remedy,
         )
-    _fail(who, text, error)
 
 
 def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[int, ...]]:
@@ -903,10 +822,7 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
         ShapeError: a size, dtype, device or value is wrong.
     """
     if name not in CELLS:
-        _fail(
-            who,
-            say("cell must be one of {names}, got {got}", names=", ".join(CELLS), got=repr(name)),
-        )
+        _fail(who, "cell must be one of {names}, got {got}", names=", ".join(CELLS), got=repr(name))
     cell = CELLS[name]
     input, batch_sizes, lengths, resets, h_0, c_0, h_to, c_to, *weights = read
     w_ih, w_hh, _, _, w_hr = weights[:5]
@@ -914,28 +830,25 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
     if input.dim() != (3 if batch_sizes is None else 2) or len(input) == 0:
         got = tuple(input.shape)
         if batch_sizes is None:
-            text = say("input must be (L, N, H_in) of at least one step, got {got}", got=got)
+            _fail(who, "input must be (L, N, H_in) of at least one step, got {got}", got=got)
         else:
-            text = say(
+            _fail(
+                who,
                 "input must be (rows, H_in), with batch_sizes, of at least one step, got {got}",
                 got=got,
             )
-        _fail(who, text)
     if batch_sizes is None:
         batch = input.shape[1]
         if lengths is not None:
             check_range(who, check_lengths(who, lengths, (batch,), len(input)), len(input))
     elif lengths is not None:
-        _fail(who, say("lengths must be None with batch_sizes, got both"))
+        _fail(who, "lengths must be None with batch_sizes, got both")
     elif batch_sizes.dtype is not torch.int64 or batch_sizes.dim() != 1 or not len(batch_sizes):
         _fail(
             who,
-            say(
-                "batch_sizes must be int64 of shape (L,) with L at least 1, got {got} of shape "
-                "{shape}",
-                got=batch_sizes.dtype,
-                shape=tuple(batch_sizes.shape),
-            ),
+            "batch_sizes must be int64 of shape (L,) with L at least 1, got {got} of shape {shape}",
+            got=batch_sizes.dtype,
+            shape=tuple(batch_sizes.shape),
         )
     else:
         known = h_0.shape[1] if h_0 is not None and h_0.dim() == 3 else None
@@ -950,42 +863,32 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
     if rows % gates:
         _fail(
             who,
-            say(
-                "w_hh must have {gates} * hidden_size rows for {name}, got {got}",
-                gates=gates,
-                name=name,
-                got=rows,
-            ),
+            "w_hh must have {gates} * hidden_size rows for {name}, got {got}",
+            gates=gates,
+            name=name,
+            got=rows,
         )
     if (h_0 is None) != (c_0 is None) and len(cell.states) > 1:
-        _fail(who, say("h_0 and c_0 must both be given, or neither, got one"))
+        _fail(who, "h_0 and c_0 must both be given, or neither, got one")
     if (h_to is None) != (c_to is None) and len(cell.states) > 1:
-        _fail(who, say("h_to and c_to must both be given, or neither, got one"))
+        _fail(who, "h_to and c_to must both be given, or neither, got one")
     if resets is None and h_to is not None:
-        _fail(who, say("h_to must be None without resets, got a tensor"))
+        _fail(who, "h_to must be None without resets, got a tensor")
     if resets is not None:
         if batch_sizes is not None or directions == 2:
-            _fail(
-                who,
-                say("resets must be None for packed rows and for two directions, got a tensor"),
-            )
+            _fail(who, "resets must be None for packed rows and for two directions, got a tensor")
         if resets.dtype is not torch.bool or resets.shape != input.shape[:2]:
             _fail(
                 who,
-                say(
-                    "resets must be bool of shape {shape}, got {got} of shape {got_shape}",
-                    shape=tuple(input.shape[:2]),
-                    got=resets.dtype,
-                    got_shape=tuple(resets.shape),
-                ),
+                "resets must be bool of shape {shape}, got {got} of shape {got_shape}",
+                shape=tuple(input.shape[:2]),
+                got=resets.dtype,
+                got_shape=tuple(resets.shape),
             )
     has_c = c_0 is not None or c_to is not None
     if (has_c and len(cell.states) == 1) or (w_hr is not None and name != "lstm"):
         _fail(
-            who,
-            say(
-                "c_0 and w_hr must be None for {name}, got a tensor: only lstm has them", name=name
-            ),
+            who, "c_0 and w_hr must be None for {name}, got a tensor: only lstm has them", name=name
         )
     each = {
         "w_ih": (rows, features),
@@ -1003,8 +906,7 @@ def check_operator(who: str, name: str, read: Sequence[Any]) -> dict[str, tuple[
             directions == 2 and (weight is None) != (other is None)
         ):
             _fail(
-                who,
-                say("{what} and {what}_reverse must both be given, or neither, got one", what=what),
+                who, "{what} and {what}_reverse must both be given, or neither, got one", what=what
             )
         operands += [(what, weight, shape), (f"{what}_reverse", other, shape)]
     check_operands(who, operands)
@@ -1023,7 +925,7 @@ def check_given(who: str, **tensors: Tensor | None) -> None:
     """
     for name, tensor in tensors.items():
         if tensor is None:
-            _fail(who, say("{name} must be a tensor, got None", name=name), KindError)
+            _fail(who, "{name} must be a tensor, got None", KindError, name=name)
 
 
 def check_operands(who: str, operands: Sequence[tuple[str, Any, tuple[int, ...]]]) -> None:
@@ -1041,12 +943,10 @@ def check_operands(who: str, operands: Sequence[tuple[str, Any, tuple[int, ...]]
         if tensor.shape != shape:
             _fail(
                 who,
-                say(
-                    "{name} must be {shape}, got {got}",
-                    name=name,
-                    shape=tuple(shape),
-                    got=tuple(tensor.shape),
-                ),
+                "{name} must be {shape}, got {got}",
+                name=name,
+                shape=tuple(shape),
+                got=tuple(tensor.shape),
             )
         if tensor.dtype is not first.dtype or tensor.device != first.device:
             _check_kind(who, name, tensor, first, operands[0][0])
@@ -1071,9 +971,12 @@ def _name(who: object) -> str:
     return type(who).__name__
 
 
-def _fail(who: object, text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
-    # A module, or the name of a function.
-    raise error(say("{who}: {text}", who=who if isinstance(who, str) else _name(who), text=text))
+# Of a module, or of a function by its name.
+def _fail(
+    who: object, sentence: str, error: type[ShapeError] = ShapeError, /, **values: Any
+) -> NoReturn:
+    name, text = who if isinstance(who, str) else _name(who), say(sentence, **values)
+    raise error(say("{who}: {text}", who=name, text=text))
 
 
 # Whether the values of this call are those of others too.
@@ -1092,13 +995,11 @@ def _not_a_tensor(who: object, got: object, expected: str) -> NoReturn:
         remedy = say("convert it with torch.as_tensor")
     _fail(
         who,
-        say(
-            "input must be {expected}, got {got}: {remedy}",
-            expected=expected,
-            got=_name(got),
-            remedy=remedy,
-        ),
+        "input must be {expected}, got {got}: {remedy}",
         KindError,
+        expected=expected,
+        got=_name(got),
+        remedy=remedy,
     )
 
 
@@ -1119,15 +1020,13 @@ def _wrong_features(
         )
     _fail(
         who,
-        say(
-            "{what} must have H_in = input_size = {input_size} features on its last axis, got "
-            "{got} in {shape}: {remedy}",
-            what=what,
-            input_size=input_size,
-            got=shape[-1],
-            shape=tuple(shape),
-            remedy=remedy,
-        ),
+        "{what} must have H_in = input_size = {input_size} features on its last axis, got {got} in "
+        "{shape}: {remedy}",
+        what=what,
+        input_size=input_size,
+        got=shape[-1],
+        shape=tuple(shape),
+        remedy=remedy,
     )
 
 
@@ -1142,23 +1041,29 @@ def _wrong_structure(who: object, hx: object, count: int) -> NoReturn:
         kinds = ", ".join(map(_name, hx)) or say("nothing")
         got = say("{kind} of {kinds}", kind=got, kinds=kinds)
     if count == 1:
-        text = say(
-            "hx must be one tensor, h_0, got {got}: only the LSTM has a cell state c_0", got=got
+        _fail(
+            who,
+            "hx must be one tensor, h_0, got {got}: only the LSTM has a cell state c_0",
+            KindError,
+            got=got,
         )
     elif count == 2:
-        text = say(
+        _fail(
+            who,
             "hx must be a pair of tensors, (h_0, c_0), got {got}: pass both, or neither for zeros",
+            KindError,
             got=got,
         )
     else:
-        text = say(
+        _fail(
+            who,
             "hx must be a tuple of {count} tensors, ({names}), got {got}: pass them all, or none "
             "for zeros",
+            KindError,
             count=count,
             names=", ".join(_initial(who)),
             got=got,
         )
-    _fail(who, text, KindError)
 
 
 def _wrong_state(
@@ -1200,16 +1105,14 @@ def _wrong_state(
     width = "hidden_size" if name == "c_0" else "H_out"
     _fail(
         who,
-        say(
-            "{name} must be ({axes}{width}) = {shape}, got {got}: {remedy}",
-            name=name,
-            axes=axes,
-            width=width,
-            shape=shape,
-            got=got,
-            remedy=remedy,
-        ),
+        "{name} must be ({axes}{width}) = {shape}, got {got}: {remedy}",
         error,
+        name=name,
+        axes=axes,
+        width=width,
+        shape=shape,
+        got=got,
+        remedy=remedy,
     )
 
 
@@ -1235,24 +1138,20 @@ def _check_kind(
             remedy = say("use {what}.to({dtype})", what=what, dtype=dtype)
         _fail(
             who,
-            say(
-                "{what} must have the dtype of {owner}, {dtype}, got {got}: {remedy}",
-                what=what,
-                owner=owner or say("the weights"),
-                dtype=dtype,
-                got=tensor.dtype,
-                remedy=remedy,
-            ),
+            "{what} must have the dtype of {owner}, {dtype}, got {got}: {remedy}",
+            what=what,
+            owner=owner or say("the weights"),
+            dtype=dtype,
+            got=tensor.dtype,
+            remedy=remedy,
         )
     if tensor.device != device:
         _fail(
             who,
-            say(
-                "{what} must be on the device of {owner}, {device}, got {got}: use "
-                ".to('{device}') on it, or .to('{got}') on the module",
-                what=what,
-                owner=owner or say("the weights"),
-                device=device,
-                got=tensor.device,
-            ),
+            "{what} must be on the device of {owner}, {device}, got {got}: use .to('{device}') on "
+            "it, or .to('{got}') on the module",
+            what=what,
+            owner=owner or say("the weights"),
+            device=device,
+            got=tensor.device,
         )

@@ -96,27 +96,23 @@ def from_keras(
     if hasattr(source, "get_config") and hasattr(source, "get_weights"):
         if told:
             _fail(
-                say(
-                    "with a layer, {names} must not be given: the layer tells it; to read "
-                    "its weights otherwise, pass layer.get_weights()",
-                    names=", ".join(told),
-                ),
+                "with a layer, {names} must not be given: the layer tells it; to read its weights "
+                "otherwise, pass layer.get_weights()",
                 KindError,
+                names=", ".join(told),
             )
         told = _settings(source)
         weights = source.get_weights()
         if not weights:
-            _fail(say("{kind} has no weights yet: call it once, or build it", kind=_name(source)))
+            _fail("{kind} has no weights yet: call it once, or build it", kind=_name(source))
     elif isinstance(source, (list, tuple)):
         weights = source
     else:
         _fail(
-            say(
-                "source must be a Keras layer or the list of its weights, got {got}: "
-                "pass layer.get_weights()",
-                got=_name(source),
-            ),
+            "source must be a Keras layer or the list of its weights, got {got}: pass "
+            "layer.get_weights()",
             KindError,
+            got=_name(source),
         )
     return _build([_tensor(weight) for weight in weights], **told)
 
@@ -150,8 +146,8 @@ def to_keras(layer: RNN | LSTM | GRU) -> list[np.ndarray[Any, Any]]:
     if not isinstance(layer, _Layer) or not layer._cell.is_known:
         raise KindError(
             say(
-                "to_keras: layer must be an RNN, LSTM or GRU of elman, got {got}: "
-                "elman.convert makes those of torch.nn ours",
+                "to_keras: layer must be an RNN, LSTM or GRU of elman, got {got}: elman.convert "
+                "makes those of torch.nn ours",
                 got=_name(layer),
             )
         )
@@ -183,12 +179,9 @@ def _settings(layer: Any) -> dict[str, Any]:
     bidirectional = _name(layer) == "Bidirectional"
     if bidirectional and layer.merge_mode != "concat":
         _fail(
-            say(
-                "Bidirectional: merge_mode must be 'concat', got {got}: pass "
-                "layer.get_weights() with bidirectional=True, and merge the two halves "
-                "of the output",
-                got=repr(layer.merge_mode),
-            )
+            "Bidirectional: merge_mode must be 'concat', got {got}: pass layer.get_weights() with "
+            "bidirectional=True, and merge the two halves of the output",
+            got=repr(layer.merge_mode),
         )
     runs = [layer.forward_layer, layer.backward_layer] if bidirectional else [layer]
     configs = [_config(run, bool(reverse)) for reverse, run in enumerate(runs)]
@@ -199,22 +192,17 @@ def _settings(layer: Any) -> dict[str, Any]:
     biases = [bool(config.get("use_bias", True)) for config in configs]
     if biases[0] != biases[-1]:
         _fail(
-            say(
-                "Bidirectional: use_bias must be the same in both directions, got {got} "
-                "forward and {other} backward: make a layer of each, or give the other a "
-                "bias of zeros",
-                got=biases[0],
-                other=biases[-1],
-            )
+            "Bidirectional: use_bias must be the same in both directions, got {got} forward and "
+            "{other} backward: make a layer of each, or give the other a bias of zeros",
+            got=biases[0],
+            other=biases[-1],
         )
     if tell[0] != tell[-1]:
         _fail(
-            say(
-                "Bidirectional: both directions must be of one kind, got {got} and "
-                "{other}: make a layer of each",
-                got=tell[0],
-                other=tell[-1],
-            )
+            "Bidirectional: both directions must be of one kind, got {got} and {other}: make a "
+            "layer of each",
+            got=tell[0],
+            other=tell[-1],
         )
     lost = dict.fromkeys(
         key
@@ -225,8 +213,8 @@ def _settings(layer: Any) -> dict[str, Any]:
     if lost:
         warnings.warn(
             say(
-                "from_keras: {names} of the {kind} will not act: what it computes is the "
-                "same but in training; to train on, apply them yourself",
+                "from_keras: {names} of the {kind} will not act: what it computes is the same but "
+                "in training; to train on, apply them yourself",
                 names=", ".join(lost),
                 kind=_name(layer),
             ),
@@ -240,12 +228,10 @@ def _config(layer: Any, reverse: bool) -> dict[str, Any]:
     name = _name(layer)
     if name not in _ACTIVATIONS:
         _fail(
-            say(
-                "source must be a SimpleRNN, LSTM, GRU or Bidirectional of Keras, got "
-                "{got}: if it computes the same as one of these, pass layer.get_weights()",
-                got=name,
-            ),
+            "source must be a SimpleRNN, LSTM, GRU or Bidirectional of Keras, got {got}: if it "
+            "computes the same as one of these, pass layer.get_weights()",
             KindError,
+            got=name,
         )
     config: dict[str, Any] = layer.get_config()
     for setting, values, remedy in (
@@ -263,14 +249,12 @@ def _config(layer: Any, reverse: bool) -> dict[str, Any]:
         if value not in values:
             rule = say(" or ").join(map(repr, values))
             _fail(
-                say(
-                    "{name}: {setting} must be {rule}, got {got}: {remedy}",
-                    name=name,
-                    setting=setting,
-                    rule=rule,
-                    got=repr(value),
-                    remedy=remedy,
-                )
+                "{name}: {setting} must be {rule}, got {got}: {remedy}",
+                name=name,
+                setting=setting,
+                rule=rule,
+                got=repr(value),
+                remedy=remedy,
             )
     return config
 
@@ -286,43 +270,33 @@ def _build(
     reset_after: bool | None = None,
 ) -> RNN | LSTM | GRU:
     if not isinstance(num_layers, int) or num_layers < 1:
-        _fail(
-            say("num_layers must be an int of at least 1, got {got}", got=repr(num_layers)),
-            KindError,
-        )
+        _fail("num_layers must be an int of at least 1, got {got}", KindError, got=repr(num_layers))
     directions = 2 if bidirectional else 1
     runs = num_layers * directions
     got = ", ".join(str(tuple(weight.shape)) for weight in weights) or say("nothing")
     if len(weights) not in (2 * runs, 3 * runs):
         _fail(
-            say(
-                "weights must be kernel, recurrent_kernel and, with use_bias, bias for "
-                "num_layers * D = {num_layers} * {directions} runs, {plain} or {biased} "
-                "arrays, got {got}: {shapes}: say num_layers and bidirectional",
-                num_layers=num_layers,
-                directions=directions,
-                plain=2 * runs,
-                biased=3 * runs,
-                got=len(weights),
-                shapes=got,
-            )
+            "weights must be kernel, recurrent_kernel and, with use_bias, bias for num_layers * D "
+            "= {num_layers} * {directions} runs, {plain} or {biased} arrays, got {got}: {shapes}: "
+            "say num_layers and bidirectional",
+            num_layers=num_layers,
+            directions=directions,
+            plain=2 * runs,
+            biased=3 * runs,
+            got=len(weights),
+            shapes=got,
         )
     dtypes = sorted({str(weight.dtype) for weight in weights})
     if len(dtypes) > 1:
-        _fail(
-            say("weights must have one dtype, got {got}: use astype", got=say(" and ").join(dtypes))
-        )
+        _fail("weights must have one dtype, got {got}: use astype", got=say(" and ").join(dtypes))
     bias = len(weights) == 3 * runs
     kernel, recurrent = weights[:2]
     hidden_size, columns = recurrent.shape if recurrent.dim() == 2 else (0, 0)
     if kernel.dim() != 2 or not hidden_size or columns / hidden_size not in _KINDS:
         _fail(
-            say(
-                "weights must begin with kernel (H_in, G * H) and recurrent_kernel (H, G "
-                "* H), G = 1 for SimpleRNN, 3 for GRU and 4 for LSTM, got {got}: pass "
-                "layer.get_weights()",
-                got=got,
-            )
+            "weights must begin with kernel (H_in, G * H) and recurrent_kernel (H, G * H), G = 1 "
+            "for SimpleRNN, 3 for GRU and 4 for LSTM, got {got}: pass layer.get_weights()",
+            got=got,
         )
     kind = _KINDS[columns // hidden_size]
     options: dict[str, Any] = {}
@@ -330,27 +304,20 @@ def _build(
         options["nonlinearity"] = activation
     elif activation != "tanh":
         _fail(
-            say(
-                "{kind}: activation must be 'tanh', got {got}: only SimpleRNN has another",
-                kind=kind.__name__,
-                got=repr(activation),
-            )
+            "{kind}: activation must be 'tanh', got {got}: only SimpleRNN has another",
+            kind=kind.__name__,
+            got=repr(activation),
         )
     if kind is GRU:
         if reset_after is None and not bias:
             _fail(
-                say(
-                    "reset_after must be given for the weights of a GRU without bias: Keras' "
-                    "default is True"
-                )
+                "reset_after must be given for the weights of a GRU without bias: Keras' default "
+                "is True"
             )
         options["reset_after"] = weights[2].dim() == 2 if reset_after is None else reset_after
     elif reset_after is not None:
         _fail(
-            say(
-                "{kind}: reset_after must not be given: it is a choice of the GRU",
-                kind=kind.__name__,
-            )
+            "{kind}: reset_after must not be given: it is a choice of the GRU", kind=kind.__name__
         )
 
     # Without memory, so that no random numbers are drawn for parameters that are overwritten.
@@ -373,12 +340,10 @@ def _build(
     if [tuple(weight.shape) for weight in weights] != expected:
         rule = ", ".join(map(str, expected))
         _fail(
-            say(
-                "weights of this {layer} must be {rule}, got {got}: pass layer.get_weights()",
-                layer=layer,
-                rule=rule,
-                got=got,
-            )
+            "weights of this {layer} must be {rule}, got {got}: pass layer.get_weights()",
+            layer=layer,
+            rule=rule,
+            got=got,
         )
 
     layer.to_empty(device="cpu")
@@ -412,13 +377,11 @@ def _tensor(weight: Any) -> Tensor:
     array = np.array(weight)  # a copy, for torch warns of arrays that are read-only
     if array.dtype.name not in _DTYPES:
         _fail(
-            say(
-                "weights must be arrays of {names}, got {got} {shape}: use astype",
-                names=say(" or ").join(_DTYPES),
-                got=array.dtype,
-                shape=array.shape,
-            ),
+            "weights must be arrays of {names}, got {got} {shape}: use astype",
             KindError,
+            names=say(" or ").join(_DTYPES),
+            got=array.dtype,
+            shape=array.shape,
         )
     return torch.from_numpy(array)
 
@@ -435,5 +398,5 @@ def _name(value: object) -> str:
     return type(value).__name__
 
 
-def _fail(text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
-    raise error(say("from_keras: {text}", text=text))
+def _fail(sentence: str, error: type[ShapeError] = ShapeError, /, **values: Any) -> NoReturn:
+    raise error(say("from_keras: {text}", text=say(sentence, **values)))

@@ -196,17 +196,15 @@ def load(path: str | os.PathLike[str]) -> dict[str, _Layer]:
         tops[read.output] = stack
     if not stacks:
         _fail(
-            say(
-                "{path} must have an RNN, LSTM or GRU node, got none: what other nodes "
-                "compute, such as the Scan of a projected LSTM, is not read",
-                path=path,
-            )
+            "{path} must have an RNN, LSTM or GRU node, got none: what other nodes compute, such "
+            "as the Scan of a projected LSTM, is not read",
+            path=path,
         )
     return {stack[0].name: _build(stack) for stack in stacks}
 
 
-def _fail(text: str, cause: Exception | None = None) -> NoReturn:
-    raise OnnxError(say("elman.onnx.load: {text}", text=text)) from cause
+def _fail(sentence: str, cause: Exception | None = None, /, **values: Any) -> NoReturn:
+    raise OnnxError(say("elman.onnx.load: {text}", text=say(sentence, **values))) from cause
 
 
 # --- a file that keeps the rules --------------------------------------------------------------
@@ -218,28 +216,25 @@ def _parsed(path: str | os.PathLike[str]) -> Any:
     is_file, size = stat.S_ISREG(os.stat(path).st_mode), os.stat(path).st_size
     if not is_file:
         _fail(
-            say(
-                "{path} must be a regular file, got a directory, pipe or device: pass a "
-                "file's path",
-                path=path,
-            )
+            "{path} must be a regular file, got a directory, pipe or device: pass a file's path",
+            path=path,
         )
     if size > _MAX_BYTES:
         _fail(
-            say(
-                "{path} must be at most {limit} bytes, the limit of the format, got {got}",
-                path=path,
-                limit=_MAX_BYTES,
-                got=size,
-            )
+            "{path} must be at most {limit} bytes, the limit of the format, got {got}",
+            path=path,
+            limit=_MAX_BYTES,
+            got=size,
         )
     content = Path(path).read_bytes()
     try:
         model = onnx.ModelProto.FromString(content)
     except package("google.protobuf.message").DecodeError as error:
         _fail(
-            say("{path} must be an ONNX file, got something else: {error}", path=path, error=error),
+            "{path} must be an ONNX file, got something else: {error}",
             error,
+            path=path,
+            error=error,
         )
     try:
         _check_opset(path, model)
@@ -251,19 +246,16 @@ def _parsed(path: str | os.PathLike[str]) -> Any:
         _check_names(path, model.graph, set())
     except UnicodeDecodeError as error:
         _fail(
-            say("{path}: names must be UTF-8, got other bytes: {error}", path=path, error=error),
-            error,
+            "{path}: names must be UTF-8, got other bytes: {error}", error, path=path, error=error
         )
     except (checker.ValidationError, RuntimeError, ValueError) as error:
         if isinstance(error, OnnxError):
             raise
         _fail(
-            say(
-                "{path} must keep the rules of ONNX, but onnx says: {error}",
-                path=path,
-                error=_short(error),
-            ),
+            "{path} must keep the rules of ONNX, but onnx says: {error}",
             error,
+            path=path,
+            error=_short(error),
         )
     return model
 
@@ -290,13 +282,11 @@ def _check_opset(path: Any, model: Any) -> None:
     versions = [o.version for o in model.opset_import if o.domain in _DOMAINS]
     if len(versions) > 1 or any(not 1 <= version <= newest for version in versions):
         _fail(
-            say(
-                "{path}: the opset must be one from 1 to {newest}, got {got}: a newer "
-                "package onnx may know it",
-                path=path,
-                newest=newest,
-                got=", ".join(map(str, versions)),
-            )
+            "{path}: the opset must be one from 1 to {newest}, got {got}: a newer package onnx may "
+            "know it",
+            path=path,
+            newest=newest,
+            got=", ".join(map(str, versions)),
         )
 
 
@@ -309,12 +299,10 @@ def _check_functions(path: Any, model: Any, limit: int) -> None:
     def size(nodes: Iterable[Any], depth: int) -> int:
         if depth > _MAX_DEPTH:
             _fail(
-                say(
-                    "{path}: functions must call each other at most {limit} deep, got "
-                    "more, or a function that calls itself",
-                    path=path,
-                    limit=_MAX_DEPTH,
-                )
+                "{path}: functions must call each other at most {limit} deep, got more, or a "
+                "function that calls itself",
+                path=path,
+                limit=_MAX_DEPTH,
             )
         total = 0
         for top in nodes:
@@ -330,13 +318,11 @@ def _check_functions(path: Any, model: Any, limit: int) -> None:
     total = size(model.graph.node, 0)
     if total > limit:
         _fail(
-            say(
-                "{path}: the functions' nodes must be at most {limit} bytes where they "
-                "are called, got {got}",
-                path=path,
-                limit=limit,
-                got=total,
-            )
+            "{path}: the functions' nodes must be at most {limit} bytes where they are called, got "
+            "{got}",
+            path=path,
+            limit=limit,
+            got=total,
         )
 
 
@@ -353,11 +339,9 @@ def _check_names(path: Any, graph: Any, outer: set[str]) -> None:
     twice = [name for name, count in defined.items() if count > 1 or name in outer]
     if twice:
         _fail(
-            say(
-                "{path}: a value must be defined once, got two of {name}",
-                path=path,
-                name=repr(twice[0]),
-            )
+            "{path}: a value must be defined once, got two of {name}",
+            path=path,
+            name=repr(twice[0]),
         )
     for node in graph.node:
         for attribute in node.attribute:
@@ -428,14 +412,12 @@ class _Graph:
         self._left -= size
         if self._left < 0:
             _fail(
-                say(
-                    "{path}: what is computed from the file's constants must be at most "
-                    "{growth} times the file and {room} bytes, got more, in {what}",
-                    path=self._path,
-                    growth=_GROWTH,
-                    room=_ROOM,
-                    what=what,
-                )
+                "{path}: what is computed from the file's constants must be at most {growth} times "
+                "the file and {room} bytes, got more, in {what}",
+                path=self._path,
+                growth=_GROWTH,
+                room=_ROOM,
+                what=what,
             )
 
     def value(self, name: str) -> np.ndarray[Any, Any]:
@@ -460,12 +442,10 @@ class _Graph:
                         else say("what {op_type} makes", op_type=node.op_type)
                     )
                     _fail(
-                        say(
-                            "{path}: {name} must be a constant, got {got}",
-                            path=self._path,
-                            name=repr(last),
-                            got=got,
-                        )
+                        "{path}: {name} must be a constant, got {got}",
+                        path=self._path,
+                        name=repr(last),
+                        got=got,
                     )
                 missing = [n for n in node.input if n and n not in known and n not in self._known]
                 waiting += missing
@@ -482,13 +462,11 @@ class _Graph:
             return np.asarray(self._onnx.numpy_helper.to_array(tensor, where))
         except Exception as error:  # what the package raises for a tensor is of many kinds
             _fail(
-                say(
-                    "{path}: {name} must be a tensor: {error}",
-                    path=self._path,
-                    name=repr(tensor.name),
-                    error=_short(error),
-                ),
+                "{path}: {name} must be a tensor: {error}",
                 error,
+                path=self._path,
+                name=repr(tensor.name),
+                error=_short(error),
             )
 
     # The outputs of one node, by name. The size of each is known before it is made.
@@ -496,12 +474,10 @@ class _Graph:
         self._computed += 1
         if self._computed > _MAX_COMPUTED:
             _fail(
-                say(
-                    "{path}: at most {limit} constants must be computed, got more, in {name}",
-                    path=self._path,
-                    limit=_MAX_COMPUTED,
-                    name=repr(node.output[0]),
-                )
+                "{path}: at most {limit} constants must be computed, got more, in {name}",
+                path=self._path,
+                limit=_MAX_COMPUTED,
+                name=repr(node.output[0]),
             )
         helper, numpy_helper = self._onnx.helper, self._onnx.numpy_helper
         outputs = [name for name in node.output if name]
@@ -547,14 +523,12 @@ class _Graph:
 
     def _refuse(self, node: Any, error: Exception) -> NoReturn:
         _fail(
-            say(
-                "{path}: {name} must be what {op_type} can compute: {error}",
-                path=self._path,
-                name=repr(node.output[0]),
-                op_type=node.op_type,
-                error=_short(error),
-            ),
+            "{path}: {name} must be what {op_type} can compute: {error}",
             error,
+            path=self._path,
+            name=repr(node.output[0]),
+            op_type=node.op_type,
+            error=_short(error),
         )
 
     def sources(self, name: str) -> Iterator[str]:
@@ -757,13 +731,11 @@ class _Reader:
     def _refuse(self, node: Any, text: str) -> NoReturn:
         name = node.name if node.name.isprintable() else ascii(node.name)
         _fail(
-            say(
-                "{path}, node {name} ({op_type}): {text}",
-                path=self._path,
-                name=name or say("(no name)"),
-                op_type=node.op_type,
-                text=text,
-            )
+            "{path}, node {name} ({op_type}): {text}",
+            path=self._path,
+            name=name or say("(no name)"),
+            op_type=node.op_type,
+            text=text,
         )
 
     def _read(self, node: Any, name: str) -> _Read:
@@ -785,8 +757,8 @@ class _Reader:
             self._refuse(
                 node,
                 say(
-                    "sequence_lens must be an input of the model, got a constant: a layer "
-                    "keeps no lengths"
+                    "sequence_lens must be an input of the model, got a constant: a layer keeps no "
+                    "lengths"
                 ),
             )
         directions = 2 if attributes["direction"] == b"bidirectional" else 1
@@ -822,8 +794,8 @@ class _Reader:
             self._refuse(
                 node,
                 say(
-                    "direction must be 'forward' or 'bidirectional', got 'reverse': no layer "
-                    "runs backwards only"
+                    "direction must be 'forward' or 'bidirectional', got 'reverse': no layer runs "
+                    "backwards only"
                 ),
             )
         if attributes["direction"] not in (b"forward", b"bidirectional"):

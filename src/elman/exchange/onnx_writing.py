@@ -258,12 +258,9 @@ def _unknown(name: str) -> NoReturn:
     if "__" in name:
         raise AttributeError(name)
     _fail(
-        say(
-            "a cell must be written in the operations of elman.cells.Math, got "
-            "{got}: those are what a file can hold; leave the model in PyTorch, or "
-            "write the cell without it",
-            got=name,
-        )
+        "a cell must be written in the operations of elman.cells.Math, got {got}: those are what a "
+        "file can hold; leave the model in PyTorch, or write the cell without it",
+        got=name,
     )
 
 
@@ -496,32 +493,25 @@ def export(
     if args is not None:
         if mode != "sequence":
             _fail(
-                say(
-                    "mode must be left out where args are given, got {got}: args say it",
-                    got=repr(mode),
-                )
+                "mode must be left out where args are given, got {got}: args say it", got=repr(mode)
             )
         model = _through_torch(module, args, options)
     elif not isinstance(module, _Recurrent):
         if not isinstance(module, Module):
             _fail(
-                say(
-                    "module must be a torch.nn.Module, got {got}: pass the module",
-                    got=type(module).__name__,
-                ),
+                "module must be a torch.nn.Module, got {got}: pass the module",
                 KindError,
+                got=type(module).__name__,
             )
         _fail(
-            say(
-                "module must be an RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell of "
-                "elman, got {got}: for another model pass example inputs, args=(x,)",
-                got=type(module).__name__,
-            ),
+            "module must be an RNN, LSTM, GRU, RNNCell, LSTMCell or GRUCell of elman, got {got}: "
+            "for another model pass example inputs, args=(x,)",
             KindError,
+            got=type(module).__name__,
         )
     elif options:
         what = ", ".join(options)
-        _fail(say("{what} must come with args, got none: pass args=(x,)", what=what), KindError)
+        _fail("{what} must come with args, got none: pass args=(x,)", KindError, what=what)
     else:
         model = _written(module, mode)
     version = model.metadata_props.add()
@@ -530,8 +520,8 @@ def export(
     write_atomically(Path(path), model.SerializeToString())
 
 
-def _fail(text: str, error: type[ShapeError] = ShapeError) -> NoReturn:
-    raise error(say("elman.onnx.export: {text}", text=text))
+def _fail(sentence: str, error: type[ShapeError] = ShapeError, /, **values: Any) -> NoReturn:
+    raise error(say("elman.onnx.export: {text}", text=say(sentence, **values)))
 
 
 def _version() -> str:
@@ -545,14 +535,11 @@ def _check_size(module: Module) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if size > _MAX_BYTES:
         _fail(
-            say(
-                "the weights must be at most {limit} bytes, the limit of an ONNX "
-                "file, got {got}: export it in halves, or call torch.onnx.export with "
-                "external_data=True and "
-                "custom_translation_table=elman.onnx.translation_table()",
-                limit=_MAX_BYTES,
-                got=size,
-            ),
+            "the weights must be at most {limit} bytes, the limit of an ONNX file, got {got}: "
+            "export it in halves, or call torch.onnx.export with external_data=True and "
+            "custom_translation_table=elman.onnx.translation_table()",
+            limit=_MAX_BYTES,
+            got=size,
         )
 
 
@@ -562,27 +549,22 @@ def _written(module: Any, mode: str) -> Any:
     who, is_cell = type(module).__name__, isinstance(module, _StepCell)
     directions = 1 if is_cell else module._num_directions
     if mode not in ("sequence", "step"):
-        _fail(say("mode must be 'sequence' or 'step', got {got}: choose one", got=repr(mode)))
+        _fail("mode must be 'sequence' or 'step', got {got}: choose one", got=repr(mode))
     if mode == "step" and directions == 2:
         _fail(
-            say(
-                "mode must be 'sequence' for a bidirectional {who}, got 'step': its "
-                "second direction begins at the end of the sequence, which a step does "
-                "not know",
-                who=who,
-            ),
+            "mode must be 'sequence' for a bidirectional {who}, got 'step': its second direction "
+            "begins at the end of the sequence, which a step does not know",
+            who=who,
         )
     _check_size(module)
     weights = module._weights()
     dtype = weights[0].dtype
     if dtype not in _DTYPES:
         _fail(
-            say(
-                "the weights of {who} must be float16, float32 or float64, got {got}: "
-                "ONNX's operators have no other, use .float()",
-                who=who,
-                got=dtype,
-            ),
+            "the weights of {who} must be float16, float32 or float64, got {got}: ONNX's operators "
+            "have no other, use .float()",
+            who=who,
+            got=dtype,
         )
 
     cell = module._cell
@@ -692,19 +674,14 @@ def _translate(
     *weights, cell_name, _ = weights_and_options
     if batch_sizes is not None:
         _fail(
-            say(
-                "input must be padded, got a PackedSequence, whose rows ONNX's operators "
-                "cannot read: pass the padded input and lengths="
-            ),
+            "input must be padded, got a PackedSequence, whose rows ONNX's operators cannot read: "
+            "pass the padded input and lengths=",
             KindError,
         )
     if resets is not None:
         _fail(
-            say(
-                "reset must be None, got a mask: ONNX's recurrent operators have none; "
-                "export a call of one step, and give it zeros as its state where a "
-                "sequence starts anew"
-            ),
+            "reset must be None, got a mask: ONNX's recurrent operators have none; export a call "
+            "of one step, and give it zeros as its state where a sequence starts anew",
             KindError,
         )
     cell, dtype = CELLS[cell_name], torch.from_numpy(np.empty(0, input.dtype.numpy())).dtype
