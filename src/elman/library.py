@@ -239,9 +239,7 @@ def layer_backward(*arguments: Any) -> list[Tensor]:
     mask, to = _resets(name, read)
     asked = _of_the_core(wanted, states, weights, to)
     found = core.backward(*call, output, kept, upstream, asked, groups, mask=mask, to=to)
-    first, last = 1 + len(states), len(found) - len(to)
-    gradients = *found[:first], *found[last:], *found[first:last]
-    return [gradient for gradient in gradients if gradient is not None]
+    return [gradient for gradient in _of_the_operator(found, states, to) if gradient is not None]
 
 
 @layer_backward.register_fake
@@ -350,6 +348,14 @@ def _of_the_core(
 ) -> list[bool]:
     of_states, of_weights = wanted[: 1 + len(states)], wanted[5 : 5 + len(weights)]
     return [*of_states, *of_weights, *wanted[3 : 3 + len(to)]]
+
+
+# Gradients in the core's order -> in the operator's: those of what is reset to before the weights'.
+def _of_the_operator(
+    found: Sequence[Tensor | None], states: Sequence[Any], to: Sequence[Any]
+) -> tuple[Tensor | None, ...]:
+    first, last = 1 + len(states), len(found) - len(to)
+    return *found[:first], *found[last:], *found[first:last]
 
 
 # Results of the core -> output, h_n, c_n, kept, empty where there are none.
@@ -473,8 +479,7 @@ class _TransformedBackward(torch.autograd.Function):
                 all_tensors[end : end + 1 + len(states)],
                 *(mask, to),
             )
-            first, last = 1 + len(states), len(found) - len(to)
-            results = *found[:first], *found[last:], *found[first:last]
+            results = _of_the_operator(found, states, to)
             return tuple(result for result in results if result is not None)
 
         found = iter(torch.func.vjp(gradients, *asked)[1](d_gradients))
