@@ -358,7 +358,7 @@ class Carry:
         calls = [call for call in alive if call.had(inputs)]
         calls = [call for call in calls if call.is_pending] or calls
         if not calls or not all(call.is_known for call in calls):
-            found = "several that began with different states" if calls else "none"
+            found = say("several that began with different states") if calls else say("none")
             raise ShapeError(
                 say(
                     "Carry: a call that a backward pass computes once more must be the only "

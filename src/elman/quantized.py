@@ -82,13 +82,15 @@ def quantize(model: nn.Module, weights: str = "int8") -> nn.Module:
     for name, reason in left.items():
         warnings.warn(
             say(
-                "quantize: {name} stays as it is: {reason}", name=name or "the model", reason=reason
+                "quantize: {name} stays as it is: {reason}",
+                name=name or say("the model"),
+                reason=reason,
             ),
             stacklevel=2,
         )
     with torch.inference_mode(False), torch.no_grad():
         for name, layer in layers:
-            _change(name or "the model", layer, weights)
+            _change(name or say("the model"), layer, weights)
     return model.requires_grad_(False).eval()
 
 
@@ -202,7 +204,11 @@ class _Quantized(nn.Module):
         ]
         if not chain.run(x, steps, output.numpy(), core.get_num_threads(), parts):
             raise ShapeError(
-                say("{layer}: its input was changed during the call", layer=type(self).__name__)
+                say(
+                    "{layer}: its input must stay as it is during the call, and was changed: give"
+                    " another thread a copy",
+                    layer=type(self).__name__,
+                )
             )
         return output, *final
 
