@@ -3,6 +3,7 @@
 import copy
 import itertools
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
@@ -366,12 +367,11 @@ def test_states_are_what_a_call_of_each_length_ends_with(kind: str) -> None:
 def test_layouts_of_states(kind: str) -> None:
     layer = make(kind, num_layers=2, batch_first=True)
     x = torch.randn(N, L, F, dtype=torch.float64)
-    for values in (layer.states(x), elman.gates(layer, x)):
+    for call in (layer.states, partial(elman.gates, layer)):
+        values, alone = call(x), call(x[1])
         assert {tuple(v.shape) for v in values.values()} == {(2, 1, N, L, H)}
-        alone = {k: v[:, :, 1] for k, v in values.items()}
-        one = layer.states(x[1]) if "f" not in values and "z" not in values else None
-        if one is not None:
-            assert all(torch.equal(one[k], alone[k]) for k in one)
+        assert list(values) == list(alone)
+        assert all(torch.equal(alone[k], v[:, :, 1]) for k, v in values.items())
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
@@ -403,6 +403,22 @@ def test_the_gates_of_a_cell_of_ones_own_are_those_it_tells() -> None:
     assert list(silent.states(x)) == ["h"]
     with pytest.raises(KindError, match="must be an RNN, LSTM or GRU, got Linear"):
         elman.gates(torch.nn.Linear(2, 3), x)
+
+
+def test_a_gate_with_the_name_of_a_state_is_that_state() -> None:
+    def values(m: Any, gx: Any, gh: Any, state: Any) -> Any:
+        return (m.sigmoid(m.split(gx + gh, 2)[0]),)
+
+    @elman.cell(gates="zh", values=values)
+    def leaky(m: Any, gx: Any, gh: Any, state: Any) -> Any:
+        (z,) = values(m, gx, gh, state)
+        return (1 - z) * state[0] + z * m.tanh(m.split(gx + gh, 2)[1])
+
+    layer, x = elman.Recurrent(leaky, F, H), torch.randn(L, N, F)
+    inside = elman.gates(layer, x)
+    assert list(inside) == ["z", "h"]
+    assert torch.equal(inside["h"][0, 0], layer(x)[0])
+    assert (inside["z"] != inside["h"]).any()
 
 
 def test_a_gate_that_is_changed_in_place_is_no_silent_wrong_gradient() -> None:

@@ -468,6 +468,10 @@ def test_a_wrong_layer_is_refused(
         ({"gates": "z", "states": "hh"}, "states must be distinct"),
         ({"gates": "z", "vectors": {"weight_ih": 1}}, "a name of its own, got 'weight_ih'"),
         ({"gates": "z", "vectors": {"a b": 1}}, "a name of its own"),
+        (
+            {"gates": "z", "vectors": {"gain": 1}, "initial": {"gian": 1.0}},
+            "initial must have names of vectors, got 'gian'",
+        ),
     ],
 )
 def test_a_wrong_cell_is_refused(options: dict[str, Any], says: str) -> None:

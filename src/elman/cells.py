@@ -97,7 +97,7 @@ class Cell:
     """One kind of recurrent cell.
 
     Attributes:
-        name: The key in `CELLS`, in lower case.
+        name: That of the function that makes a step, in lower case in `CELLS`, whose key it is.
         gates: One letter per gate, in the order in which the parameters store their rows.
         states: One letter per state: "h", or "hc" with a cell state. The first is the output.
         step: `step(m, gx, gh, state)`, where gx and gh are (..., len(gates) * hidden_size) and
@@ -326,12 +326,13 @@ def cell(
         initial: The number that a vector starts from, by its name; those not named are drawn as the
             weights are.
         values: `values(m, gx, gh, state)`, called as the function is, returns what each gate is
-            after its nonlinearity, for `elman.gates`.
+            after its nonlinearity, for `elman.gates`: one array per letter of gates that is not
+            the name of a state too.
         paper: Where the cell comes from.
 
     Raises:
-        ValueError: The letters of gates or states are not distinct or there are none, or a vector
-            has the name of another parameter.
+        ValueError: The letters of gates or states are not distinct or there are none, a vector has
+            the name of another parameter, or initial has a name that is no vector's.
 
     Example:
         >>> import elman, torch
@@ -360,6 +361,16 @@ def cell(
                 say(
                     "elman.cell: a vector must have a name of its own, got {got}: call it by what "
                     "it does, such as 'gain'",
+                    got=repr(name),
+                )
+            )
+
+    for name in initial or ():
+        if name not in (vectors or ()):
+            raise ValueError(
+                say(
+                    "elman.cell: initial must have names of vectors, got {got}: name it in vectors "
+                    "too",
                     got=repr(name),
                 )
             )

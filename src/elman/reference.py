@@ -1,9 +1,9 @@
 """The recurrence in PyTorch operations: slow, plain, and right for every dtype and device.
 
-It is the oracle of the tests, and it computes what the native core does not: other dtypes and
-devices, and derivatives of derivatives. `layer` and `step` have the same signatures in `elman.ops`,
-which chooses between the two; `gradients` are theirs, as tensors that can be differentiated again.
-Sizes are not checked here; `elman.shapes` has done it.
+It is the oracle of the tests, and it computes what the native core does not: other cells, dtypes
+and devices, and derivatives of derivatives. `layer`, `inside` and `step` have the same signatures
+in `elman.ops`, which chooses between the two; `gradients` are those of all three, as tensors that
+can be differentiated again. Sizes are not checked here; `elman.shapes` has done it.
 
 Symbols: L time steps, N sequences in the batch, D directions, H_in and H_out features per step in
 and out, G gates.
@@ -94,11 +94,7 @@ def layer(
         >>> output.shape, h_n
         (torch.Size([4, 1, 2]), tensor([[[3., 3.]]]))
     """
-    outputs, final = _directions(cell, input, batch_sizes, hx, weights, lengths, resets)
-    output = torch.cat([direction[0] for direction in outputs], -1)
-    if batch_sizes is None:
-        output = output.reshape(*input.shape[:2], output.shape[-1])
-    return output, *(torch.stack(directions) for directions in zip(*final, strict=True))
+    return _results(*_directions(cell, input, batch_sizes, hx, weights, lengths, resets), input)
 
 
 def inside(
@@ -128,20 +124,30 @@ def inside(
     told = _telling(cell) if set(letters) - set(cell.states) else cell
     more = len(told.states) - len(cell.states)
     if hx is not None and more:
-        hx = (*hx, *[hx[-1].new_zeros(*hx[-1].shape[:-1], _hidden_size(cell, weights))] * more)
+        assert weights[0] is not None
+        hidden_size = weights[0].shape[0] // len(cell.gates)
+        hx = (*hx, *[hx[-1].new_zeros(*hx[-1].shape[:-1], hidden_size)] * more)
     if resets is not None and resets.to and more:
         resets = resets._replace(to=(*resets.to, *[resets.to[0].new_zeros(())] * more))
     outputs, final = _directions(told, input, None, hx, weights, lengths, resets)
-    output = torch.cat([direction[0] for direction in outputs], -1)
-    output = output.reshape(*input.shape[:2], output.shape[-1])
-    final = [states[: len(cell.states)] for states in final]
+    results = _results(outputs, final, input)[: 1 + len(cell.states)]
     each = zip(told.states, zip(*outputs, strict=True), strict=True)
     values = {
         letter: torch.stack(directions).unflatten(1, input.shape[:2])  # type: ignore[no-untyped-call]
         for letter, directions in each
         if letter in letters
     }
-    return (output, *(torch.stack(s) for s in zip(*final, strict=True))), values
+    return results, values
+
+
+# What `layer` returns, of what `_directions` does.
+def _results(
+    outputs: list[list[Tensor]], final: list[Sequence[Tensor]], input: Tensor
+) -> tuple[Tensor, ...]:
+    output = torch.cat([direction[0] for direction in outputs], -1)
+    if input.dim() == 3:
+        output = output.reshape(*input.shape[:2], output.shape[-1])
+    return output, *(torch.stack(directions) for directions in zip(*final, strict=True))
 
 
 # A cell whose gates are states beside its own, which its step sets and does not read.
@@ -149,7 +155,7 @@ def inside(
 def _telling(cell: Cell) -> Cell:
     values, count = cell.values, len(cell.states)
     assert values is not None
-    assert not set(cell.gates) & set(cell.states)
+    gates = "".join(gate for gate in cell.gates if gate not in cell.states)
 
     def step(
         m: Math, gx: Tensor, gh: Tensor, state: Sequence[Tensor], *vectors: Any
@@ -159,12 +165,7 @@ def _telling(cell: Cell) -> Cell:
         after = after if isinstance(after, tuple) else (after,)
         return *after, *values(m, gx, gh, before, *vectors)
 
-    return replace(cell, states=cell.states + cell.gates, step=step, is_known=False)
-
-
-def _hidden_size(cell: Cell, weights: Sequence[Tensor | None]) -> int:
-    assert weights[0] is not None
-    return weights[0].shape[0] // len(cell.gates)
+    return replace(cell, states=cell.states + gates, step=step, is_known=False)
 
 
 # For each direction, every state at every step, (rows, .), and the final states, (N, .).
