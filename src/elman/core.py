@@ -256,7 +256,7 @@ def backward(
         states: As in `forward`.
         weights: As in `forward`.
         output: The first of its results.
-        kept: The last of its results.
+        kept: Its `kept`.
         upstream: The gradients of the others, None for zeros.
         wanted: For input, each state, each weight and each of `to`, whether its gradient is asked
             for.

@@ -41,10 +41,8 @@ def layer(
     """Run one layer, in all its directions; arguments and results as `elman.reference.layer`."""
     if not core.computes(cell, input):
         if input.dtype in _WIDENED and input.device.type == "cpu":
-            wide = _widen(hx), _widen(weights)
-            if resets is not None:
-                resets = resets._replace(to=_widen(resets.to))
-            results = layer(cell, input.float(), batch_sizes, *wide, lengths, resets)
+            wide = _widen(hx), _widen(weights), lengths, _widen_resets(resets)
+            results = layer(cell, input.float(), batch_sizes, *wide)
             return tuple(result.to(input.dtype) for result in results)
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets)
     compiling, watched, transforming = _modes(input)
@@ -75,26 +73,23 @@ def inside(
     Arguments and results are those of `elman.reference.inside`.
     """
     if core.computes(cell, input) and not any(_modes(input)) and not _is_beyond_the_core():
-        call = cell, input, None, lengths, hx, weights, resets
         try:
-            found = _run(*call, letters)
+            found = _run(cell, input, None, lengths, hx, weights, resets, letters)
         except core.LazyError:
             pass
         else:
-            results, told = found[: 1 + len(cell.states)], [*found[1 + len(cell.states) :], None][0]
-            return results, _values(cell, letters, found[0], told, weights)
+            count = 1 + len(cell.states)
+            told = found[count] if len(found) > count else None
+            return found[:count], _values(cell, letters, found[0], told, weights)
     elif input.dtype in _WIDENED and input.device.type == "cpu":
-        if resets is not None:
-            resets = resets._replace(to=_widen(resets.to))
-        wide = _widen(hx), _widen(weights)
-        results, values = inside(cell, input.float(), *wide, lengths, resets, letters)
+        wide = _widen(hx), _widen(weights), lengths, _widen_resets(resets)
+        results, values = inside(cell, input.float(), *wide, letters)
         lower = input.dtype
         return tuple(r.to(lower) for r in results), {k: v.to(lower) for k, v in values.items()}
     return reference.inside(cell, input, hx, weights, lengths, resets, letters)
 
 
-# The states and gates by their letters, (D, L, N, .), from the output and what the core told: all
-# that it keeps, or the cell states alone.
+# The states and gates by their letters, (D, L, N, .), from the output and what `_run` was told.
 def _values(
     cell: Cell, letters: str, output: Tensor, told: Tensor | None, weights: Weights
 ) -> dict[str, Tensor]:
@@ -154,6 +149,12 @@ def _widen(tensors: Any) -> Any:
     return tensors and tuple(None if t is None else t.float() for t in tensors)
 
 
+def _widen_resets(resets: Resets | None) -> Resets | None:
+    return resets and resets._replace(to=_widen(resets.to))
+
+
+# The results of the core and, if letters ask for more than them, what it told: all that it keeps
+# or, without gradients and gates, the cell states alone.
 def _run(
     cell: Cell,
     input: Tensor,

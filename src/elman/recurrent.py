@@ -150,12 +150,13 @@ class Recurrent(_Layer):
         return _variant(self.cell, self._compiles)
 
     def _shapes(self, cell: Cell, features: int) -> dict[str, tuple[int, ...] | None]:
-        shapes = super()._shapes(cell, features)
-        rows, _ = shapes["weight_hh"] or ()
-        shapes["weight_hh"] = (rows, self.hidden_size // self.heads) if cell.recurrent else None
-        if not cell.recurrent:
-            shapes["bias_hh"] = None
-        return {**shapes, **{n: (count * self.hidden_size,) for n, count in cell.vectors.items()}}
+        found = super()._shapes(cell, features)
+        if cell.recurrent:
+            rows = len(cell.gates) * self.hidden_size
+            found["weight_hh"] = (rows, self.hidden_size // self.heads)
+        else:
+            found["weight_hh"] = found["bias_hh"] = None
+        return {**found, **{n: (count * self.hidden_size,) for n, count in cell.vectors.items()}}
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, and let the vectors start from what the cell says.
