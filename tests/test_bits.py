@@ -1,18 +1,21 @@
 """The bits of layers and cells, forward and backward, are those that a file remembers.
 
-Inputs come from an integer generator, so that nothing but the core decides the bits. They may
+`elman verify` asks a user's machine whether one model of each cell has the bits of the release.
+This file has what that leaves out, so that a change of the core which moves a bit is seen: lengths,
+packed sequences, projections, no biases, initial states and their gradients, steps of cells.
+
+The numbers are those of `elman verify`, so that nothing but the core decides the bits. They may
 differ where another compiler chose which products it fuses with sums, so the file names its own.
 
     python tests/test_bits.py    writes the file anew, for every instruction set of this machine
 """
 
-import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import ISAS, _native
@@ -20,6 +23,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import elman
+from elman import verification
 
 KNOWN = Path(__file__).with_name("bits.json")
 STEPS, BATCH, INPUTS, HIDDEN = 9, 5, 7, 19
@@ -43,33 +47,15 @@ FORMS: dict[str, dict[str, Any]] = {
 STEP_CELLS = {"tanh": elman.RNNCell, "lstm": elman.LSTMCell, "gru": elman.GRUCell}
 
 
-class Numbers:
-    """Multiples of 1/128 from -1/2 to 1/2, from integers alone; no two tensors are the same."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype, self.drawn = dtype, 0
-
-    def __call__(self, *shape: int) -> Tensor:
-        size = int(np.prod(shape))
-        i = np.arange(self.drawn, self.drawn + size, dtype=np.uint64)
-        self.drawn += size
-        for _ in range(2):
-            i = i * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-            i ^= i >> np.uint64(33)
-        values = (i % np.uint64(129)).astype(np.float64) / 128 - 0.5
-        return torch.from_numpy(values).to(self.dtype).reshape(shape).requires_grad_()
-
-
-def digest(tensors: Iterable[Tensor]) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
 def run(kind: str, form: str, dtype: torch.dtype) -> str:
     """The digest of results and of gradients sent into all of them."""
-    draw = Numbers(dtype)
+    seeds = itertools.count()
+
+    def draw(*shape: int) -> Tensor:
+        """Numbers from [-1/2, 1/2); no two tensors are the same."""
+        numbers = verification._numbers(shape, next(seeds), str(dtype)[6:]) / 2
+        return torch.from_numpy(numbers).requires_grad_()
+
     batch, call = (BATCH,), {"lengths": LENGTHS} if form == "lengths" else {}
     if form == "cell":
         module: Any = STEP_CELLS[kind](INPUTS, HIDDEN, dtype=dtype)
@@ -101,7 +87,8 @@ def run(kind: str, form: str, dtype: torch.dtype) -> str:
             found.append(result)
     upstream = [draw(*result.shape) for result in found]
     leaves = [x, *hx, *module.parameters()]
-    return digest([*found, *torch.autograd.grad(found, leaves, upstream)])
+    results = [*found, *torch.autograd.grad(found, leaves, upstream)]
+    return verification._hash([result.detach().numpy() for result in results])
 
 
 CASES = [
