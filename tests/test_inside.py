@@ -299,9 +299,9 @@ def test_a_narrow_dtype_is_computed_wide(dtype: torch.dtype) -> None:
         ({}, {"reset": torch.full((L, N), torch.nan)}, ShapeError, "0 and 1, got other numbers"),
         ({}, {"reset": "done"}, KindError, "tensor of bool, got str"),
         ({}, {"reset": None, "reset_to": torch.zeros(1, H)}, KindError, "must come with reset"),
-        ({}, {"reset_to": torch.zeros(1, H)}, KindError, "a pair of tensors"),
-        ({}, {"reset_to": (torch.zeros(1, N, H),) * 2}, KindError, r"h_0 must be \(num_layers, "),
-        ({}, {"reset_to": (torch.zeros(2, H),) * 2}, ShapeError, r"h_0 must be \(num_layers, "),
+        ({}, {"reset_to": torch.zeros(1, H)}, KindError, "reset_to must be a pair of tensors"),
+        ({}, {"reset_to": (torch.zeros(1, N, H),) * 2}, KindError, "without a batch axis"),
+        ({}, {"reset_to": (torch.zeros(2, H),) * 2}, ShapeError, r"h_0 of reset_to must be \(num"),
     ],
 )
 def test_a_wrong_reset_is_refused(

@@ -407,7 +407,7 @@ def check_resets(
     if reset_to is None:
         return Resets(mask)
     outer, axes = (who.num_layers,), "num_layers, "
-    return Resets(mask, check_states(who, reset_to, outer, axes, widths, weight))
+    return Resets(mask, check_states(who, reset_to, outer, axes, widths, weight, what="reset_to"))
 
 
 def check_lengths(who: object, lengths: Any, batch: tuple[int, ...], seq_len: int) -> Tensor:
@@ -657,8 +657,9 @@ def check_states(
     widths: tuple[int, ...],
     weight: Tensor,
     input: torch.Size | None = None,
+    what: str = "hx",
 ) -> tuple[Tensor, ...]:
-    """Check the initial state.
+    """Check the initial state, or what is given in its place.
 
     Args:
         who: The module.
@@ -668,6 +669,7 @@ def check_states(
         widths: The last axis of each state.
         weight: A parameter: the states have its dtype and device.
         input: The shape of a batched input, to recognise a batch that came the other way round.
+        what: The argument: "hx", or "reset_to", which has no batch axis.
 
     Returns:
         The states as a tuple.
@@ -682,16 +684,15 @@ def check_states(
     elif isinstance(hx, (tuple, list)) and len(hx) == len(widths):
         states = tuple(hx)
     else:
-        _wrong_structure(who, hx, len(widths))
+        _wrong_structure(who, hx, len(widths), what)
     for i, state in enumerate(states):
         if not isinstance(state, Tensor):
-            _wrong_structure(who, hx, len(widths))
+            _wrong_structure(who, hx, len(widths), what)
         if state.shape != (*outer, widths[i]):
-            _wrong_state(
-                who, _initial(who)[i], tuple(state.shape), (*outer, widths[i]), axes, input
-            )
+            name, shape = _initial(who, what)[i], (*outer, widths[i])
+            _wrong_state(who, name, tuple(state.shape), shape, axes, input, what)
         if state.dtype is not weight.dtype or state.device != weight.device:
-            _check_kind(who, _initial(who)[i], state, weight)
+            _check_kind(who, _initial(who, what)[i], state, weight)
     return states
 
 
@@ -1030,12 +1031,14 @@ def _wrong_features(
     )
 
 
-# the names of the initial states of a module
-def _initial(who: Any) -> list[str]:
-    return [f"{letter}_0" for letter in who._cell.states]
+# the names of the initial states of a module, or of what is given in their place
+def _initial(who: Any, what: str = "hx") -> list[str]:
+    return [
+        f"{letter}_0" if what == "hx" else f"{letter}_0 of {what}" for letter in who._cell.states
+    ]
 
 
-def _wrong_structure(who: object, hx: object, count: int) -> NoReturn:
+def _wrong_structure(who: object, hx: object, count: int, what: str) -> NoReturn:
     got = _name(hx)
     if isinstance(hx, (tuple, list)):
         kinds = ", ".join(map(_name, hx)) or say("nothing")
@@ -1043,25 +1046,29 @@ def _wrong_structure(who: object, hx: object, count: int) -> NoReturn:
     if count == 1:
         _fail(
             who,
-            "hx must be one tensor, h_0, got {got}: only the LSTM has a cell state c_0",
+            "{what} must be one tensor, h_0, got {got}: only the LSTM has a cell state c_0",
             KindError,
+            what=what,
             got=got,
         )
     elif count == 2:
         _fail(
             who,
-            "hx must be a pair of tensors, (h_0, c_0), got {got}: pass both, or neither for zeros",
+            "{what} must be a pair of tensors, (h_0, c_0), got {got}: pass both, or neither for "
+            "zeros",
             KindError,
+            what=what,
             got=got,
         )
     else:
         _fail(
             who,
-            "hx must be a tuple of {count} tensors, ({names}), got {got}: pass them all, or none "
-            "for zeros",
+            "{what} must be a tuple of {count} tensors, ({names}), got {got}: pass them all, or "
+            "none for zeros",
             KindError,
             count=count,
             names=", ".join(_initial(who)),
+            what=what,
             got=got,
         )
 
@@ -1073,6 +1080,7 @@ def _wrong_state(
     shape: tuple[int, ...],
     axes: str,
     input: torch.Size | None,
+    what: str,
 ) -> NoReturn:
     batch_first = getattr(who, "batch_first", False)
     error = ShapeError
@@ -1094,15 +1102,18 @@ def _wrong_state(
                 input=tuple(input),
             )
     elif len(got) != len(shape):
-        remedy = say("the state has a batch axis exactly if the input has one")
         error = KindError
+        if what == "hx":
+            remedy = say("the state has a batch axis exactly if the input has one")
+        else:
+            remedy = say("give the state of one sequence, without a batch axis")
     elif len(shape) == 3 and got == (shape[1], shape[0], shape[2]):
         remedy = say("batch_first leaves the state alone; use {name}.transpose(0, 1)", name=name)
     elif got[-1] != shape[-1] or (len(shape) == 3 and got[0] != shape[0]):
         remedy = say("a state of this size comes from another module")
     else:
         remedy = say("a state goes on with the same sequences; start new ones with None, for zeros")
-    width = "hidden_size" if name == "c_0" else "H_out"
+    width = "H_out" if name.startswith("h_0") else "hidden_size"
     _fail(
         who,
         "{name} must be ({axes}{width}) = {shape}, got {got}: {remedy}",
