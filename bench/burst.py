@@ -41,6 +41,7 @@ def prepare(case: dict[str, Any], mode: str) -> Callable[[], object]:
             if training:
                 rows = output.data if case["ragged"] else output
                 wanted = [x, *layer.parameters()]
+                # The packing is part of every graph, and is done once.
                 torch.autograd.grad(rows.sum(), wanted, retain_graph=case["ragged"])
 
     call()

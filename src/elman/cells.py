@@ -97,7 +97,7 @@ class Cell:
     """One kind of recurrent cell.
 
     Attributes:
-        name: That of the function that makes a step, in lower case in `CELLS`, whose key it is.
+        name: The name of its step function, and its key in `CELLS` or `MORE_CELLS` if it is there.
         gates: One letter per gate, in the order in which the parameters store their rows.
         states: One letter per state: "h", or "hc" with a cell state. The first is the output.
         step: `step(m, gx, gh, state)`, where gx and gh are (..., len(gates) * hidden_size) and

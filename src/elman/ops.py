@@ -89,7 +89,7 @@ def inside(
     return reference.inside(cell, input, hx, weights, lengths, resets, letters)
 
 
-# The states and gates by their letters, (D, L, N, .), from the output and what `_run` was told.
+# The states and gates by their letters, (D, L, N, .), from the output and what `_run` adds.
 def _values(
     cell: Cell, letters: str, output: Tensor, told: Tensor | None, weights: Weights
 ) -> dict[str, Tensor]:
@@ -153,8 +153,8 @@ def _widen_resets(resets: Resets | None) -> Resets | None:
     return resets and resets._replace(to=_widen(resets.to))
 
 
-# The results of the core and, if letters ask for more than them, what it told: all that it keeps
-# or, without gradients and gates, the cell states alone.
+# The results of the core and, if the letters ask for more than h, one tensor more: all values that
+# it keeps for the backward pass or, where neither that nor gates are wanted, the cell states alone.
 def _run(
     cell: Cell,
     input: Tensor,
