@@ -1,0 +1,398 @@
+// The recurrence from the last step to the first, and the gradients of the weights, which are
+// formed for a chunk of steps at once.
+#pragma once
+
+#include "sequence.hpp"
+
+namespace elman {
+namespace {
+
+// Gradients of the gates that are computed before they are used for dx and the weights: few enough
+// to stay in the last-level cache, enough for long sums in every group. The size depends on the
+// problem alone, so that the weights' sums do too.
+constexpr long kGradientChunkValues = 1 << 19;
+
+// Rows of a chunk that are packed at a time for the gradient of a weight, a multiple of any kLanes:
+// more if every time the gradient has to come from far away.
+template <class T>
+long packed_rows(long rows, long cols) {
+  return rows * cols * static_cast<long>(sizeof(T)) < kNearCache ? 128 : 512;
+}
+
+// The buffers of one direction's backward pass.
+template <class T>
+struct BackwardBuffers {
+  T *dh, *dc;          // [N, R], [N, H] the gradient of the state between two steps
+  T *dgx, *dgh;        // [chunk rows, G*H]; the same buffer if the cell adds
+  T* dh_total;         // [chunk rows, R] with a projection: gradient of its output, ...
+  T *hidden, *dhidden; // [chunk rows, H], [N, H] ... its input, and the gradient of that
+  T *reset, *dreset;   // the same two with late gates: of the h that they see
+  T *dh_to, *dc_to;    // [N, R], [N, H] with resets: of what each row started anew from
+};
+
+// The gradients of the states between two steps, for the rows of the batch: step s reads dh and
+// dc[s % 2], and writes what of the previous state's does not pass through the product to
+// dh_rest[s % 2] and dc[(s + 1) % 2].
+template <class T>
+struct StateGradients {
+  T* dh;                 // [N, R]
+  T *dh_rest[2], *dc[2]; // [N, R], [N, H]
+};
+
+// Adds n values at `from` to those at `to`, and leaves zeros.
+template <class T>
+void take(T* from, T* to, long n) {
+  for (long i = 0; i < n; i++)
+    to[i] += from[i], from[i] = T(0);
+}
+
+// Steps [s0, s1) of a direction, last first, for a block of rows and some units: gradients of the
+// gates, and of the states. Those from `done` on are done, but for the product of step `done`.
+// Returns like forward_steps the `done` from which this thread is to go on alone; -1: nothing is
+// left for it to do.
+template <class T>
+long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const BackwardBuffers<T>& b,
+                    const StateGradients<T>& state, const Operands<T>& operands, long s0, long s1,
+                    long first_row, RowBlock block, Units units, Gang* gang, long done) {
+  const FlushDenormals mode;
+  const Shape<T>& at = dir.at;
+  const Operand<T> w_hh = operands.hh.operand(), w_hr = operands.hr.operand();
+  const Operand<T> w_late = operands.late.operand();
+  const long rows = block.end - block.begin;
+  const bool projected = dir.p.projection != 0;
+
+  Scratch::Frame scratch;
+  const T **in = scratch.take<const T*>(rows), **rest = scratch.take<const T*>(rows);
+  T** out = scratch.take<T*>(rows);
+  for (long s = done;; s--) {
+    if (s < s1) {
+      const long t = dir.time(s), count = at.running(block, t);
+      for (long n = 0; n < count; n++) {
+        const long row = block.begin + n;
+        in[n] = b.dgh + (at.first[t] - first_row + row) * at.GH;
+        rest[n] = state.dh_rest[s & 1] + row * at.R, out[n] = state.dh + row * at.R;
+      }
+      multiply_units<T>(count, in, w_hh, dir.cell.passes ? rest : nullptr, out, s & 1, units, at.R);
+      for (long n = 0; dir.p.resets && n < count; n++) {
+        const long row = block.begin + n;
+        if (dir.resets(t, row)) { // the gradient goes where the state came from
+          take(state.dh + row * at.R, b.dh_to + row * at.R, at.R);
+          if (dir.cell.states > 1)
+            take(state.dc[(s - 1) & 1] + row * at.H, b.dc_to + row * at.H, at.H);
+        }
+      }
+    }
+    if (s == s0)
+      return -1;
+    const long next = s - 1, t = dir.time(next), count = at.running(block, t);
+    T *const rest_out = state.dh_rest[next & 1], *const dc = state.dc[next & 1];
+    auto chunk_row = [&](long n) { return at.first[t] - first_row + block.begin + n; };
+    auto dy = [&](long n) -> const T* {
+      return g.dy ? g.dy + (at.place(t, block.begin + n) * at.D + dir.d) * at.R : nullptr;
+    };
+    if (projected) {
+      for (long n = 0; n < count; n++) {
+        const long row = block.begin + n;
+        T* total = b.dh_total + chunk_row(n) * at.R;
+        const T *dh = state.dh + row * at.R, *dy_row = dy(n);
+        for (long i = 0; i < at.R; i++)
+          total[i] = dh[i] + (dy_row ? dy_row[i] : T(0));
+        in[n] = total, out[n] = b.dhidden + row * at.H;
+      }
+      multiply<T>(count, in, w_hr, nullptr, out);
+    }
+    for (long n = 0; n < count; n++) {
+      const long row = block.begin + n, r = chunk_row(n);
+      T* const dhidden = b.dhidden + row * at.H; // with a projection h does not pass on
+      const auto backward = g.dkeep ? dir.cell.backward_of_gates : dir.cell.backward;
+      backward({dir.cell.kept ? dir.keep(t, row) : nullptr,
+                projected ? at.zeros : dir.h_before(t, row),
+                dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
+                projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n),
+                g.dkeep ? g.dkeep + (dir.keep(t, row) - dir.p.keep) : nullptr,
+                projected ? dhidden : state.dh + row * at.R, dc + row * at.H,
+                projected ? dhidden : rest_out + row * at.R, state.dc[s & 1] + row * at.H,
+                b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
+               at.H, units);
+    }
+    if (dir.cell.late) {
+      for (long n = 0; n < count; n++)
+        in[n] = b.dgx + chunk_row(n) * at.GH + at.EH, out[n] = b.dreset + (block.begin + n) * at.H;
+      multiply<T>(count, in, w_late, nullptr, out, next & 1);
+      for (long n = 0; n < count; n++) {
+        const long row = block.begin + n, r = chunk_row(n);
+        dir.cell.reset_backward(dir.keep(t, row), dir.h_before(t, row), out[n],
+                                rest_out + row * at.R, b.dgx + r * at.GH, b.reset + r * at.H, at.H);
+      }
+    }
+    if (gang) {
+      switch (gang->finish(s1 - 1 - next)) {
+      case Gang::Next::kStep:
+        break;
+      case Gang::Next::kAlone:
+        return s;
+      case Gang::Next::kAloneAfterStep:
+        return next;
+      case Gang::Next::kLeave:
+        return -1;
+      }
+    }
+  }
+}
+
+// Steps [s0, s1) of a direction, last first, by `threads` threads: gradients of gates and states.
+template <class T>
+void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const BackwardBuffers<T>& b,
+                    const Operands<T>& operands, long s0, long s1, long first_row, int threads) {
+  const Shape<T>& at = dir.at;
+  const Units all{0, at.H};
+  const StateGradients<T> in_place{b.dh, {b.dh, b.dh}, {b.dc, b.dc}};
+  const long blocks = num_blocks(at, threads);
+  if (blocks > 1 || !pays_together(dir, threads)) {
+    return parallel_for(threads, static_cast<int>(blocks), [&](int task) {
+      backward_steps<T>(dir, g, b, in_place, operands, s0, s1, first_row,
+                        row_block(at, blocks, task), all, nullptr, s1);
+    });
+  }
+
+  // As in forward_block, one that was lost may write to the gang's: what is b's is written when the
+  // gang has returned.
+  const long R = at.N * at.R, H = dir.cell.states > 1 ? at.N * at.H : 0;
+  Scratch::Frame scratch;
+  StateGradients<T> shared, own;
+  for (int i = 0; i < 2; i++)
+    shared.dh_rest[i] = scratch.take<T>(R), shared.dc[i] = scratch.take<T>(H);
+  T* const result = scratch.take<T>(R);
+  own.dh = own.dh_rest[0] = own.dh_rest[1] = scratch.take<T>(R);
+  own.dc[0] = own.dc[1] = scratch.take<T>(H);
+  copy(shared.dc[(s1 - 1) & 1], static_cast<const T*>(b.dc), H);
+  const T *dh = result, *dc = shared.dc[(s0 - 1) & 1];
+  Gang gang(threads);
+  parallel_for(threads, threads, [&](int) {
+    const int part = gang.join();
+    if (part < 0)
+      return;
+    const Units units = units_of(at, part, gang.parts());
+    Scratch::Frame frame;
+    StateGradients<T> mine = shared;
+    mine.dh = frame.take<T>(R);
+    copy(mine.dh, static_cast<const T*>(b.dh), R);
+    const long done = backward_steps<T>(dir, g, b, mine, operands, s0, s1, first_row, {0, at.N},
+                                        units, &gang, s1);
+    if (done < 0) {
+      for (long n = 0; n < at.N; n++)
+        copy(result + n * at.R + units.from, static_cast<const T*>(mine.dh + n * at.R + units.from),
+             units.to - units.from);
+      return;
+    }
+    copy(own.dh, static_cast<const T*>(done < s1 ? shared.dh_rest[done & 1] : b.dh), R);
+    copy(own.dc[0], static_cast<const T*>(shared.dc[(done - 1) & 1]), H);
+    backward_steps<T>(dir, g, b, own, operands, s0, s1, first_row, {0, at.N}, all, nullptr, done);
+    dh = own.dh, dc = own.dc[0];
+  });
+  copy(b.dh, dh, R);
+  copy(b.dc, dc, H);
+}
+
+// dw[u] += sum over rows of dg[row][u] * in[row] for u in [from, to), and db likewise: the gradient
+// of a weight whose output had gradient dg. `add` continues a sum of earlier rows; `at_once` of
+// them are added together.
+template <class T>
+void weight_gradient(long rows, const T* const* dg, const T* const* in, long cols, long from,
+                     long to, long at_once, bool add, T* dw, T* db) {
+  const FlushDenormals mode;
+  constexpr int V = kLanes<T>;
+  const long units = to - from;
+  if (rows == 0 && !add) {
+    if (dw)
+      copy<T>(dw + from * cols, nullptr, units * cols);
+    if (db)
+      copy<T>(db + from, nullptr, units);
+    return;
+  }
+  Scratch::Frame scratch;
+  T* panels = scratch.take<T>(dw ? packed_size<T>(cols, at_once) : 0);
+  T* transposed = scratch.take<T>(units * at_once);
+  const T** unit = scratch.take<const T*>(units);
+  T** out = scratch.take<T*>(units);
+  for (long u = 0; u < units; u++) {
+    unit[u] = transposed + u * at_once;
+    if (dw)
+      out[u] = dw + (from + u) * cols;
+  }
+
+  for (long k0 = 0; k0 < rows; k0 += at_once, add = true) {
+    const long depth = smaller(at_once, rows - k0);
+    for (long k = 0; k < depth; k += V) {
+      const int height = static_cast<int>(smaller(V, depth - k));
+      for (long u = 0; u < units; u += V)
+        transpose_block<T>(dg + k0 + k, from + u, height, static_cast<int>(smaller(V, units - u)),
+                           transposed + u * at_once + k, at_once);
+    }
+    if (dw) {
+      pack_rows<T>(in + k0, cols, depth, 0, num_panels<T>(cols), panels);
+      multiply<T>(units, unit, {panels, depth, cols, Layout::kPacked}, add ? out : nullptr, out);
+    }
+    if (db) {
+      for (long u = 0; u < units; u++) {
+        Vec<T> sums{}; // rows past `depth` in the last block are zeros
+        for (long k = 0; k < depth; k += V)
+          sums += load(unit[u] + k);
+        T sum = T(0);
+        for (int lane = 0; lane < V; lane++)
+          sum += sums[lane];
+        db[from + u] = add ? db[from + u] + sum : sum;
+      }
+    }
+  }
+}
+
+template <class T>
+void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Operands<T>& operands,
+                        int threads) {
+  Scratch::Frame scratch;
+  const Shape<T>& at = dir.at;
+  const bool projected = dir.p.projection != 0;
+  const long rows_at_once = packed_rows<T>(at.GH, larger(at.I, at.R));
+  const long chunk_values = larger(kGradientChunkValues, g.groups * rows_at_once * at.GH);
+  const long chunk = smaller(at.L, larger(1, chunk_values / larger(1, at.N * at.GH)));
+  const long chunk_rows = smaller(at.rows(), chunk * at.N);
+  BackwardBuffers<T> b;
+  b.dh = scratch.take<T>(at.N * at.R);
+  b.dc = scratch.take<T>(at.N * at.H);
+  b.dgx = scratch.take<T>(chunk_rows * at.GH);
+  b.dgh = dir.cell.adds ? b.dgx : scratch.take<T>(chunk_rows * at.GH);
+  b.dh_total = scratch.take<T>(projected ? chunk_rows * at.R : 0);
+  b.hidden = scratch.take<T>(projected ? chunk_rows * at.H : 0);
+  b.dhidden = scratch.take<T>(projected ? at.N * at.H : 0);
+  b.reset = scratch.take<T>(dir.cell.late ? chunk_rows * at.H : 0);
+  b.dreset = scratch.take<T>(dir.cell.late ? at.N * at.H : 0);
+  const long resetting = dir.p.resets ? at.N : 0;
+  b.dh_to = scratch.take<T>(resetting * at.R);
+  b.dc_to = scratch.take<T>(resetting * at.H);
+  copy<T>(b.dh_to, nullptr, resetting * at.R);
+  copy<T>(b.dc_to, nullptr, resetting * at.H);
+  // Row addresses of a chunk, group by group: x, the previous h, dgx, dgh, what late gates see and,
+  // projected, its input and output.
+  const T **x = scratch.take<const T*>(chunk_rows), **h = scratch.take<const T*>(chunk_rows);
+  const T **dgx = scratch.take<const T*>(chunk_rows), **dgh = scratch.take<const T*>(chunk_rows);
+  const T **hidden = scratch.take<const T*>(chunk_rows), **dh = scratch.take<const T*>(chunk_rows);
+  const T** reset = scratch.take<const T*>(chunk_rows);
+  T** dx = scratch.take<T*>(chunk_rows);
+  long *begin = scratch.take<long>(g.groups + 1), *end = scratch.take<long>(g.groups);
+  auto group = [&](long n) { return g.groups == 1 ? 0 : at.column(n) * g.groups / at.N; };
+  for (long n = 0; n < at.N; n++) {
+    copy(b.dh + n * at.R, dir.state(g.dh_n, n, at.R), at.R);
+    if (dir.cell.states > 1)
+      copy(b.dc + n * at.H, dir.state(g.dc_n, n, at.H), at.H);
+  }
+
+  const WeightGradients<T>& dw = g.dweights[dir.d];
+  bool add = false;
+  for (long s1 = at.L; s1 > 0; s1 -= smaller(s1, chunk), add = true) {
+    const long s0 = larger(0, s1 - chunk);
+    const long early = smaller(dir.time(s0), dir.time(s1 - 1)), late = early + (s1 - s0);
+    const long first_row = at.first[early], rows = at.first[late] - first_row;
+
+    backward_chunk<T>(dir, g, b, operands, s0, s1, first_row, threads);
+
+    for (long i = 0; i <= g.groups; i++)
+      begin[i] = 0;
+    for (long t = early; t < late; t++)
+      for (long n = 0; n < at.batch_at(t); n++)
+        begin[group(n) + 1]++;
+    for (long i = 0; i < g.groups; i++)
+      end[i] = begin[i], begin[i + 1] += begin[i];
+    for (long t = early, row = 0; t < late; t++) {
+      for (long n = 0; n < at.batch_at(t); n++, row++) {
+        const long r = end[group(n)]++;
+        x[r] = dir.x(t, n), h[r] = dir.h_before(t, n);
+        dgx[r] = b.dgx + row * at.GH, dgh[r] = b.dgh + row * at.GH;
+        if (projected)
+          hidden[r] = b.hidden + row * at.H, dh[r] = b.dh_total + row * at.R;
+        if (dir.cell.late)
+          reset[r] = b.reset + row * at.H;
+        if (g.dx)
+          dx[r] = g.dx + at.place(t, n) * at.I;
+      }
+    }
+    // Five jobs, each cut into `threads` parts by outputs, never by the terms of a sum.
+    parallel_for(threads, 5 * threads, [&](int task) {
+      const long part = task % threads;
+      // The gradient of the rows [first, last) of a weight, in this part, for every group.
+      auto gradient = [&](const T* const* outer, const T* const* inner, long cols, long first,
+                          long last, long units, T* weight, T* bias) {
+        const long from = first + (last - first) * part / threads;
+        const long to = first + (last - first) * (part + 1) / threads;
+        for (long i = 0; (weight || bias) && from < to && i < g.groups; i++)
+          weight_gradient<T>(end[i] - begin[i], outer + begin[i], inner + begin[i], cols, from, to,
+                             packed_rows<T>(units, cols), add,
+                             weight ? weight + i * units * cols : nullptr,
+                             bias ? bias + i * units : nullptr);
+      };
+      switch (task / threads) {
+      case 0:
+        return gradient(dgx, x, at.I, 0, at.GH, at.GH, dw.w_ih, dw.b_ih);
+      case 1:
+        return gradient(dgh, h, at.R, 0, at.EH, at.GH, dw.w_hh, dw.b_hh);
+      case 2:
+        return gradient(dgh, reset, at.R, at.EH, at.GH, at.GH, dw.w_hh, dw.b_hh);
+      case 3:
+        return gradient(dh, hidden, at.H, 0, at.R, at.R, dw.w_hr, nullptr);
+      default:
+        if (g.dx) {
+          const FlushDenormals mode;
+          const long from = rows * part / threads, to = rows * (part + 1) / threads;
+          T** out = dx + from;
+          // The directions come one after another and add up.
+          multiply<T>(to - from, dgx + from, operands.ih.operand(), dir.d ? out : nullptr, out);
+        }
+      }
+    });
+  }
+  for (long n = 0; n < at.N; n++) {
+    if (g.dh_0)
+      copy(dir.state(g.dh_0, n, at.R), b.dh + n * at.R, at.R);
+    if (g.dc_0)
+      copy(dir.state(g.dc_0, n, at.H), b.dc + n * at.H, at.H);
+  }
+  // Row by row in the caller's order, whoever computed which.
+  if (g.dh_to)
+    copy<T>(g.dh_to, nullptr, at.R);
+  if (g.dc_to)
+    copy<T>(g.dc_to, nullptr, at.H);
+  for (long n = 0; n < resetting; n++) {
+    if (g.dh_to)
+      take(b.dh_to + n * at.R, g.dh_to, at.R);
+    if (g.dc_to)
+      take(b.dc_to + n * at.H, g.dc_to, at.H);
+  }
+}
+
+template <class T>
+void backward(int index, const Problem<T>& p, const Gradients<T>& g, int threads) {
+  const CellKernel<T>& cell = Tables<Cells>::kernels<T>[index];
+  Scratch::Frame scratch;
+  const Shape<T> at(p, cell, scratch);
+  const double work =
+      2. * static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
+
+  expect<T>(g.dx, at.all_rows() * at.I);
+  for (long d = 0; d < at.D; d++) {
+    expect<T>(g.dweights[d].w_ih, g.groups * at.GH * at.I);
+    expect<T>(g.dweights[d].w_hh, g.groups * at.GH * at.R);
+  }
+  if (g.dx)
+    clear_padding(at, g.dx, at.I);
+  Operands<T> operands[2];
+  for (long d = 0; d < at.D; d++)
+    operands[d] = make_operands(p.weights[d], at, false, g.dx != nullptr, scratch);
+  pack_all(operands, at.D, threads);
+
+  threads = worthwhile(threads, work);
+  for (long d = 0; d < at.D; d++)
+    backward_direction<T>({p, at, cell, d}, g, operands[d], threads);
+}
+
+} // namespace
+} // namespace elman
