@@ -114,8 +114,8 @@ def sru(p: dict[str, Tensor], x: Tensor, state: list[Tensor]) -> list[Tensor]:
 
 
 def ligru(p: dict[str, Tensor], x: Tensor, state: list[Tensor]) -> list[Tensor]:
-    gx = p["weight_ih"] @ x + p["bias_ih"]
-    gx = (gx - gx.mean()) / (gx.var(correction=0) + 1e-5).sqrt() * p["gain"]
+    gx = p["weight_ih"] @ x
+    gx = (gx - gx.mean()) / (gx.var(correction=0) + 1e-5).sqrt() * p["gain_ih"] + p["bias_ih"]
     z, n = (gx + p["weight_hh"] @ state[0] + p["bias_hh"]).chunk(2)
     z, n = z.sigmoid(), n.clamp(min=0)
     return [z * state[0] + (1 - z) * n]

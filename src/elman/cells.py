@@ -15,6 +15,16 @@ their gh from what `reset` makes of h, once the other gates have theirs.
 And some ask for less, or for more parameters: a cell without a recurrent product is given None for
 gh, and a cell may have vectors, parameters with one number for each unit, which its step is given.
 
+Layer normalisation is a fact of a cell too, for it brings parameters; but its step stays free of
+it (Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450). With `norms` of "x", "h" and "c"
+
+    gx = norm(W_ih x) * gain_ih + b_ih
+    gh = norm(W_hh h) * gain_hh + b_hh
+    h' is made of norm(c') * gain_c + bias_c, and c' itself goes on
+
+where norm(a) = (a - mean(a)) / sqrt(var(a) + 1e-5), over all units of all gates, but that the gates
+in `apart` are normalised on their own. `normalised` makes that variant of a cell.
+
 Everything else follows from the definition of a cell: the shapes of the parameters (one block of
 hidden_size rows per gate, in the order of `gates`), the structure of hx (one tensor per letter of
 `states`), the reference loop, the order of rows in ONNX. Layers, directions, dropout, projections
@@ -28,7 +38,8 @@ PyTorch tensors, on NumPy arrays, and on the values of an ONNX graph; this modul
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol, TypeAlias
 
 from elman.language import say
@@ -47,6 +58,7 @@ __all__ = [
     "lstm",
     "mingru",
     "minlstm",
+    "normalised",
     "reset_before",
     "rnn_relu",
     "rnn_tanh",
@@ -118,6 +130,11 @@ class Cell:
         is_known: Whether its name stands for it in the core and to PyTorch: another cell may have
             the same name.
         bounded: Whether h, before a projection, is from -1 to 1 if the one before it is.
+        norms: What is normalised, of "x", "h" and "c". The gains are among the vectors, and are not
+            given to the step.
+        apart: The last letters of `gates` that are normalised on their own.
+        hidden: `hidden(m, gx, gh, c)`, the h that the step makes of its new c, so that the loop can
+            bound or normalise c in between. Of a cell with c that tells it.
 
     Example:
         >>> from elman.cells import CELLS
@@ -143,23 +160,33 @@ class Cell:
     values: Step | None = None
     is_known: bool = True
     bounded: bool = True
+    norms: str = ""
+    apart: str = ""
+    hidden: Step | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the vectors that the step is given: all but those of the normalisation."""
+        return tuple(name for name in self.vectors if name not in _of_norms(self.norms, 1))
 
     # A copy of a cell is the cell itself, also in another process: it goes by where it is found.
     def __reduce__(self) -> tuple[Callable[..., "Cell"], tuple[str, ...]]:
-        return _find, (self.step.__module__, self.step.__qualname__, self.name)
+        return _find, (self.step.__module__, self.step.__qualname__, self.name, self.norms)
 
     def __deepcopy__(self, memo: Any) -> "Cell":
         return self
 
 
-def _find(module: str, path: str, name: str) -> Cell:
+def _find(module: str, path: str, name: str, norms: str = "") -> Cell:
     """Return the cell of a module under a name; those of torch.nn go by their names alone."""
+    found: Any
     if module == __name__ and name in CELLS:
-        return CELLS[name]
-    __import__(module)
-    found: Any = sys.modules[module]
-    for part in path.split("."):
-        found = getattr(found, part, None)
+        found = CELLS[name]
+    else:
+        __import__(module)
+        found = sys.modules[module]
+        for part in path.split("."):
+            found = getattr(found, part, None)
     if not isinstance(found, Cell):
         raise ImportError(
             say(
@@ -171,7 +198,38 @@ def _find(module: str, path: str, name: str) -> Cell:
                 got=repr(found),
             )
         )
-    return found
+    return found if found.norms == norms else normalised(found)
+
+
+# The vectors of what is normalised, with how many blocks each, in a cell of so many gates.
+def _of_norms(norms: str, gates: int) -> dict[str, int]:
+    found = {"gain_ih": gates} if "x" in norms else {}
+    found |= {"gain_hh": gates} if "h" in norms else {}
+    return found | ({"gain_c": 1, "bias_c": 1} if "c" in norms else {})
+
+
+# What they start from.
+def _of_norms_at_first(norms: str) -> dict[str, float]:
+    return {name: float(name != "bias_c") for name in _of_norms(norms, 1)}
+
+
+@cache
+def normalised(cell: Cell) -> Cell:
+    """Return the same cell with layer normalisation of gx, of gh and of c, as far as it has them.
+
+    Example:
+        >>> from elman.cells import CELLS, normalised
+        >>> normalised(CELLS["lstm"]).norms, normalised(CELLS["gru"]).norms
+        ('xhc', 'xh')
+    """
+    norms = "x" + ("h" if cell.recurrent else "") + ("c" if cell.hidden else "")
+    own = {name: cell.vectors[name] for name in cell.given}
+    return replace(
+        cell,
+        norms=norms,
+        vectors={**own, **_of_norms(norms, len(cell.gates))},
+        initial={**cell.initial, **_of_norms_at_first(norms)},
+    )
 
 
 def rnn_tanh(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
@@ -215,6 +273,11 @@ def lstm_values(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[
     """Return the gates i, f, g and o of `lstm`."""
     i, f, g, o = m.split(gx + gh, 4)
     return m.sigmoid(i), m.sigmoid(f), m.tanh(g), m.sigmoid(o)
+
+
+def lstm_hidden(m: Math, gx: Array, gh: Array, c: Array) -> Array:
+    """Return the h' that `lstm` makes of c'."""
+    return m.sigmoid(m.split(gx + gh, 4)[3]) * m.tanh(c)
 
 
 def gru(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> tuple[Array, ...]:
@@ -282,10 +345,12 @@ CELLS: Mapping[str, Cell] = {
         Cell(
             *("lstm", "ifgo", "hc", lstm, "LSTM", "iofg", "Hochreiter and Schmidhuber 1997"),
             values=lstm_values,
+            hidden=lstm_hidden,
         ),
         Cell(
             *("gru", "rzn", "h", gru, "GRU", "zrn", "Cho et al. 2014", {"linear_before_reset": 1}),
             values=gru_values,
+            apart="n",
         ),
         Cell(
             *("gru_reset_before", "rzn", "h", gru_reset_before, "GRU", "zrn", "Cho et al. 2014"),
@@ -293,6 +358,7 @@ CELLS: Mapping[str, Cell] = {
             late="n",
             reset=reset_before,
             values=gru_reset_before_values,
+            apart="n",
         ),
     )
 }
@@ -307,6 +373,8 @@ def cell(
     vectors: Mapping[str, int] | None = None,
     initial: Mapping[str, float] | None = None,
     values: Step | None = None,
+    norms: str = "",
+    hidden: Step | None = None,
     paper: str = "",
 ) -> Callable[[Step], Cell]:
     """Make a cell of a function that advances the state by one step, for `elman.Recurrent`.
@@ -328,11 +396,17 @@ def cell(
         values: `values(m, gx, gh, state)`, called as the function is, returns what each gate is
             after its nonlinearity, for `elman.gates`: one array per letter of gates that is not
             the name of a state too.
+        norms: What has layer normalisation: "x" for W_ih x, "h" for W_hh h, "c" for the c that h is
+            made of. Their gains are parameters gain_ih, gain_hh, gain_c and bias_c.
+        hidden: `hidden(m, gx, gh, c)`, with the vectors as the function has them, returns the h
+            that the function makes of its new c. A cell that tells it can have c bounded or
+            normalised; its states are "hc".
         paper: Where the cell comes from.
 
     Raises:
         ValueError: The letters of gates or states are not distinct or there are none, a vector has
-            the name of another parameter, or initial has a name that is no vector's.
+            the name of another parameter, initial has a name that is no vector's, norms has what
+            the cell has not, or hidden is of a cell without c.
 
     Example:
         >>> import elman, torch
@@ -355,8 +429,26 @@ def cell(
                     got=repr(letters),
                 )
             )
+    if hidden is not None and states != "hc":
+        raise ValueError(
+            say(
+                "elman.cell: hidden must come with states='hc', got states={got}: it makes h of c",
+                got=repr(states),
+            )
+        )
+    may = "x" + ("h" if recurrent else "") + ("c" if hidden else "")
+    if norms != "".join(letter for letter in may if letter in norms):
+        raise ValueError(
+            say(
+                "elman.cell: norms must be letters of {may}, in this order, got {got}: h is there "
+                "with a recurrent product, and c with the function hidden",
+                may=repr(may),
+                got=repr(norms),
+            )
+        )
     for name in vectors or ():
-        if not name.isidentifier() or name.startswith(("weight_", "bias_")):
+        taken = name.startswith(("weight_", "bias_")) or name in _of_norms("xhc", 1)
+        if not name.isidentifier() or taken:
             raise ValueError(
                 say(
                     "elman.cell: a vector must have a name of its own, got {got}: call it by what "
@@ -383,9 +475,11 @@ def cell(
             step=step,
             paper=paper,
             recurrent=recurrent,
-            vectors=dict(vectors or {}),
-            initial=dict(initial or {}),
+            vectors={**(vectors or {}), **_of_norms(norms, len(gates))},
+            initial={**(initial or {}), **_of_norms_at_first(norms)},
             values=values,
+            norms=norms,
+            hidden=hidden,
             is_known=False,
         )
 
@@ -484,22 +578,20 @@ def sru(
     return k + m.sigmoid(r + vectors["v_r"] * c) * (after - k), after
 
 
-@cell(gates="zn", vectors={"gain": 2}, initial={"gain": 1.0}, paper="Ravanelli et al. 2018")
-def ligru(
-    m: Math, gx: Array, gh: Array, state: Sequence[Array], vectors: Mapping[str, Array]
-) -> Array:
+@cell(gates="zn", norms="x", paper="Ravanelli et al. 2018")
+def ligru(m: Math, gx: Array, gh: Array, state: Sequence[Array]) -> Array:
     """Advance a light gated recurrent unit by one step.
 
-        z = σ(norm(gx)_z + gh_z)        update gate
-        n = max(norm(gx)_n + gh_n, 0)   candidate
+        z = σ(gx_z + gh_z)          update gate
+        n = max(gx_n + gh_n, 0)     candidate
         h' = (1 - z) n + z h
 
-    norm is layer normalisation over all of gx, times the parameter gain; b_hh is its bias.
+    gx = norm(W_ih x) gain_ih + b_ih, with layer normalisation over both gates.
 
     Ravanelli et al. 2018, https://arxiv.org/abs/1803.10225. Departs from the paper in normalising
     over the features and not over the batch, so that a sequence does not depend on its neighbours.
     """
-    z, n = m.split(m.norm(gx) * vectors["gain"] + gh, 2)
+    z, n = m.split(gx + gh, 2)
     n = m.relu(n)
     return n + m.sigmoid(z) * (state[0] - n)
 

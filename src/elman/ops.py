@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from elman import core, library, reference
 from elman.cells import Cell
-from elman.shapes import Resets
+from elman.shapes import Recurrence, Resets
 
 __all__ = ["inside", "is_tracing", "layer", "step"]
 
@@ -37,14 +37,15 @@ def layer(
     weights: Weights,
     lengths: Tensor | None = None,
     resets: Resets | None = None,
+    recurrence: Recurrence | None = None,
 ) -> tuple[Tensor, ...]:
     """Run one layer, in all its directions; arguments and results as `elman.reference.layer`."""
-    if not core.computes(cell, input):
+    if not _core_computes(cell, input, recurrence):
         if input.dtype in _WIDENED and input.device.type == "cpu":
             wide = _widen(hx), _widen(weights), lengths, _widen_resets(resets)
-            results = layer(cell, input.float(), batch_sizes, *wide)
+            results = layer(cell, input.float(), batch_sizes, *wide, _widen_recurrence(recurrence))
             return tuple(result.to(input.dtype) for result in results)
-        return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets)
+        return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets, recurrence)
     compiling, watched, transforming = _modes(input)
     call = cell, input, batch_sizes, hx, weights, lengths, resets
     if transforming and not compiling:
@@ -67,12 +68,14 @@ def inside(
     lengths: Tensor | None,
     resets: Resets | None,
     letters: str,
+    recurrence: Recurrence | None = None,
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Run one layer and tell its states, or gates too, by their letters.
 
     Arguments and results are those of `elman.reference.inside`.
     """
-    if core.computes(cell, input) and not any(_modes(input)) and not _is_beyond_the_core():
+    is_plain = not any(_modes(input)) and not _is_beyond_the_core()
+    if is_plain and _core_computes(cell, input, recurrence):
         try:
             found = _run(cell, input, None, lengths, hx, weights, resets, letters)
         except core.LazyError:
@@ -83,10 +86,11 @@ def inside(
             return found[:count], _values(cell, letters, found[0], told, weights)
     elif input.dtype in _WIDENED and input.device.type == "cpu":
         wide = _widen(hx), _widen(weights), lengths, _widen_resets(resets)
-        results, values = inside(cell, input.float(), *wide, letters)
+        call = cell, input.float(), *wide, letters, _widen_recurrence(recurrence)
+        results, values = inside(*call)
         lower = input.dtype
         return tuple(r.to(lower) for r in results), {k: v.to(lower) for k, v in values.items()}
-    return reference.inside(cell, input, hx, weights, lengths, resets, letters)
+    return reference.inside(cell, input, hx, weights, lengths, resets, letters, recurrence)
 
 
 # The states and gates by their letters, (D, L, N, .), from the output and what `_run` adds.
@@ -131,6 +135,11 @@ def is_tracing() -> bool:
     return not torch.compiler.is_compiling() and torch._C._is_tracing()
 
 
+# Whether the core has the cell, and all that acts beside it.
+def _core_computes(cell: Cell, input: Tensor, recurrence: Recurrence | None) -> bool:
+    return recurrence is None and not cell.norms and core.computes(cell, input)
+
+
 # Whether a graph is being made; whether operations are watched, so that they have to be operators;
 # and whether functions are being transformed.
 def _modes(input: Tensor) -> tuple[bool, bool, bool]:
@@ -151,6 +160,12 @@ def _widen(tensors: Any) -> Any:
 
 def _widen_resets(resets: Resets | None) -> Resets | None:
     return resets and resets._replace(to=_widen(resets.to))
+
+
+def _widen_recurrence(recurrence: Recurrence | None) -> Recurrence | None:
+    if recurrence is None or recurrence.drop is None:
+        return recurrence
+    return recurrence._replace(drop=recurrence.drop.float())
 
 
 # The results of the core and, if the letters ask for more than h, one tensor more: all values that

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch.nn.functional import layer_norm, linear, softplus
 
 from elman.cells import Cell, Math
 from elman.language import say
-from elman.shapes import Resets
+from elman.shapes import Recurrence, Resets
 
 __all__ = ["TorchMath", "gradients", "inside", "layer", "step"]
 
@@ -63,6 +63,7 @@ def layer(
     weights: Sequence[Tensor | None],
     lengths: Tensor | None = None,
     resets: Resets | None = None,
+    recurrence: Recurrence | None = None,
 ) -> tuple[Tensor, ...]:
     """Run one layer, in all its directions, over a batch of sequences.
 
@@ -79,6 +80,7 @@ def layer(
             block-diagonal: each block of h has its own rows of each gate.
         lengths: (N,) steps of each sequence of a padded input, from 0 to L; None if all have L.
         resets: Before which steps of a padded input a sequence starts anew, in one direction.
+        recurrence: What acts at every step beyond the cell.
 
     Returns:
         The output, (L, N, D * H_out) or (rows, D * H_out), zeros past the end of a sequence, and
@@ -94,7 +96,8 @@ def layer(
         >>> output.shape, h_n
         (torch.Size([4, 1, 2]), tensor([[[3., 3.]]]))
     """
-    return _results(*_directions(cell, input, batch_sizes, hx, weights, lengths, resets), input)
+    call = cell, input, batch_sizes, hx, weights, lengths, resets, recurrence
+    return _results(*_directions(*call), input)
 
 
 def inside(
@@ -105,6 +108,7 @@ def inside(
     lengths: Tensor | None,
     resets: Resets | None,
     letters: str,
+    recurrence: Recurrence | None = None,
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Run one layer as `layer` does, and tell states and gates of every step.
 
@@ -116,6 +120,7 @@ def inside(
         lengths: As in `layer`.
         resets: As in `layer`.
         letters: Of which states and gates.
+        recurrence: As in `layer`.
 
     Returns:
         What `layer` returns, and (D, L, N, .) for each of the letters; zeros past the end of a
@@ -129,7 +134,7 @@ def inside(
         hx = (*hx, *[hx[-1].new_zeros(*hx[-1].shape[:-1], hidden_size)] * more)
     if resets is not None and resets.to and more:
         resets = resets._replace(to=(*resets.to, *[resets.to[0].new_zeros(())] * more))
-    outputs, final = _directions(told, input, None, hx, weights, lengths, resets)
+    outputs, final = _directions(told, input, None, hx, weights, lengths, resets, recurrence)
     results = _results(outputs, final, input)[: 1 + len(cell.states)]
     each = zip(told.states, zip(*outputs, strict=True), strict=True)
     values = {
@@ -177,6 +182,7 @@ def _directions(
     weights: Sequence[Tensor | None],
     lengths: Tensor | None,
     resets: Resets | None,
+    recurrence: Recurrence | None,
 ) -> tuple[list[list[Tensor]], list[Sequence[Tensor]]]:
     runs_at, parts = None, 5 + len(cell.vectors)
     if batch_sizes is None:
@@ -198,6 +204,7 @@ def _directions(
             None if hx is None else [state[d] for state in hx],
             weights[parts * d : parts * (d + 1)],
             resets,
+            _of_direction(recurrence, d, sizes),
             reverse=d == 1,
         )
         for d in range(len(weights) // parts)
@@ -225,7 +232,29 @@ def step(
     w_ih, w_hh, b_ih, b_hh = weights
     assert w_ih is not None
     state = _zeros(cell, input, input.shape[0], w_ih, None) if hx is None else hx
-    return _advance(cell, linear(input, w_ih, b_ih), w_hh, b_hh, state, ())
+    return _advance(cell, linear(input, w_ih, b_ih), w_hh, b_hh, state, (), _Acts())
+
+
+# What acts in the recurrence of one direction: factors of h in the product, (N, H_out), what holds
+# h and c at each step, a mask (N, .), a probability, or None, and the bound of c.
+class _Acts(NamedTuple):
+    drop: Tensor | None = None
+    zones: Sequence[tuple[Any, Any]] = ()
+    clip: float | None = None
+
+
+def _of_direction(recurrence: Recurrence | None, direction: int, sizes: Sequence[int]) -> _Acts:
+    if recurrence is None:
+        return _Acts()
+
+    def by_step(zone: Tensor | float | None) -> Sequence[Any]:
+        if not isinstance(zone, Tensor):
+            return [zone] * len(sizes)
+        return zone[direction].view(sum(sizes), -1).split_with_sizes(list(sizes))
+
+    drop, zone_h, zone_c, clip = recurrence
+    zones = list(zip(by_step(zone_h), by_step(zone_c), strict=True))
+    return _Acts(None if drop is None else drop[direction], zones, clip)
 
 
 # One step of the cell from gx, (N, G * hidden_size), and the state.
@@ -236,30 +265,86 @@ def _advance(
     b_hh: Tensor | None,
     state: Sequence[Tensor],
     vectors: Sequence[Tensor | None],
+    acts: _Acts,
 ) -> tuple[Tensor, ...]:
-    given = (dict(zip(cell.vectors, vectors, strict=True)),) if vectors else ()
-    if w_hh is None:
-        after = cell.step(MATH, gx, None, state, *given)
-    elif cell.reset is None:
-        after = cell.step(MATH, gx, _product(state[0], w_hh, b_hh, len(cell.gates)), state, *given)
-    else:
-        early = w_hh.shape[0] * (len(cell.gates) - len(cell.late)) // len(cell.gates)
-        b_early, b_late = (None, None) if b_hh is None else (b_hh[:early], b_hh[early:])
-        gh = linear(state[0], w_hh[:early], b_early)
-        late = linear(cell.reset(MATH, gx, gh, state), w_hh[early:], b_late)
-        after = cell.step(MATH, gx, torch.cat((gh, late), -1), state)
-    return after if isinstance(after, tuple) else (after,)
+    named: dict[str, Any] = dict(zip(cell.vectors, vectors, strict=True)) if vectors else {}
+    given = ({name: named[name] for name in cell.given},) if cell.given else ()
+    drop = None if acts.drop is None else acts.drop[: len(gx)]
+    gh = None
+    if w_hh is not None:
+        gh = _gh(cell, gx, w_hh, b_hh, named.get("gain_hh"), state, drop)
+    after = cell.step(MATH, gx, gh, state, *given)
+    after = after if isinstance(after, tuple) else (after,)
+    if acts.clip is None and "c" not in cell.norms:
+        return after
+    assert cell.hidden is not None
+    _, c, *others = after
+    c = shown = c if acts.clip is None else c.clamp(-acts.clip, acts.clip)
+    if "c" in cell.norms:
+        shown = _affine(MATH.norm(c), named["gain_c"], named["bias_c"])
+    return cell.hidden(MATH, gx, gh, shown, *given), c, *others
 
 
-# W_hh h + b_hh, where W_hh may be block-diagonal: then it has the columns of one block.
-def _product(h: Tensor, w_hh: Tensor, b_hh: Tensor | None, gates: int) -> Tensor:
+# gh of one step, with the norm if there is a gain; that of the late gates from another h.
+def _gh(
+    cell: Cell,
+    gx: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    gain: Tensor | None,
+    state: Sequence[Tensor],
+    drop: Tensor | None,
+) -> Tensor:
+    h, gates, late = state[0], len(cell.gates), len(cell.late)
+    if cell.reset is None:
+        return _product(_times(h, drop), w_hh, b_hh, gain, gates, len(cell.apart))
+    at = w_hh.shape[0] - w_hh.shape[0] * late // gates
+    b_early, b_late = (None, None) if b_hh is None else (b_hh[:at], b_hh[at:])
+    gain_early, gain_late = (None, None) if gain is None else (gain[:at], gain[at:])
+    early = _product(_times(h, drop), w_hh[:at], b_early, gain_early, gates - late)
+    h = cell.reset(MATH, gx, early, state)
+    return torch.cat((early, _product(_times(h, drop), w_hh[at:], b_late, gain_late, late)), -1)
+
+
+# W_hh h + b_hh of some gates, with the norm in between if there is a gain. W_hh may be
+# block-diagonal: then it has the columns of one block.
+def _product(
+    h: Tensor,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    gain: Tensor | None,
+    gates: int,
+    apart: int = 0,
+) -> Tensor:
     if w_hh.shape[1] == h.shape[-1]:
-        return linear(h, w_hh, b_hh)
-    blocks = h.shape[-1] // w_hh.shape[1]
-    rows = w_hh.view(gates, blocks, -1, w_hh.shape[1])
-    parts = h.view(h.shape[0], blocks, w_hh.shape[1])
-    gh = torch.einsum("nbk,gbuk->ngbu", parts, rows).flatten(1)
+        if gain is None:
+            return linear(h, w_hh, b_hh)
+        gh = linear(h, w_hh)
+    else:
+        blocks = h.shape[-1] // w_hh.shape[1]
+        rows = w_hh.view(gates, blocks, -1, w_hh.shape[1])
+        parts = h.view(h.shape[0], blocks, w_hh.shape[1])
+        gh = torch.einsum("nbk,gbuk->ngbu", parts, rows).flatten(1)
+    if gain is not None:
+        return _affine(_normalised(gh, gates, apart), gain, b_hh)
     return gh if b_hh is None else gh + b_hh
+
+
+# A product of gates, normalised, the last of them on their own.
+def _normalised(product: Tensor, gates: int, apart: int) -> Tensor:
+    if apart in (0, gates):
+        return MATH.norm(product)
+    units = product.shape[-1] // gates
+    parts = product.split_with_sizes([units * (gates - apart), units * apart], -1)
+    return torch.cat([MATH.norm(part) for part in parts], -1)
+
+
+def _affine(x: Tensor, gain: Tensor, bias: Tensor | None) -> Tensor:
+    return x * gain if bias is None else x * gain + bias
+
+
+def _times(h: Tensor, drop: Tensor | None) -> Tensor:
+    return h if drop is None else h * drop
 
 
 # (rows, H_in), N per step, which of them run (L, N, 1), (N, .) per state
@@ -272,12 +357,20 @@ def _direction(
     hx: Sequence[Tensor] | None,
     weights: Sequence[Tensor | None],
     resets: Resets | None,
+    acts: _Acts,
     reverse: bool,
 ) -> tuple[list[Tensor], Sequence[Tensor]]:
     w_ih, w_hh, b_ih, b_hh, w_hr, *vectors = weights
     assert w_ih is not None
     state: Sequence[Tensor] = _zeros(cell, rows, sizes[0], w_ih, w_hr) if hx is None else hx
-    gx = linear(rows, w_ih, b_ih).split_with_sizes(list(sizes))
+    if "x" in cell.norms:
+        gain = dict(zip(cell.vectors, vectors, strict=True))["gain_ih"]
+        assert gain is not None
+        normal = _normalised(linear(rows, w_ih), len(cell.gates), len(cell.apart))
+        products = _affine(normal, gain, b_ih)
+    else:
+        products = linear(rows, w_ih, b_ih)
+    gx = products.split_with_sizes(list(sizes))
     times = range(len(gx))[::-1] if reverse else range(len(gx))
     # What torch.compile makes is for so many steps of one batch size; the rest is computed without.
     compiles = cell.compiles and sizes[0] == sizes[-1]
@@ -290,15 +383,16 @@ def _direction(
         if resets is not None:
             anew = [resets.mask[t].to(rows.device, torch.bool)[:, None] for t in stretch]
         to = () if resets is None else resets.to
+        now = acts._replace(zones=[acts.zones[t] for t in stretch]) if acts.zones else acts
         given = [gx[t] for t in stretch], runs, anew, to, w_hh, b_hh, w_hr, vectors, state
-        after, state = steps(cell, *given)
+        after, state = steps(cell, *given, now)
         steps_so_far += after
     each = zip(*(steps_so_far[::-1] if reverse else steps_so_far), strict=True)
     return [torch.cat(states) for states in each], state
 
 
-# Some steps in a row: gx of each, which sequences run, which start anew and from what, and the
-# state -> the states after each, and the state.
+# Some steps in a row: gx of each, which sequences run, which start anew and from what, the state,
+# and what acts beyond the cell -> the states after each, and the state.
 def _steps(
     cell: Cell,
     gx: Sequence[Tensor],
@@ -310,6 +404,7 @@ def _steps(
     w_hr: Tensor | None,
     vectors: Sequence[Tensor | None],
     state: Sequence[Tensor],
+    acts: _Acts,
 ) -> tuple[list[Sequence[Tensor]], Sequence[Tensor]]:
     outputs: list[Sequence[Tensor]] = []
     for i, gx_t in enumerate(gx):
@@ -321,9 +416,11 @@ def _steps(
         # begun: either way their state waits.
         n = gx_t.shape[0]
         before = [s[:n] for s in state]
-        after = _advance(cell, gx_t, w_hh, b_hh, before, vectors)
+        after = _advance(cell, gx_t, w_hh, b_hh, before, vectors, acts)
         if w_hr is not None:
             after = (linear(after[0], w_hr), *after[1:])
+        if acts.zones:
+            after = tuple(map(_held, before, after, (*acts.zones[i], *[None] * len(after))))
         if runs is not None:
             outputs.append([torch.where(runs[i], a, 0) for a in after])
             state = [torch.where(runs[i], a, s) for a, s in zip(after, state, strict=True)]
@@ -334,6 +431,15 @@ def _steps(
             [torch.cat((a, s[n:])) for a, s in zip(after, state, strict=True)] if waits else after
         )
     return outputs, state
+
+
+# Zoneout: the state before a step where the zone is true, or that much of it.
+def _held(before: Tensor, after: Tensor, zone: Tensor | float | None) -> Tensor:
+    if zone is None:
+        return after
+    if isinstance(zone, Tensor):
+        return torch.where(zone, before, after)
+    return zone * before + (1 - zone) * after
 
 
 _STRETCH = 8  # steps that are compiled together: more take longer to compile and gain little
@@ -387,6 +493,7 @@ def gradients(
     upstream: Sequence[Tensor | None],
     mask: Tensor | None = None,
     to: Sequence[Tensor] = (),
+    recurrence: Recurrence | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of a layer, or of a step of a cell, that can be differentiated again.
 
@@ -403,6 +510,7 @@ def gradients(
             of what the core keeps.
         mask: As in `elman.shapes.Resets`, like `to`.
         to: What the sequences start anew from.
+        recurrence: As in `layer`.
 
     Returns:
         The gradients in the order of `wanted`, None where not wanted.
@@ -424,12 +532,13 @@ def gradients(
             )
         if len(upstream) > 1 + len(cell.states):
             letters = cell.gates + cell.states[1:]
-            results, values = inside(cell, x, hx, of_weights, lengths, resets, letters)
+            call = cell, x, hx, of_weights, lengths, resets
+            results, values = inside(*call, letters, recurrence)
             results = *results, torch.cat([values[letter] for letter in letters], -1)
         elif x.dim() == 3:
-            results = layer(cell, x, None, hx, of_weights, lengths, resets)
+            results = layer(cell, x, None, hx, of_weights, lengths, resets, recurrence)
         elif batch_sizes is not None:
-            results = layer(cell, x, batch_sizes, hx, of_weights)
+            results = layer(cell, x, batch_sizes, hx, of_weights, recurrence=recurrence)
         else:
             results = step(cell, x, hx, of_weights[:4])
         return tuple(results[i] for i in used)

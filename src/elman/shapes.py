@@ -24,6 +24,7 @@ from elman.language import say
 __all__ = [
     "KindError",
     "LazyError",
+    "Recurrence",
     "Resets",
     "ShapeError",
     "UnreadableError",
@@ -92,6 +93,26 @@ class Resets(NamedTuple):
 
     mask: Tensor
     to: tuple[Tensor, ...] = ()
+
+
+class Recurrence(NamedTuple):
+    """What acts in the recurrence of a layer at every step, beyond its cell.
+
+    None for what does not act; where nothing does, there is no Recurrence.
+
+    Attributes:
+        drop: (D, N, H_out), factors of h in the recurrent product: 0, or 1 / (1 - p). With a reset
+            gate before the product, factors of the h that it leaves.
+        zone_h: Where h stays as it was before the step: bool, (D, L, N, H_out), or (D, rows, H_out)
+            of a packed batch. Or a number p, for p times h before and 1 - p times h after it.
+        zone_c: The same for c, with hidden_size features.
+        clip: The largest absolute value of c, from which h is then made.
+    """
+
+    drop: Tensor | None = None
+    zone_h: Tensor | float | None = None
+    zone_c: Tensor | float | None = None
+    clip: float | None = None
 
 
 class Layer(Protocol):

@@ -280,7 +280,7 @@ def _layer(
     widths: Sequence[int],
     name: str = "",
 ) -> tuple[_Value, list[_Value]]:
-    if weights[4] is not None or not cell.is_known:
+    if weights[4] is not None or cell.norms or not cell.is_known:
         return _scans(graph, cell, input, lengths, states, weights, widths, name)
 
     directions, hidden_size = len(weights) // 5, widths[-1]
@@ -356,6 +356,9 @@ def _scans(
         w_ih, w_hh, b_ih, b_hh, *rest = weights[parts * direction : parts * (direction + 1)]
         assert w_ih is not None
         gx = graph.op("MatMul", input, graph.turned(w_ih))  # (L, N, G * hidden_size)
+        if "x" in cell.norms:
+            gains = dict(zip(cell.vectors, rest[1:], strict=True))
+            gx = _normalised(graph, cell, gx, widths[-1]) * gains["gain_ih"]
         gx = gx if b_ih is None else gx + b_ih
         if isinstance(w_hh, Tensor) and w_hh.shape[1] < widths[0]:  # block-diagonal
             blocks = widths[0] // w_hh.shape[1]
@@ -397,14 +400,24 @@ def _body(
     before = [step.input(step.unique("state"), ["N", width]) for width in widths]
     gx = step.input(step.unique("gx"), ["N", len(cell.gates) * widths[-1]])
     gh = None
-    if w_hh is not None and blocks == 1:
-        gh = step.op("Gemm", before[0], w_hh, b_hh, transB=1)
-    elif w_hh is not None:
-        gh = _product_in_blocks(step, before[0], w_hh, b_hh, blocks, len(cell.gates))
     # The values of the graph around are taken by what is done in this one.
-    given = {n: replace(v, graph=step) for n, v in zip(cell.vectors, vectors, strict=True) if v}
-    after = cell.step(step, gx, gh, before, *([given] if given else []))
+    named = {n: replace(v, graph=step) for n, v in zip(cell.vectors, vectors, strict=True) if v}
+    bias = None if "h" in cell.norms else b_hh
+    if w_hh is not None and blocks == 1:
+        gh = step.op("Gemm", before[0], w_hh, bias, transB=1)
+    elif w_hh is not None:
+        gh = _product_in_blocks(step, before[0], w_hh, bias, blocks, len(cell.gates))
+    if "h" in cell.norms:
+        gh = _normalised(step, cell, gh, widths[-1]) * named["gain_hh"]
+        gh = gh if b_hh is None else gh + b_hh
+    given = [{name: named[name] for name in cell.given}] if cell.given else []
+    after = cell.step(step, gx, gh, before, *given)
     after = after if isinstance(after, tuple) else (after,)
+    if "c" in cell.norms:
+        assert cell.hidden is not None
+        shown = step.norm(after[1]) * named["gain_c"]
+        shown = shown + named["bias_c"] if "bias_c" in named else shown
+        after = cell.hidden(step, gx, gh, shown, *given), after[1]
     if w_hr is not None:
         after = (step.op("Gemm", after[0], w_hr, transB=1), *after[1:])
     output = step.op("Identity", after[0])
@@ -415,6 +428,16 @@ def _body(
     for value, width in zip((*after, output), (*widths, widths[0]), strict=True):
         step.output(value, step.unique("out"), ["N", width])
     return step.proto(name)
+
+
+# A product of all gates, normalised, those in `apart` on their own.
+def _normalised(graph: _Graph, cell: Cell, product: Any, hidden_size: int) -> Any:
+    alone = len(cell.apart)
+    if alone in (0, len(cell.gates)):
+        return graph.norm(product)
+    sizes = torch.tensor([(len(cell.gates) - alone) * hidden_size, alone * hidden_size])
+    parts = graph.node("Split", product, sizes, outputs=2, axis=-1)
+    return graph.concat([graph.norm(part) for part in parts], -1)
 
 
 # gh where each block of h has its own rows of each gate: of (N, H) and (blocks, H / blocks, rows).
