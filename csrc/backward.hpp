@@ -2,7 +2,7 @@
 // formed for a chunk of steps at once.
 #pragma once
 
-#include "sequence.hpp"
+#include "stages.hpp"
 
 namespace elman {
 namespace {
@@ -22,12 +22,16 @@ long packed_rows(long rows, long cols) {
 // The buffers of one direction's backward pass.
 template <class T>
 struct BackwardBuffers {
-  T *dh, *dc;          // [N, R], [N, H] the gradient of the state between two steps
+  T *dh, *dc;          // [N, R], [N, C] the gradient of the state between two steps
   T *dgx, *dgh;        // [chunk rows, G*H]; the same buffer if the cell adds
+  T *dsum_x, *dsum_h;  // [chunk rows, G*H] of W_ih x and W_hh h: other buffers with norms alone
+  T* dseen;            // [chunk rows, H] with a norm of c: of what h is made of
+  T* dvectors;         // [chunk rows, vectors*H]
+  T* dropped;          // [chunk rows, R] with dropout: h as the product saw it
   T* dh_total;         // [chunk rows, R] with a projection: gradient of its output, ...
   T *hidden, *dhidden; // [chunk rows, H], [N, H] ... its input, and the gradient of that
   T *reset, *dreset;   // the same two with late gates: of the h that they see
-  T *dh_to, *dc_to;    // [N, R], [N, H] with resets: of what each row started anew from
+  T *dh_to, *dc_to;    // [N, R], [N, C] with resets: of what each row started anew from
 };
 
 // The gradients of the states between two steps, for the rows of the batch: step s reads dh and
@@ -36,7 +40,7 @@ struct BackwardBuffers {
 template <class T>
 struct StateGradients {
   T* dh;                 // [N, R]
-  T *dh_rest[2], *dc[2]; // [N, R], [N, H]
+  T *dh_rest[2], *dc[2]; // [N, R], [N, C]
 };
 
 // Adds n values at `from` to those at `to`, and leaves zeros.
@@ -60,8 +64,14 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   const Operand<T> w_late = operands.late.operand();
   const long rows = block.end - block.begin;
   const bool projected = dir.p.projection != 0;
+  const Weights<T>& weights = dir.weights();
+  const Stages<T> stages(dir);
+  const bool passes = dir.cell.passes || stages.zones;
 
   Scratch::Frame scratch;
+  const long dropped = stages.drops ? at.R : 0;
+  T* const products = scratch.take<T>(rows * dropped);
+  T *const dropped_h = scratch.take<T>(dropped), *const of_dropped = scratch.take<T>(dropped);
   const T **in = scratch.take<const T*>(rows), **rest = scratch.take<const T*>(rows);
   T** out = scratch.take<T*>(rows);
   for (long s = done;; s--) {
@@ -69,16 +79,26 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
       const long t = dir.time(s), count = at.running(block, t);
       for (long n = 0; n < count; n++) {
         const long row = block.begin + n;
-        in[n] = b.dgh + (at.first[t] - first_row + row) * at.GH;
-        rest[n] = state.dh_rest[s & 1] + row * at.R, out[n] = state.dh + row * at.R;
+        in[n] = b.dsum_h + (at.first[t] - first_row + row) * at.GH;
+        rest[n] = state.dh_rest[s & 1] + row * at.R;
+        out[n] = stages.drops ? products + n * at.R : state.dh + row * at.R;
       }
-      multiply_units<T>(count, in, w_hh, dir.cell.passes ? rest : nullptr, out, s & 1, units, at.R);
+      if (dir.cell.product) {
+        multiply_units<T>(count, in, w_hh, passes && !stages.drops ? rest : nullptr, out, s & 1,
+                          units, at.R);
+      }
+      for (long n = 0; stages.drops && n < count; n++) {
+        const T* const factors = stages.factors(block.begin + n);
+        T* const dh = state.dh + (block.begin + n) * at.R;
+        for (long i = 0; i < at.R; i++)
+          dh[i] = out[n][i] * factors[i] + (passes ? rest[n][i] : T(0));
+      }
       for (long n = 0; dir.p.resets && n < count; n++) {
         const long row = block.begin + n;
         if (dir.resets(t, row)) { // the gradient goes where the state came from
           take(state.dh + row * at.R, b.dh_to + row * at.R, at.R);
           if (dir.cell.states > 1)
-            take(state.dc[(s - 1) & 1] + row * at.H, b.dc_to + row * at.H, at.H);
+            take(state.dc[(s - 1) & 1] + row * at.C, b.dc_to + row * at.C, at.C);
         }
       }
     }
@@ -97,6 +117,8 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
         const T *dh = state.dh + row * at.R, *dy_row = dy(n);
         for (long i = 0; i < at.R; i++)
           total[i] = dh[i] + (dy_row ? dy_row[i] : T(0));
+        if (stages.zones)
+          stages.mix_backward(stages.zone_h(t, row), total, at.R, rest_out + row * at.R);
         in[n] = total, out[n] = b.dhidden + row * at.H;
       }
       multiply<T>(count, in, w_hr, nullptr, out);
@@ -104,26 +126,59 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
     for (long n = 0; n < count; n++) {
       const long row = block.begin + n, r = chunk_row(n);
       T* const dhidden = b.dhidden + row * at.H; // with a projection h does not pass on
-      const auto backward = g.dkeep ? dir.cell.backward_of_gates : dir.cell.backward;
-      backward({dir.cell.kept ? dir.keep(t, row) : nullptr,
-                projected ? at.zeros : dir.h_before(t, row),
-                dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
-                projected ? at.zeros : dir.y(t, row), projected ? nullptr : dy(n),
-                g.dkeep ? g.dkeep + (dir.keep(t, row) - dir.p.keep) : nullptr,
-                projected ? dhidden : state.dh + row * at.R, dc + row * at.H,
-                projected ? dhidden : rest_out + row * at.R, state.dc[s & 1] + row * at.H,
-                b.dgx + r * at.GH, b.dgh + r * at.GH, projected ? b.hidden + r * at.H : nullptr},
-               at.H, units);
+      const BackwardRow<T> step{dir.cell.kept ? dir.keep(t, row) : nullptr,
+                                projected ? at.zeros : dir.h_before(t, row),
+                                dir.cell.states > 1 ? dir.c_before(t, row) : nullptr,
+                                projected ? at.zeros : dir.y(t, row),
+                                projected ? nullptr : dy(n),
+                                g.dkeep ? g.dkeep + (dir.keep(t, row) - dir.p.keep) : nullptr,
+                                projected ? dhidden : state.dh + row * at.R,
+                                dc + row * at.C,
+                                projected ? dhidden : rest_out + row * at.R,
+                                state.dc[s & 1] + row * at.C,
+                                b.dgx + r * at.GH,
+                                b.dgh + r * at.GH,
+                                projected ? b.hidden + r * at.H : nullptr,
+                                weights.vectors,
+                                b.dvectors + r * dir.cell.vectors * at.H};
+      if (stages.any()) {
+        stages.backward(t, row, step, stages.norms_c ? b.dseen + r * at.H : nullptr);
+      } else {
+        (g.dkeep ? dir.cell.backward_of_gates : dir.cell.backward)(step, at.H, units);
+      }
+      if (stages.norms_h) {
+        stages.normalise_h_backward(b.dgh + r * at.GH, stages.kept(t, row), b.dsum_h + r * at.GH,
+                                    dir.cell.late ? at.EH : 0, at.GH);
+      }
     }
     if (dir.cell.late) {
-      for (long n = 0; n < count; n++)
-        in[n] = b.dgx + chunk_row(n) * at.GH + at.EH, out[n] = b.dreset + (block.begin + n) * at.H;
+      for (long n = 0; n < count; n++) {
+        in[n] = b.dsum_h + chunk_row(n) * at.GH + at.EH;
+        out[n] = b.dreset + (block.begin + n) * at.H;
+      }
       multiply<T>(count, in, w_late, nullptr, out, next & 1);
       for (long n = 0; n < count; n++) {
         const long row = block.begin + n, r = chunk_row(n);
-        dir.cell.reset_backward(dir.keep(t, row), dir.h_before(t, row), out[n],
-                                rest_out + row * at.R, b.dgx + r * at.GH, b.reset + r * at.H, at.H);
+        const T* h = dir.h_before(t, row);
+        T* dh = rest_out + row * at.R;
+        if (stages.drops) {
+          scale(h, stages.factors(row), at.R, dropped_h), h = dropped_h;
+          dh = of_dropped, copy<T>(dh, nullptr, at.R);
+        }
+        dir.cell.reset_backward(dir.keep(t, row), h, out[n], dh, b.dgx + r * at.GH,
+                                b.reset + r * at.H, at.H);
+        for (long i = 0; stages.drops && i < at.R; i++)
+          rest_out[row * at.R + i] += dh[i] * stages.factors(row)[i];
+        if (stages.norms_h) {
+          stages.normalise_h_backward(b.dgh + r * at.GH, stages.kept(t, row), b.dsum_h + r * at.GH,
+                                      0, at.EH);
+        }
       }
+    }
+    for (long n = 0; stages.norms_x && n < count; n++) {
+      const long r = chunk_row(n);
+      stages.normalise_x_backward(b.dgx + r * at.GH, stages.kept(t, block.begin + n),
+                                  b.dsum_x + r * at.GH);
     }
     if (gang) {
       switch (gang->finish(s1 - 1 - next)) {
@@ -157,15 +212,15 @@ void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const Backwa
 
   // As in forward_block, one that was lost may write to the gang's: what is b's is written when the
   // gang has returned.
-  const long R = at.N * at.R, H = dir.cell.states > 1 ? at.N * at.H : 0;
+  const long R = at.N * at.R, C = at.N * at.C;
   Scratch::Frame scratch;
   StateGradients<T> shared, own;
   for (int i = 0; i < 2; i++)
-    shared.dh_rest[i] = scratch.take<T>(R), shared.dc[i] = scratch.take<T>(H);
+    shared.dh_rest[i] = scratch.take<T>(R), shared.dc[i] = scratch.take<T>(C);
   T* const result = scratch.take<T>(R);
   own.dh = own.dh_rest[0] = own.dh_rest[1] = scratch.take<T>(R);
-  own.dc[0] = own.dc[1] = scratch.take<T>(H);
-  copy(shared.dc[(s1 - 1) & 1], static_cast<const T*>(b.dc), H);
+  own.dc[0] = own.dc[1] = scratch.take<T>(C);
+  copy(shared.dc[(s1 - 1) & 1], static_cast<const T*>(b.dc), C);
   const T *dh = result, *dc = shared.dc[(s0 - 1) & 1];
   Gang gang(threads);
   parallel_for(threads, threads, [&](int) {
@@ -186,12 +241,12 @@ void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const Backwa
       return;
     }
     copy(own.dh, static_cast<const T*>(done < s1 ? shared.dh_rest[done & 1] : b.dh), R);
-    copy(own.dc[0], static_cast<const T*>(shared.dc[(done - 1) & 1]), H);
+    copy(own.dc[0], static_cast<const T*>(shared.dc[(done - 1) & 1]), C);
     backward_steps<T>(dir, g, b, own, operands, s0, s1, first_row, {0, at.N}, all, nullptr, done);
     dh = own.dh, dc = own.dc[0];
   });
   copy(b.dh, dh, R);
-  copy(b.dc, dc, H);
+  copy(b.dc, dc, C);
 }
 
 // dw[u] += sum over rows of dg[row][u] * in[row] for u in [from, to), and db likewise: the gradient
@@ -247,6 +302,31 @@ void weight_gradient(long rows, const T* const* dg, const T* const* in, long col
   }
 }
 
+// The sum over rows of values of a buffer of the chunk, or of their products with kept values.
+template <class T>
+struct ColumnSum {
+  const T* rows;
+  long stride, factor,
+      width; // `factor` is where a kept row has the other factors; -1: there are none
+  T* out;
+};
+
+// out[u] += the sum for u in [from, to), of some rows: their places in the chunk, and what is kept
+// of them. `add` continues a sum of earlier rows.
+template <class T>
+void column_sum(long rows, const long* place, const T* const* kept, const ColumnSum<T>& sum,
+                long from, long to, bool add, T* out) {
+  const FlushDenormals mode;
+  if (!add)
+    copy<T>(out + from, nullptr, to - from);
+  for (long r = 0; r < rows; r++) {
+    const T* const row = sum.rows + place[r] * sum.stride;
+    const T* const factors = sum.factor < 0 ? nullptr : kept[r] + sum.factor;
+    for (long u = from; u < to; u++)
+      out[u] += factors ? row[u] * factors[u] : row[u];
+  }
+}
+
 template <class T>
 void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Operands<T>& operands,
                         int threads) {
@@ -259,9 +339,15 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
   const long chunk_rows = smaller(at.rows(), chunk * at.N);
   BackwardBuffers<T> b;
   b.dh = scratch.take<T>(at.N * at.R);
-  b.dc = scratch.take<T>(at.N * at.H);
+  b.dc = scratch.take<T>(at.N * at.C);
+  const Stages<T> stages(dir);
   b.dgx = scratch.take<T>(chunk_rows * at.GH);
   b.dgh = dir.cell.adds ? b.dgx : scratch.take<T>(chunk_rows * at.GH);
+  b.dsum_x = stages.norms_x ? scratch.take<T>(chunk_rows * at.GH) : b.dgx;
+  b.dsum_h = stages.norms_h ? scratch.take<T>(chunk_rows * at.GH) : b.dgh;
+  b.dseen = scratch.take<T>(stages.norms_c ? chunk_rows * at.H : 0);
+  b.dvectors = scratch.take<T>(chunk_rows * dir.cell.vectors * at.H);
+  b.dropped = scratch.take<T>(stages.drops ? chunk_rows * at.R : 0);
   b.dh_total = scratch.take<T>(projected ? chunk_rows * at.R : 0);
   b.hidden = scratch.take<T>(projected ? chunk_rows * at.H : 0);
   b.dhidden = scratch.take<T>(projected ? at.N * at.H : 0);
@@ -269,9 +355,9 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
   b.dreset = scratch.take<T>(dir.cell.late ? at.N * at.H : 0);
   const long resetting = dir.p.resets ? at.N : 0;
   b.dh_to = scratch.take<T>(resetting * at.R);
-  b.dc_to = scratch.take<T>(resetting * at.H);
+  b.dc_to = scratch.take<T>(resetting * at.C);
   copy<T>(b.dh_to, nullptr, resetting * at.R);
-  copy<T>(b.dc_to, nullptr, resetting * at.H);
+  copy<T>(b.dc_to, nullptr, resetting * at.C);
   // Row addresses of a chunk, group by group: x, the previous h, dgx, dgh, what late gates see and,
   // projected, its input and output.
   const T **x = scratch.take<const T*>(chunk_rows), **h = scratch.take<const T*>(chunk_rows);
@@ -284,10 +370,27 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
   for (long n = 0; n < at.N; n++) {
     copy(b.dh + n * at.R, dir.state(g.dh_n, n, at.R), at.R);
     if (dir.cell.states > 1)
-      copy(b.dc + n * at.H, dir.state(g.dc_n, n, at.H), at.H);
+      copy(b.dc + n * at.C, dir.state(g.dc_n, n, at.C), at.C);
   }
 
   const WeightGradients<T>& dw = g.dweights[dir.d];
+  T* const b_hh = stages.norms_h ? nullptr : dw.b_hh;
+  ColumnSum<T> sums[6 + kVectors];
+  long num_sums = 0;
+  auto sum = [&](bool there, const T* rows, long stride, long factor, long width, T* out) {
+    if (there && out)
+      sums[num_sums++] = {rows, stride, factor, width, out};
+  };
+  sum(stages.norms_x, b.dgx, at.GH, -1, at.GH, dw.b_ih);
+  sum(stages.norms_x, b.dgx, at.GH, stages.x, at.GH, dw.gain_ih);
+  sum(stages.norms_h, b.dgh, at.GH, -1, at.GH, dw.b_hh);
+  sum(stages.norms_h, b.dgh, at.GH, stages.h, at.GH, dw.gain_hh);
+  sum(stages.norms_c, b.dseen, at.H, -1, at.H, dw.bias_c);
+  sum(stages.norms_c, b.dseen, at.H, stages.c, at.H, dw.gain_c);
+  for (int i = 0; i < dir.cell.vectors; i++)
+    sum(true, b.dvectors + i * at.H, dir.cell.vectors * at.H, -1, at.H, dw.vectors[i]);
+  long* place = scratch.take<long>(num_sums ? chunk_rows : 0);
+  const T** kept = scratch.take<const T*>(num_sums ? chunk_rows : 0);
   bool add = false;
   for (long s1 = at.L; s1 > 0; s1 -= smaller(s1, chunk), add = true) {
     const long s0 = larger(0, s1 - chunk);
@@ -307,7 +410,12 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
       for (long n = 0; n < at.batch_at(t); n++, row++) {
         const long r = end[group(n)]++;
         x[r] = dir.x(t, n), h[r] = dir.h_before(t, n);
-        dgx[r] = b.dgx + row * at.GH, dgh[r] = b.dgh + row * at.GH;
+        if (stages.drops)
+          scale(h[r], stages.factors(n), at.R, b.dropped + row * at.R),
+              h[r] = b.dropped + row * at.R;
+        dgx[r] = b.dsum_x + row * at.GH, dgh[r] = b.dsum_h + row * at.GH;
+        if (num_sums)
+          place[r] = row, kept[r] = dir.p.recurrence.kept ? stages.kept(t, n) : nullptr;
         if (projected)
           hidden[r] = b.hidden + row * at.H, dh[r] = b.dh_total + row * at.R;
         if (dir.cell.late)
@@ -316,9 +424,17 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
           dx[r] = g.dx + at.place(t, n) * at.I;
       }
     }
-    // Five jobs, each cut into `threads` parts by outputs, never by the terms of a sum.
-    parallel_for(threads, 5 * threads, [&](int task) {
+    // Jobs, each cut into `threads` parts by outputs, never by the terms of a sum.
+    parallel_for(threads, static_cast<int>(5 + num_sums) * threads, [&](int task) {
       const long part = task % threads;
+      if (task / threads >= 5) {
+        const ColumnSum<T>& sum = sums[task / threads - 5];
+        const long from = sum.width * part / threads, to = sum.width * (part + 1) / threads;
+        for (long i = 0; i < g.groups; i++)
+          column_sum(end[i] - begin[i], place + begin[i], kept + begin[i], sum, from, to, add,
+                     sum.out + i * sum.width);
+        return;
+      }
       // The gradient of the rows [first, last) of a weight, in this part, for every group.
       auto gradient = [&](const T* const* outer, const T* const* inner, long cols, long first,
                           long last, long units, T* weight, T* bias) {
@@ -332,11 +448,11 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
       };
       switch (task / threads) {
       case 0:
-        return gradient(dgx, x, at.I, 0, at.GH, at.GH, dw.w_ih, dw.b_ih);
+        return gradient(dgx, x, at.I, 0, at.GH, at.GH, dw.w_ih, stages.norms_x ? nullptr : dw.b_ih);
       case 1:
-        return gradient(dgh, h, at.R, 0, at.EH, at.GH, dw.w_hh, dw.b_hh);
+        return gradient(dgh, h, at.R, 0, at.EH, at.GH, dw.w_hh, b_hh);
       case 2:
-        return gradient(dgh, reset, at.R, at.EH, at.GH, at.GH, dw.w_hh, dw.b_hh);
+        return gradient(dgh, reset, at.R, at.EH, at.GH, at.GH, dw.w_hh, b_hh);
       case 3:
         return gradient(dh, hidden, at.H, 0, at.R, at.R, dw.w_hr, nullptr);
       default:
@@ -354,18 +470,20 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
     if (g.dh_0)
       copy(dir.state(g.dh_0, n, at.R), b.dh + n * at.R, at.R);
     if (g.dc_0)
-      copy(dir.state(g.dc_0, n, at.H), b.dc + n * at.H, at.H);
+      copy(dir.state(g.dc_0, n, at.C), b.dc + n * at.C, at.C);
   }
   // Row by row in the caller's order, whoever computed which.
-  if (g.dh_to)
-    copy<T>(g.dh_to, nullptr, at.R);
-  if (g.dc_to)
-    copy<T>(g.dc_to, nullptr, at.H);
+  T* const dh_to = g.dh_to ? g.dh_to + dir.d * at.R : nullptr;
+  T* const dc_to = g.dc_to ? g.dc_to + dir.d * at.C : nullptr;
+  if (dh_to)
+    copy<T>(dh_to, nullptr, at.R);
+  if (dc_to)
+    copy<T>(dc_to, nullptr, at.C);
   for (long n = 0; n < resetting; n++) {
-    if (g.dh_to)
-      take(b.dh_to + n * at.R, g.dh_to, at.R);
-    if (g.dc_to)
-      take(b.dc_to + n * at.H, g.dc_to, at.H);
+    if (dh_to)
+      take(b.dh_to + n * at.R, dh_to, at.R);
+    if (dc_to)
+      take(b.dc_to + n * at.C, dc_to, at.C);
   }
 }
 
@@ -384,7 +502,7 @@ void backward(int index, const Problem<T>& p, const Gradients<T>& g, int threads
   }
   if (g.dx)
     clear_padding(at, g.dx, at.I);
-  Operands<T> operands[2];
+  Operands<T>* operands = scratch.take<Operands<T>>(at.D);
   for (long d = 0; d < at.D; d++)
     operands[d] = make_operands(p.weights[d], at, false, g.dx != nullptr, scratch);
   pack_all(operands, at.D, threads);

@@ -8,6 +8,10 @@
 //   states   one letter per state, h first; forward() replaces state[] by the new one
 //   kept     vectors that backward() needs of a step besides h; the states after h come last, so
 //            that the kept values of a step are also the previous state of the next one
+//   product  whether there is a recurrent product. A cell without one has no gh: forward() and
+//            backward() are given its vectors instead, and backward() leaves the whole gradient of
+//            the previous state, and in dvectors[] that of the vectors
+//   vectors  parameters with one value for each unit
 //   adds     gx and gh enter only as gx + gh, hence dgx == dgh and backward() leaves dgh alone
 //   passes   part of h reaches the new h past the product; of the others, backward() leaves no
 //            gradient of the previous h
@@ -16,10 +20,16 @@
 //            reset() may leave in gh what forward() can use; reset_backward() gets the gradient of
 //            its result, adds to the one of h, sets dgx of the gates that are not late, and returns
 //            reset()'s result again
+//   told     whether somebody may read the kept values, so that they have gradients of their own
+//   apart    how many of the last gates are normalised on their own, where gx and gh are
 //
 // backward() gets dstate[] = the gradient of the new state, and replaces it by that part of the
 // gradient of the previous state that does not pass through gh. The kept values have
 // gradients of their own where somebody reads them: plus(i, d) is d and that of keep[i].
+//
+// A cell that has c may tell how h comes of it: hidden(keep, c) is h, whatever has become of c
+// since the step, and hidden_backward(keep, c, dh, dgx) sets the gradients of the gates in it and
+// returns that of c.
 #pragma once
 
 #include <tuple>
@@ -29,10 +39,16 @@
 namespace elman {
 namespace {
 
+// What most cells are.
+struct Usual {
+  static constexpr int late = 0, vectors = 0, apart = 0;
+  static constexpr bool product = true, told = true;
+};
+
 template <bool kRelu>
-struct Rnn {
+struct Rnn : Usual {
   static constexpr const char *name = kRelu ? "rnn_relu" : "rnn_tanh", *gates = "h", *states = "h";
-  static constexpr int num_gates = 1, num_states = 1, kept = 0, late = 0;
+  static constexpr int num_gates = 1, num_states = 1, kept = 0;
   static constexpr bool adds = true, passes = false, bounded = !kRelu;
 
   template <class T>
@@ -58,9 +74,9 @@ struct Rnn {
   }
 };
 
-struct Gru {
+struct Gru : Usual {
   static constexpr const char *name = "gru", *gates = "rzn", *states = "h";
-  static constexpr int num_gates = 3, num_states = 1, kept = 4, late = 0; // r, z, n, gh_n
+  static constexpr int num_gates = 3, num_states = 1, kept = 4, apart = 1; // r, z, n, gh_n
   static constexpr bool adds = false, passes = true, bounded = true;
 
   template <class T>
@@ -86,9 +102,9 @@ struct Gru {
   }
 };
 
-struct GruResetBefore {
+struct GruResetBefore : Usual {
   static constexpr const char *name = "gru_reset_before", *gates = "rzn", *states = "h";
-  static constexpr int num_gates = 3, num_states = 1, kept = 3, late = 1; // r, z, n
+  static constexpr int num_gates = 3, num_states = 1, kept = 3, late = 1, apart = 1; // r, z, n
   static constexpr bool adds = true, passes = true, bounded = true;
 
   template <class T>
@@ -127,9 +143,9 @@ struct GruResetBefore {
   }
 };
 
-struct Lstm {
+struct Lstm : Usual {
   static constexpr const char *name = "lstm", *gates = "ifgo", *states = "hc";
-  static constexpr int num_gates = 4, num_states = 2, kept = 5, late = 0; // i, f, g, o, c
+  static constexpr int num_gates = 4, num_states = 2, kept = 5; // i, f, g, o, c
   static constexpr bool adds = true, passes = false, bounded = true;
 
   template <class T>
@@ -159,15 +175,196 @@ struct Lstm {
     dstate[1] = dc * f;
   }
 
-  // h before a projection, from the kept values.
   template <class T>
-  static ELMAN_INLINE Vec<T> hidden(const Vec<T>* keep) {
-    return keep[3] * tanh<T>(keep[4]);
+  static ELMAN_INLINE Vec<T> hidden(const Vec<T>* keep, Vec<T> c) {
+    return keep[3] * tanh<T>(c);
+  }
+
+  template <class T>
+  static ELMAN_INLINE Vec<T> hidden_backward(const Vec<T>* keep, Vec<T> c, Vec<T> dh,
+                                             Vec<T> (&dgx)[4]) {
+    const Vec<T> o = keep[3], tanh_c = tanh<T>(c);
+    dgx[3] = dh * tanh_c * o * (T(1) - o);
+    return dh * o * (T(1) - tanh_c * tanh_c);
+  }
+};
+
+// exp(i), over which m keeps c and n, may be any size; see the equations.
+struct Slstm : Usual {
+  static constexpr const char *name = "slstm", *gates = "ifzo", *states = "hcnm";
+  static constexpr int num_gates = 4, num_states = 4, kept = 8; // i, f, z, o, sigmoid(f), c, n, m
+  static constexpr bool adds = true, passes = false, bounded = false;
+
+  template <class T>
+  static ELMAN_INLINE void forward(const Vec<T> (&gx)[4], const Vec<T> (&gh)[4], Vec<T> (&state)[4],
+                                   Vec<T>* keep) {
+    const Vec<T> i = gx[0] + gh[0], f = gx[1] + gh[1];
+    const Vec<T> past = state[2] > Vec<T>{} ? state[3] + log_sigmoid<T>(f) : i;
+    const Vec<T> m = i > past ? i : past;
+    keep[0] = exp_below<T>(i - m), keep[1] = exp_below<T>(past - m);
+    keep[2] = tanh<T>(gx[2] + gh[2]), keep[3] = sigmoid<T>(gx[3] + gh[3]);
+    keep[4] = sigmoid<T>(f);
+    state[1] = keep[1] * state[1] + keep[0] * keep[2];
+    state[2] = keep[1] * state[2] + keep[0];
+    state[3] = m;
+    state[0] = keep[3] * (state[1] / state[2]);
+    keep[5] = state[1], keep[6] = state[2], keep[7] = m;
+  }
+
+  template <class T>
+  static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[4], Vec<T>,
+                                    Vec<T> (&dstate)[4], Vec<T> (&dgx)[4], Vec<T> (&)[4],
+                                    auto plus) {
+    const Vec<T> i = keep[0], f = keep[1], z = keep[2], o = keep[3], c = keep[5], n = keep[6];
+    const Vec<T> ratio = c / n, dratio = dstate[0] * o;
+    const Vec<T> dc = plus(5, dstate[1] + dratio / n), dn = plus(6, dstate[2] - dratio * ratio / n);
+    const Vec<T> di = (dc * z + dn) * i, dpast = (dc * previous[1] + dn * previous[2]) * f;
+    // m is the larger of two, of which the gradient is shared where they are equal.
+    const Vec<T> dm = plus(7, dstate[3] - di - dpast), one = broadcast(T(1)),
+                 half = broadcast(T(0.5));
+    const Vec<T> of_i = i < one ? Vec<T>{} : f < one ? one : half;
+    const Vec<T> to_past = dpast + dm * (T(1) - of_i), to_i = di + dm * of_i;
+    const Bits<T> has_past = previous[2] > Vec<T>{};
+    dgx[0] = has_past ? to_i : to_i + to_past;
+    dgx[1] = has_past ? to_past * (T(1) - keep[4]) : Vec<T>{};
+    dgx[2] = dc * i * (T(1) - z * z);
+    dgx[3] = dstate[0] * ratio * o * (T(1) - o);
+    dstate[0] = Vec<T>{}, dstate[1] = dc * f, dstate[2] = dn * f;
+    dstate[3] = has_past ? to_past : Vec<T>{};
+  }
+};
+
+struct Ligru : Usual {
+  static constexpr const char *name = "ligru", *gates = "zn", *states = "h";
+  static constexpr int num_gates = 2, num_states = 1, kept = 2; // z, n
+  static constexpr bool told = false, adds = true, passes = true, bounded = false;
+
+  template <class T>
+  static ELMAN_INLINE void forward(const Vec<T> (&gx)[2], const Vec<T> (&gh)[2], Vec<T> (&state)[1],
+                                   Vec<T>* keep) {
+    const Vec<T> z = sigmoid<T>(gx[0] + gh[0]), a = gx[1] + gh[1];
+    const Vec<T> n = a < Vec<T>{} ? Vec<T>{} : a;
+    state[0] = n + z * (state[0] - n);
+    keep[0] = z, keep[1] = n;
+  }
+
+  template <class T>
+  static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[1], Vec<T>,
+                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[2], Vec<T> (&)[2], auto) {
+    const Vec<T> z = keep[0], n = keep[1], dh = dstate[0];
+    dgx[0] = dh * (previous[0] - n) * z * (T(1) - z);
+    dgx[1] = n <= Vec<T>{} ? Vec<T>{} : dh * (T(1) - z);
+    dstate[0] = dh * z;
+  }
+};
+
+// ---- without a recurrent product ----
+
+struct Indrnn : Usual {
+  static constexpr const char *name = "indrnn", *gates = "h", *states = "h";
+  static constexpr int num_gates = 1, num_states = 1, kept = 0, vectors = 1; // u
+  static constexpr bool product = false, told = false, adds = true, passes = true, bounded = false;
+
+  template <class T>
+  static ELMAN_INLINE void forward(const Vec<T> (&gx)[1], const Vec<T>* u, Vec<T> (&state)[1],
+                                   Vec<T>*) {
+    const Vec<T> a = gx[0] + u[0] * state[0];
+    state[0] = a < Vec<T>{} ? Vec<T>{} : a;
+  }
+
+  template <class T>
+  static ELMAN_INLINE void backward(const Vec<T>*, const Vec<T> (&previous)[1], Vec<T> h,
+                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[1], const Vec<T>* u,
+                                    Vec<T>* du, auto) {
+    dgx[0] = h <= Vec<T>{} ? Vec<T>{} : dstate[0];
+    du[0] = dgx[0] * previous[0];
+    dstate[0] = dgx[0] * u[0];
+  }
+};
+
+struct MinGru : Usual {
+  static constexpr const char *name = "mingru", *gates = "zn", *states = "h";
+  static constexpr int num_gates = 2, num_states = 1, kept = 2; // z, n
+  static constexpr bool product = false, told = false, adds = true, passes = true, bounded = false;
+
+  template <class T>
+  static ELMAN_INLINE void forward(const Vec<T> (&gx)[2], const Vec<T>*, Vec<T> (&state)[1],
+                                   Vec<T>* keep) {
+    keep[0] = sigmoid<T>(gx[0]), keep[1] = gx[1];
+    state[0] = state[0] + keep[0] * (keep[1] - state[0]);
+  }
+
+  template <class T>
+  static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[1], Vec<T>,
+                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[2], const Vec<T>*, Vec<T>*,
+                                    auto) {
+    const Vec<T> z = keep[0], n = keep[1], dh = dstate[0];
+    dgx[0] = dh * (n - previous[0]) * z * (T(1) - z);
+    dgx[1] = dh * z;
+    dstate[0] = dh * (T(1) - z);
+  }
+};
+
+struct MinLstm : Usual {
+  static constexpr const char *name = "minlstm", *gates = "fin", *states = "h";
+  static constexpr int num_gates = 3, num_states = 1, kept = 4; // f, i, n, f / (f + i)
+  static constexpr bool product = false, told = false, adds = true, passes = true, bounded = false;
+
+  template <class T>
+  static ELMAN_INLINE void forward(const Vec<T> (&gx)[3], const Vec<T>*, Vec<T> (&state)[1],
+                                   Vec<T>* keep) {
+    keep[0] = sigmoid<T>(gx[0]), keep[1] = sigmoid<T>(gx[1]), keep[2] = gx[2];
+    keep[3] = sigmoid<T>(log_sigmoid<T>(gx[0]) - log_sigmoid<T>(gx[1]));
+    state[0] = keep[2] + keep[3] * (state[0] - keep[2]);
+  }
+
+  template <class T>
+  static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[1], Vec<T>,
+                                    Vec<T> (&dstate)[1], Vec<T> (&dgx)[3], const Vec<T>*, Vec<T>*,
+                                    auto) {
+    const Vec<T> n = keep[2], stays = keep[3], dh = dstate[0];
+    const Vec<T> d = dh * (previous[0] - n) * stays * (T(1) - stays); // of log f - log i
+    dgx[0] = d * (T(1) - keep[0]);
+    dgx[1] = -d * (T(1) - keep[1]);
+    dgx[2] = dh * (T(1) - stays);
+    dstate[0] = dh * stays;
+  }
+};
+
+struct Sru : Usual {
+  static constexpr const char *name = "sru", *gates = "xfrk", *states = "hc";
+  static constexpr int num_gates = 4, num_states = 2, kept = 5, vectors = 2; // x, f, r, k, c
+  static constexpr bool product = false, adds = true, passes = true, bounded = false;
+
+  template <class T>
+  static ELMAN_INLINE void forward(const Vec<T> (&gx)[4], const Vec<T>* v, Vec<T> (&state)[2],
+                                   Vec<T>* keep) {
+    const Vec<T> x = gx[0], k = gx[3], before = state[1];
+    const Vec<T> f = sigmoid<T>(gx[1] + v[0] * before), r = sigmoid<T>(gx[2] + v[1] * before);
+    state[1] = x + f * (before - x);
+    state[0] = k + r * (state[1] - k);
+    keep[0] = x, keep[1] = f, keep[2] = r, keep[3] = k, keep[4] = state[1];
+  }
+
+  template <class T>
+  static ELMAN_INLINE void backward(const Vec<T>* keep, const Vec<T> (&previous)[2], Vec<T>,
+                                    Vec<T> (&dstate)[2], Vec<T> (&dgx)[4], const Vec<T>* v,
+                                    Vec<T>* dv, auto plus) {
+    const Vec<T> x = keep[0], f = keep[1], r = keep[2], k = keep[3], dh = dstate[0];
+    const Vec<T> dc = plus(4, dstate[1] + dh * r);
+    dgx[0] = dc * (T(1) - f);
+    dgx[1] = dc * (previous[1] - x) * f * (T(1) - f);
+    dgx[2] = dh * (keep[4] - k) * r * (T(1) - r);
+    dgx[3] = dh * (T(1) - r);
+    dv[0] = dgx[1] * previous[1], dv[1] = dgx[2] * previous[1];
+    dstate[0] = Vec<T>{};
+    dstate[1] = dc * f + dgx[1] * v[0] + dgx[2] * v[1];
   }
 };
 
 // The only list.
-using Cells = std::tuple<Rnn<false>, Rnn<true>, Lstm, Gru, GruResetBefore>;
+using Cells = std::tuple<Rnn<false>, Rnn<true>, Lstm, Gru, GruResetBefore, Slstm, Ligru, Indrnn,
+                         MinGru, MinLstm, Sru>;
 
 } // namespace
 } // namespace elman

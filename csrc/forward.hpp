@@ -6,7 +6,7 @@
 // rows of a step.
 #pragma once
 
-#include "sequence.hpp"
+#include "stages.hpp"
 
 namespace elman {
 namespace {
@@ -14,40 +14,6 @@ namespace {
 // Values of gx that are computed ahead; they and the rows of x should stay in the second-level
 // cache, unless they are few beside the weights, which are read once for all of them.
 constexpr long kChunkValues = 1 << 16, kWeightsPerValue = 4;
-
-// Whether threads that share out the units of each step gain more than they lose by meeting after
-// it: if no row is left to share out, and a step is long. What would take a second meeting in a
-// step, and rows that end apart, are not shared out.
-constexpr double kWorthMeeting = 3e4; // multiply-adds of a step
-
-template <class T>
-bool pays_together(const Direction<T>& dir, int threads) {
-  const Shape<T>& at = dir.at;
-  return threads > 1 && at.L > 1 && !dir.p.batch_sizes && !dir.p.lengths && !dir.p.projection &&
-         !dir.p.resets && !dir.cell.late &&
-         static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
-}
-
-// The share of a thread, in whole panels of products whose outputs are the units.
-template <class T>
-Units units_of(const Shape<T>& at, int part, int parts) {
-  const long width = panel_cols<T>(at.GH), panels = ceil_div(at.H, width);
-  return {smaller(at.H, panels * part / parts * width),
-          smaller(at.H, panels * (part + 1) / parts * width)};
-}
-
-// The outputs of a product that belong to some units, of every gate there is.
-template <class T>
-void multiply_units(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
-                    T* const* c, bool backwards, Units units, long H) {
-  if (units.to - units.from == H)
-    return multiply<T>(rows, a, b, initial, c, backwards);
-  const long width = panel_cols<T>(b.cols);
-  for (long gate = 0; gate < b.cols && units.from < units.to; gate += H) {
-    multiply<T>(rows, a, b, initial, c, backwards, (gate + units.from) / width,
-                ceil_div(gate + units.to, width));
-  }
-}
 
 // Some units of a direction's rows [block.begin, block.end), from step `first` to the last, with
 // c[s % 2] the cell state before step s. `threads` share what they can of the input's product; the
@@ -62,6 +28,7 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
   const Operand<T> w_ih = operands.ih.operand(), w_hh = operands.hh.operand();
   const Operand<T> w_late = operands.late.operand(), w_hr = operands.hr.operand();
   const Weights<T>& w = dir.weights();
+  const Stages<T> stages(dir);
   const long values = larger(kChunkValues, at.GH * at.I / kWeightsPerValue);
   const long chunk = smaller(at.L, larger(1, values / larger(1, rows * at.GH)));
 
@@ -77,6 +44,9 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     bias_ih[i] = w.b_ih;
   for (long i = 0; i < rows; i++)
     bias_hh[i] = w.b_hh;
+  // What is normalised gets its bias after that.
+  const T* const* const plus_ih = w.b_ih && !stages.norms_x ? bias_ih : nullptr;
+  const T* const* const plus_hh = w.b_hh && !stages.norms_h ? bias_hh : nullptr;
   const long late_rows = dir.cell.late ? rows : 0;
   T* reset = scratch.take<T>(late_rows * at.H);
   const T** late_in = scratch.take<const T*>(late_rows);
@@ -86,6 +56,13 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     late_in[i] = reset + i * at.H, late_out[i] = gh + i * at.GH + at.EH;
     late_bias[i] = w.b_hh + at.EH;
   }
+  // With stages, of each row of a step: the previous states, and what they need.
+  const long staged_rows = stages.any() ? rows : 0;
+  const T** h_previous = stages.any() ? scratch.take<const T*>(rows) : in;
+  T* dropped = scratch.take<T>(stages.drops ? rows * at.R : 0);
+  T* own_kept = scratch.take<T>(dir.p.recurrence.kept ? 0 : staged_rows * stages.width);
+  T* own_keep = scratch.take<T>(dir.p.keep ? 0 : smaller(staged_rows, 1) * dir.cell.kept * at.H);
+  T* own_c = scratch.take<T>(stages.zones ? at.C : 0);
 
   for (long s0 = first; s0 < at.L; s0 += chunk) {
     const long s1 = smaller(at.L, s0 + chunk);
@@ -98,39 +75,67 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     parallel_for(threads, threads, [&](int part) {
       const FlushDenormals helper_mode;
       const long from = m * part / threads, to = m * (part + 1) / threads;
-      multiply_units<T>(to - from, in + from, w_ih, w.b_ih ? bias_ih : nullptr, out + from, false,
-                        units, at.H);
+      multiply_units<T>(to - from, in + from, w_ih, plus_ih, out + from, false, units, at.H);
     });
 
     m = 0;
     for (long s = s0; s < s1; s++) {
       const long t = dir.time(s), count = at.running(block, t);
+      auto kept = [&](long n) {
+        return dir.p.recurrence.kept ? stages.kept(t, block.begin + n)
+                                     : own_kept + n * stages.width;
+      };
       for (long n = 0; n < count; n++)
-        in[n] = dir.h_before(t, block.begin + n), out[n] = gh + n * at.GH;
-      multiply_units<T>(count, in, w_hh, w.b_hh ? bias_hh : nullptr, out, s & 1, units, at.H);
+        h_previous[n] = in[n] = dir.h_before(t, block.begin + n), out[n] = gh + n * at.GH;
+      for (long n = 0; stages.drops && n < count; n++) {
+        scale(h_previous[n], stages.factors(block.begin + n), at.R, dropped + n * at.R);
+        in[n] = dropped + n * at.R;
+      }
+      if (dir.cell.product)
+        multiply_units<T>(count, in, w_hh, plus_hh, out, s & 1, units, at.H);
+      for (long n = 0; stages.norms() && n < count; n++) {
+        if (stages.norms_x)
+          stages.normalise_x(gx + (m + n) * at.GH, kept(n));
+        if (stages.norms_h)
+          stages.normalise_h(out[n], kept(n), 0, at.EH);
+      }
       if (dir.cell.late) {
         for (long n = 0; n < count; n++)
           dir.cell.reset(gx + (m + n) * at.GH, out[n], in[n], reset + n * at.H, at.H);
-        multiply<T>(count, late_in, w_late, w.b_hh ? late_bias : nullptr, late_out, s & 1);
+        multiply<T>(count, late_in, w_late, plus_hh ? late_bias : nullptr, late_out, s & 1);
+        for (long n = 0; stages.norms_h && n < count; n++)
+          stages.normalise_h(out[n], kept(n), at.EH, at.GH);
       }
       for (long n = 0; n < count; n++, m++) {
         const long row = block.begin + n;
-        const T* c_previous = c[s & 1] + n * at.H;
+        const T* c_previous = c[s & 1] + n * at.C;
         if (dir.resets(t, row))
-          c_previous = dir.p.c_to ? dir.p.c_to : at.zeros;
-        dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : in[n], c_previous,
-                          hidden ? hidden + n * at.H : dir.y(t, row), c[(s + 1) & 1] + n * at.H,
-                          dir.p.keep ? dir.keep(t, row) : nullptr},
+          c_previous = dir.p.c_to ? dir.p.c_to + dir.d * at.C : at.zeros;
+        T* const h_out = hidden ? hidden + n * at.H : dir.y(t, row);
+        T *const c_out = c[(s + 1) & 1] + n * at.C, *keep = dir.p.keep ? dir.keep(t, row) : nullptr;
+        if (stages.any()) {
+          keep = keep ? keep : own_keep;
+          if (stages.zones) // it may be c_out
+            copy(own_c, c_previous, at.C), c_previous = own_c;
+        }
+        dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : h_previous[n],
+                          c_previous, h_out, c_out, keep, w.vectors},
                          at.H, units);
-        if (dir.p.c)
-          copy(dir.c(t, row) + units.from,
-               static_cast<const T*>(c[(s + 1) & 1] + n * at.H + units.from),
-               units.to - units.from);
+        if (stages.makes_h())
+          stages.make_h(c_out, keep, kept(n), h_out);
+        if (stages.zones)
+          stages.mix_c(t, row, c_previous, c_out, keep, kept(n));
+        if (stages.zones && !hidden)
+          stages.mix_h(t, row, h_previous[n], h_out, kept(n));
+        for (long i = units.from; dir.p.c && i < at.C; i += at.H)
+          copy(dir.c(t, row) + i, static_cast<const T*>(c_out + i), units.to - units.from);
       }
       if (hidden) {
         for (long n = 0; n < count; n++)
           in[n] = hidden + n * at.H, out[n] = dir.y(t, block.begin + n);
         multiply<T>(count, in, w_hr, nullptr, out);
+        for (long n = 0; stages.zones && n < count; n++)
+          stages.mix_h(t, block.begin + n, h_previous[n], out[n], kept(n));
       }
       if (gang) {
         switch (gang->finish(s)) {
@@ -157,14 +162,14 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
   const long rows = block.end - block.begin;
   const Units all{0, at.H};
   Scratch::Frame scratch;
-  T* c = scratch.take<T>(rows * at.H);
+  T* c = scratch.take<T>(rows * at.C);
   for (long n = 0; dir.cell.states > 1 && n < rows; n++)
-    copy(c + n * at.H, dir.state(dir.p.c_0, block.begin + n, at.H), at.H);
+    copy(c + n * at.C, dir.state(dir.p.c_0, block.begin + n, at.C), at.C);
 
   if (pays_together(dir, threads)) {
     // Who goes on alone has a c of its own: one that was lost may still write to the gang's.
-    T* const shared[2] = {c, scratch.take<T>(rows * at.H)};
-    T* const own = scratch.take<T>(rows * at.H);
+    T* const shared[2] = {c, scratch.take<T>(rows * at.C)};
+    T* const own = scratch.take<T>(rows * at.C);
     c = shared[at.L & 1];
     Gang gang(threads);
     parallel_for(threads, threads, [&](int) {
@@ -174,7 +179,7 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
       const Units units = units_of(at, part, gang.parts());
       const long s = forward_steps(dir, block, operands, 1, units, &gang, 0, shared);
       if (s < at.L) {
-        copy(own, static_cast<const T*>(shared[s & 1]), rows * at.H);
+        copy(own, static_cast<const T*>(shared[s & 1]), rows * at.C);
         forward_steps(dir, block, operands, 1, all, nullptr, s, {own, own});
         c = own;
       }
@@ -193,7 +198,7 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     copy(dir.state(dir.p.h_n, block.begin + n, at.R), dir.state(dir.p.h_0, block.begin + n, at.R),
          at.R);
   for (long n = 0; dir.cell.states > 1 && n < rows; n++)
-    copy(dir.state(dir.p.c_n, block.begin + n, at.H), c + n * at.H, at.H);
+    copy(dir.state(dir.p.c_n, block.begin + n, at.C), c + n * at.C, at.C);
 }
 
 template <class T>
@@ -210,8 +215,8 @@ void forward(int index, const Problem<T>& p, int threads) {
   for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
     clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
   for (long d = 0; p.c && d < at.D; d++)
-    clear_padding(at, p.c + d * at.all_rows() * at.H, at.H);
-  Operands<T> operands[2];
+    clear_padding(at, p.c + d * at.all_rows() * at.C, at.C);
+  Operands<T>* operands = scratch.take<Operands<T>>(at.D);
   const bool is_packed = p.weights[0].packed || p.weights[0].low;
   for (long d = 0; d < at.D; d++)
     operands[d] = is_packed ? find_operands(p.weights[d], at, cell)

@@ -26,6 +26,13 @@ void activations(const T* x, T* tanh_x, T* sigmoid_x, long n) {
   });
 }
 
+long stage_width(int index, const Problem<float>& p) {
+  const CellKernel<float>& cell = Tables<Cells>::kernels<float>[index];
+  Scratch::Frame scratch;
+  const Shape<float> at(p, cell, scratch);
+  return Stages<float>({p, at, cell, 0}).width;
+}
+
 template <class T>
 constexpr ChainKernels<T> chain_kernels = {pack<T>, pack_linear<T>, linear<T>, layer_norm<T>,
                                            apply<T>};
@@ -42,6 +49,7 @@ const Kernels ELMAN_TABLE(ELMAN_ISA) = {
     ELMAN_NAME(ELMAN_ISA),
     std::tuple_size_v<Cells>,
     Tables<Cells>::infos,
+    stage_width,
     forward<float>,
     forward<double>,
     backward<float>,

@@ -5,7 +5,7 @@
 // first; or padded: [L, N, .] has each in a column of its own, in any order, and what is written
 // past its end is zeros. `rows` is the number of rows there are, L * N of padded arrays.
 // Symbols: L seq_len, N batch, D directions, H hidden_size, G gates of the cell, R the size of h
-// (H, or the projection's).
+// (H, or the projection's), C that of the states after h, side by side: H of one, called c.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,7 @@ struct LowPrecision {
 
   explicit operator bool() const { return halves || bytes; }
 };
+inline constexpr int kVectors = 2;
 template <class T>
 struct Weights {
   const T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr; // [G*H, I], [G*H, R], [G*H], [G*H], [R, H]
@@ -33,27 +34,46 @@ struct Weights {
   LowPrecision low = {};                     // the same in less, in place of `packed`
   // Of matrices that are to be packed in int8.
   const float *scales_ih = nullptr, *scales_hh = nullptr, *scales_hr = nullptr;
+  const T* vectors[kVectors] = {};                // [H] each, those of the cell
+  const T *gain_ih = nullptr, *gain_hh = nullptr; // [G*H] where gx, gh are normalised, else null
+  const T *gain_c = nullptr, *bias_c = nullptr;   // [H] where c is, of which the bias may be null
 };
 template <class T>
 struct WeightGradients {
   T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+  T* vectors[kVectors];
+  T *gain_ih, *gain_hh, *gain_c, *bias_c;
+};
+
+// What acts in the recurrence at every step, beyond the cell and the norms; nothing by default.
+// Zoneout needs a cell whose c is all that it has besides h.
+template <class T>
+struct Recurrence {
+  const T* drop = nullptr;         // [D, N, R] factors of h before the product
+  const uint8_t* zone_h = nullptr; // [D, rows, R] not 0 where the previous value stays, ...
+  const uint8_t* zone_c = nullptr; // [D, rows, H]
+  T stay_h = 0, stay_c = 0;        // ... or, where these are null, its share of the new one
+  T clip = 0;                      // the bound of c either way, 0 for none
+  T* kept = nullptr;               // [D, rows, stage_width()] as Problem::keep
 };
 
 template <class T>
 struct Problem {
   long seq_len, batch, input_size, hidden_size, projection, directions; // projection 0: none
+  long heads = 1;             // how many of the directions run forwards, before the others
   const int64_t* batch_sizes; // [L] descending, of packed arrays, or null
   const int64_t* lengths;     // [N] from 0 to L, of padded arrays, or null: all have L
   const T* x;                 // [rows, I]
-  const T *h_0, *c_0;         // [D, N, R], [D, N, H], or null: zeros
+  const T *h_0, *c_0;         // [D, N, R], [D, N, C], or null: zeros
   const uint8_t* resets;      // [L, N] of padded arrays: not 0 where a row starts anew before a
-                              // step, from h_to and c_to; or null. One direction alone
-  const T *h_to, *c_to;       // [R], [H], or null: zeros
+                              // step, from h_to and c_to; or null. Forwards alone
+  const T *h_to, *c_to;       // [D, R], [D, C], or null: zeros
   const Weights<T>* weights;  // [D]
   T* y;                       // [rows, D, R] out of forward, into backward
   T* keep;                    // [D, rows, kept * H] likewise; null: forward keeps nothing
-  T* c;                       // [D, rows, H] out of forward; null: not wanted
-  T *h_n, *c_n;               // [D, N, R], [D, N, H] out of forward
+  T* c;                       // [D, rows, C] out of forward; null: not wanted
+  T *h_n, *c_n;               // [D, N, R], [D, N, C] out of forward
+  Recurrence<T> recurrence = {};
 };
 
 // Upstream gradients may be null (zeros), results where they are not wanted. The batch falls into
@@ -62,16 +82,18 @@ struct Problem {
 template <class T>
 struct Gradients {
   long groups;
-  const T *dy, *dh_n, *dc_n;          // [rows, D, R], [D, N, R], [D, N, H]
+  const T *dy, *dh_n, *dc_n;          // [rows, D, R], [D, N, R], [D, N, C]
   const T* dkeep;                     // [D, rows, kept * H], of the gates and c
-  T *dx, *dh_0, *dc_0;                // [rows, I], [D, N, R], [D, N, H]
-  T *dh_to, *dc_to;                   // [R], [H]
+  T *dx, *dh_0, *dc_0;                // [rows, I], [D, N, R], [D, N, C]
+  T *dh_to, *dc_to;                   // [D, R], [D, C]
   const WeightGradients<T>* dweights; // [D]
 };
 
 struct CellInfo {
   const char *name, *gates, *states;
   int kept; // vectors of H values per row that forward keeps for backward
+  int vectors;
+  bool product;
 };
 
 // Functions of the values of a row, each for itself but for the softmaxes.
@@ -103,6 +125,8 @@ struct Kernels {
   const char* isa;
   int num_cells;
   const CellInfo* cells;
+  // How many values Recurrence::kept has in a row.
+  long (*stage_width)(int cell, const Problem<float>&);
   void (*forward_float)(int cell, const Problem<float>&, int threads);
   void (*forward_double)(int cell, const Problem<double>&, int threads);
   void (*backward_float)(int cell, const Problem<float>&, const Gradients<float>&, int threads);

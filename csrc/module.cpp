@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
+#include <iterator>
 #include <thread>
 #include <vector>
 
@@ -33,80 +34,144 @@ T* at(Address a) {
 }
 
 struct Sizes {
-  long seq_len, batch, input_size, hidden_size, projection;
+  long seq_len, batch, input_size, hidden_size, projection, heads;
 };
-struct Resets {
-  Address mask, h_to, c_to;
+
+// The addresses of a direction's weights: five, and where there are more, all that there can be.
+constexpr std::size_t kFive = 5, kAll = kFive + kVectors + 4;
+
+// What a call may ask for beside the cell: where sequences start anew, and from what; what acts in
+// the recurrence.
+struct Beside {
+  Address resets = 0, h_to = 0, c_to = 0, drop = 0, zone_h = 0, zone_c = 0, kept = 0;
+  double stay_h = 0, stay_c = 0, clip = 0;
+
+  Beside(const Addresses& given, const std::vector<double>& numbers) {
+    Address* const addresses[] = {&resets, &h_to, &c_to, &drop, &zone_h, &zone_c, &kept};
+    for (std::size_t i = 0; i < given.size() && i < std::size(addresses); i++)
+      *addresses[i] = given[i];
+    double* const values[] = {&stay_h, &stay_c, &clip};
+    for (std::size_t i = 0; i < numbers.size() && i < std::size(values); i++)
+      *values[i] = numbers[i];
+  }
+};
+
+template <class T>
+struct Directions {
+  std::vector<Weights<T>> weights;
+  std::vector<WeightGradients<T>> gradients;
+
+  Directions(const Addresses& w, const Addresses& dw, std::size_t parts) {
+    for (std::size_t i = 0; i + parts <= w.size(); i += parts) {
+      weights.push_back(
+          {at<T>(w[i]), at<T>(w[i + 1]), at<T>(w[i + 2]), at<T>(w[i + 3]), at<T>(w[i + 4])});
+      if (parts == kAll) {
+        Weights<T>& of = weights.back();
+        for (std::size_t v = 0; v < kVectors; v++)
+          of.vectors[v] = at<T>(w[i + kFive + v]);
+        const Address* const gains = &w[i + kFive + kVectors];
+        of.gain_ih = at<T>(gains[0]), of.gain_hh = at<T>(gains[1]);
+        of.gain_c = at<T>(gains[2]), of.bias_c = at<T>(gains[3]);
+      }
+    }
+    for (std::size_t i = 0; i + parts <= dw.size(); i += parts) {
+      gradients.push_back({at<T>(dw[i]),
+                           at<T>(dw[i + 1]),
+                           at<T>(dw[i + 2]),
+                           at<T>(dw[i + 3]),
+                           at<T>(dw[i + 4]),
+                           {},
+                           nullptr,
+                           nullptr,
+                           nullptr,
+                           nullptr});
+      if (parts == kAll) {
+        WeightGradients<T>& of = gradients.back();
+        for (std::size_t v = 0; v < kVectors; v++)
+          of.vectors[v] = at<T>(dw[i + kFive + v]);
+        const Address* const gains = &dw[i + kFive + kVectors];
+        of.gain_ih = at<T>(gains[0]), of.gain_hh = at<T>(gains[1]);
+        of.gain_c = at<T>(gains[2]), of.bias_c = at<T>(gains[3]);
+      }
+    }
+  }
 };
 
 template <class T>
 Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address x, Address h_0,
-                   Address c_0, const Resets& resets, const Addresses& weights, Address y,
-                   Address keep, Address c, Address h_n, Address c_n,
-                   std::vector<Weights<T>>& directions) {
-  for (std::size_t i = 0; i + 4 < weights.size(); i += 5) {
-    directions.push_back({at<T>(weights[i]), at<T>(weights[i + 1]), at<T>(weights[i + 2]),
-                          at<T>(weights[i + 3]), at<T>(weights[i + 4])});
-  }
+                   Address c_0, const Directions<T>& directions, const Beside& beside, Address y,
+                   Address keep, Address c, Address h_n, Address c_n) {
   return {s.seq_len,
           s.batch,
           s.input_size,
           s.hidden_size,
           s.projection,
-          static_cast<long>(directions.size()),
+          static_cast<long>(directions.weights.size()),
+          s.heads,
           at<const int64_t>(batch_sizes),
           at<const int64_t>(lengths),
           at<T>(x),
           at<T>(h_0),
           at<T>(c_0),
-          at<const uint8_t>(resets.mask),
-          at<T>(resets.h_to),
-          at<T>(resets.c_to),
-          directions.data(),
+          at<const uint8_t>(beside.resets),
+          at<T>(beside.h_to),
+          at<T>(beside.c_to),
+          directions.weights.data(),
           at<T>(y),
           at<T>(keep),
           at<T>(c),
           at<T>(h_n),
-          at<T>(c_n)};
+          at<T>(c_n),
+          {at<T>(beside.drop), at<const uint8_t>(beside.zone_h), at<const uint8_t>(beside.zone_c),
+           static_cast<T>(beside.stay_h), static_cast<T>(beside.stay_c),
+           static_cast<T>(beside.clip), at<T>(beside.kept)}};
 }
 
 void forward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
-             long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
-             Address c_0, const Addresses& weights, Address resets, Address h_to, Address c_to,
-             Address y, Address keep, Address c, Address h_n, Address c_n, int threads) {
-  const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
+             long projection, long heads, Address batch_sizes, Address lengths, Address x,
+             Address h_0, Address c_0, const Addresses& weights, std::size_t parts,
+             const Addresses& beside, const std::vector<double>& numbers, Address y, Address keep,
+             Address c, Address h_n, Address c_n, int threads) {
+  const Sizes sizes{seq_len, batch, input_size, hidden_size, projection, heads};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, int)) {
-    std::vector<Weights<T>> directions;
+    const Directions<T> directions(weights, {}, parts);
     kernel(cell,
-           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, {resets, h_to, c_to}, weights, y,
-                      keep, c, h_n, c_n, directions),
+           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, directions, {beside, numbers}, y,
+                      keep, c, h_n, c_n),
            threads);
   };
   without_gil([&] { is_double ? run(kernels().forward_double) : run(kernels().forward_float); });
 }
 
 void backward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
-              long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
-              Address c_0, const Addresses& weights, Address resets, Address h_to, Address c_to,
-              Address y, Address keep, Address dy, Address dh_n, Address dc_n, Address dkeep,
-              Address dx, Address dh_0, Address dc_0, const Addresses& dweights, Address dh_to,
-              Address dc_to, long groups, int threads) {
-  const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
+              long projection, long heads, Address batch_sizes, Address lengths, Address x,
+              Address h_0, Address c_0, const Addresses& weights, std::size_t parts,
+              const Addresses& beside, const std::vector<double>& numbers, Address y, Address keep,
+              Address dy, Address dh_n, Address dc_n, Address dkeep, Address dx, Address dh_0,
+              Address dc_0, const Addresses& dweights, Address dh_to, Address dc_to, long groups,
+              int threads) {
+  const Sizes sizes{seq_len, batch, input_size, hidden_size, projection, heads};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, const Gradients<T>&, int)) {
-    std::vector<Weights<T>> directions;
-    std::vector<WeightGradients<T>> gradients;
-    for (std::size_t i = 0; i + 4 < dweights.size(); i += 5) {
-      gradients.push_back({at<T>(dweights[i]), at<T>(dweights[i + 1]), at<T>(dweights[i + 2]),
-                           at<T>(dweights[i + 3]), at<T>(dweights[i + 4])});
-    }
+    const Directions<T> directions(weights, dweights, parts);
     kernel(cell,
-           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, {resets, h_to, c_to}, weights, y,
-                      keep, 0, 0, 0, directions),
+           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, directions, {beside, numbers}, y,
+                      keep, 0, 0, 0),
            {groups, at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dkeep), at<T>(dx), at<T>(dh_0),
-            at<T>(dc_0), at<T>(dh_to), at<T>(dc_to), gradients.data()},
+            at<T>(dc_0), at<T>(dh_to), at<T>(dc_to), directions.gradients.data()},
            threads);
   };
   without_gil([&] { is_double ? run(kernels().backward_double) : run(kernels().backward_float); });
+}
+
+// How many values are kept of a row for what acts in the recurrence; of the gains counts which
+// there are, and of the numbers too.
+long stage_width(int cell, long hidden_size, long projection, const Addresses& gains,
+                 const Addresses& beside, const std::vector<double>& numbers) {
+  const Directions<float> directions({0, 0, 0, 0, 0, 0, 0, gains[0], gains[1], gains[2], 0}, {},
+                                     kAll);
+  const Sizes sizes{1, 1, 1, hidden_size, projection, 1};
+  return kernels().stage_width(
+      cell, problem<float>(sizes, 0, 0, 0, 0, 0, directions, {beside, numbers}, 0, 0, 0, 0, 0));
 }
 
 void activations(bool is_double, Address x, Address tanh, Address sigmoid, long n) {
@@ -121,7 +186,8 @@ nb::dict cells() {
   nb::dict table;
   for (int i = 0; i < kernels().num_cells; i++) {
     const CellInfo& cell = kernels().cells[i];
-    table[cell.name] = nb::make_tuple(i, cell.gates, cell.states, cell.kept);
+    table[cell.name] =
+        nb::make_tuple(i, cell.gates, cell.states, cell.kept, cell.vectors, cell.product);
   }
   return table;
 }
@@ -166,13 +232,17 @@ NB_MODULE(_native, m) {
   bind_sessions(m);
   m.def("forward", &forward);
   m.def("backward", &backward);
+  m.def("stage_width", &stage_width,
+        "How many values `forward` keeps of a row for what acts in it.");
   m.def("addresses", &addresses, "ask"_a, "tensors"_a, "dtype"_a, "item_size"_a, "counts"_a.none(),
         "The addresses of tensors that are plain memory, or None.");
   m.def("make_dense", &dense, "from_"_a, "to"_a, "element"_a, "sizes"_a, "strides"_a, "threads"_a,
         "Copy an array of elements of so many bytes to where it is to lie row-major.");
   m.def("activations", &activations, "is_double"_a, "x"_a, "tanh"_a, "sigmoid"_a, "n"_a,
         "tanh and sigmoid of n values, as the cells compute them.");
-  m.def("cells", &cells, "{name: (index, gates, states, kept vectors)} of the compiled cells.");
+  m.def("cells", &cells,
+        "{name: (index, gates, states, kept vectors, vectors, whether there is a product)}"
+        " of the compiled cells.");
   m.def("isa", [] { return std::string(kernels().isa); }, "The instruction set in use.");
   m.def("isas", &available_isas, "The instruction sets this machine can use, the best first.");
   m.def("set_isa", &use_isa, "name"_a, "Use the kernels of this instruction set from now on.");

@@ -27,6 +27,19 @@ ELMAN_INLINE T sum_of(const T* row, long width) {
   return sum_of_lanes<T>(sums);
 }
 
+// Leaves x less its mean in y, and returns its variance.
+template <class T>
+ELMAN_INLINE T centre(const T* x, long width, T* y) {
+  const T mean = sum_of<T>(x, width) / static_cast<T>(width);
+  Vec<T> squares{};
+  for_each_vector<T>({0, width}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
+    put(y + i, get(x + i) - mean);
+    const Vec<T> centred = get(y + i); // with zeros past the end
+    squares += centred * centred;
+  });
+  return sum_of_lanes<T>(squares) / static_cast<T>(width);
+}
+
 // Packs w, [width][inputs], unless packed is null; returns how many values it takes.
 template <class T>
 long pack_linear(const T* w, long inputs, long width, T* packed) {
@@ -60,14 +73,7 @@ void layer_norm(long rows, const T* x, const T* scale, const T* shift, double ep
                 T* y) {
   const FlushDenormals mode;
   for (long n = 0; n < rows; n++, x += width, y += width) {
-    const T mean = sum_of<T>(x, width) / static_cast<T>(width);
-    Vec<T> squares{};
-    for_each_vector<T>({0, width}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
-      put(y + i, get(x + i) - mean);
-      const Vec<T> centred = get(y + i); // with zeros past the end
-      squares += centred * centred;
-    });
-    const T variance = sum_of_lanes<T>(squares) / static_cast<T>(width);
+    const T variance = centre<T>(x, width, y);
     const T deviation = static_cast<T>(__builtin_sqrt(static_cast<double>(variance) + eps));
     for_each_vector<T>({0, width}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
       Vec<T> v = get(y + i) / deviation;

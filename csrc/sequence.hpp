@@ -21,17 +21,18 @@ struct RowBlock {
 template <class T>
 struct Shape {
   long L, N, I, H, R, D, GH;
+  long C;            // that of the states after h
   long EH;           // G*H without the late gates
   long padded;       // steps of the arrays, L or more
   const long* order; // [N] columns by descending length, of padded arrays, or null
   const long* first; // [L + 1] rows computed before step t
-  const T* zeros;    // [max(H, R)]
+  const T* zeros;    // [max(H, R, C)]
 
   Shape(const Problem<T>& p, const CellKernel<T>& cell, Scratch::Frame& scratch)
       : L(p.seq_len), N(p.batch), I(p.input_size), H(p.hidden_size),
         R(p.projection ? p.projection : p.hidden_size), D(p.directions),
-        GH(cell.gates * p.hidden_size), EH((cell.gates - cell.late) * p.hidden_size),
-        padded(p.seq_len), order(nullptr) {
+        GH(cell.gates * p.hidden_size), C((cell.states - 1) * p.hidden_size),
+        EH((cell.gates - cell.late) * p.hidden_size), padded(p.seq_len), order(nullptr) {
     if (p.lengths) {
       L = smaller(L, 1); // a step that no sequence has is still one, whose gradients are zeros
       for (long n = 0; n < N; n++)
@@ -55,8 +56,9 @@ struct Shape {
         columns[longer[p.lengths[n]]++] = n;
       order = columns;
     }
-    T* zero = scratch.take<T>(larger(H, R));
-    for (long i = 0; i < larger(H, R); i++)
+    const long most = larger(C, larger(H, R));
+    T* zero = scratch.take<T>(most);
+    for (long i = 0; i < most; i++)
       zero[i] = T(0);
     zeros = zero;
   }
@@ -81,8 +83,9 @@ struct Direction {
   long d;
 
   // Step number s in the order of this direction, 0 <= s < L.
-  long time(long s) const { return d ? at.L - 1 - s : s; }
-  long before(long t) const { return d ? t + 1 : t - 1; }
+  bool reverse() const { return d >= p.heads; }
+  long time(long s) const { return reverse() ? at.L - 1 - s : s; }
+  long before(long t) const { return reverse() ? t + 1 : t - 1; }
 
   const Weights<T>& weights() const { return p.weights[d]; }
   const T* x(long t, long n) const { return p.x + at.place(t, n) * at.I; }
@@ -90,24 +93,24 @@ struct Direction {
   T* keep(long t, long n) const {
     return p.keep + (d * at.all_rows() + at.place(t, n)) * cell.kept * at.H;
   }
-  T* c(long t, long n) const { return p.c + (d * at.all_rows() + at.place(t, n)) * at.H; }
+  T* c(long t, long n) const { return p.c + (d * at.all_rows() + at.place(t, n)) * at.C; }
   // Whether row n starts anew before step t.
   bool resets(long t, long n) const { return p.resets && p.resets[at.place(t, n)]; }
   // The state that row n had before step t: that of its previous step or, at its first, the
   // initial, or what it starts anew from.
   const T* h_before(long t, long n) const {
     if (resets(t, n))
-      return p.h_to ? p.h_to : at.zeros;
+      return p.h_to ? p.h_to + d * at.R : at.zeros;
     if (n < at.batch_at(before(t)))
       return y(before(t), n);
     return p.h_0 ? state(p.h_0, n, at.R) : at.zeros;
   }
   const T* c_before(long t, long n) const { // from the kept values, of which c is the last
     if (resets(t, n))
-      return p.c_to;
+      return p.c_to ? p.c_to + d * at.C : nullptr;
     if (n < at.batch_at(before(t)))
-      return keep(before(t), n) + (cell.kept - 1) * at.H;
-    return p.c_0 ? state(p.c_0, n, at.H) : nullptr;
+      return keep(before(t), n) + cell.kept * at.H - at.C;
+    return p.c_0 ? state(p.c_0, n, at.C) : nullptr;
   }
   // Sequence n's part of a state [D, N, width], which may be null.
   template <class U>
@@ -181,6 +184,49 @@ constexpr long kRowsPerBlock = 4;
 template <class T>
 long num_blocks(const Shape<T>& at, int threads) {
   return larger(1, smaller(threads, at.N / kRowsPerBlock));
+}
+
+// Whether something acts on rows beside the cell, see stages.hpp.
+template <class T>
+bool has_stages(const Direction<T>& dir) {
+  const Weights<T>& w = dir.weights();
+  const Recurrence<T>& r = dir.p.recurrence;
+  return w.gain_ih || w.gain_hh || w.gain_c || r.drop || r.zone_h || r.zone_c || r.stay_h != T(0) ||
+         r.stay_c != T(0) || r.clip != T(0);
+}
+
+// Whether threads that share out the units of each step gain more than they lose by meeting after
+// it: if no row is left to share out, and a step is long. What would take a second meeting in a
+// step, and rows that end apart, are not shared out.
+constexpr double kWorthMeeting = 3e4; // multiply-adds of a step
+
+template <class T>
+bool pays_together(const Direction<T>& dir, int threads) {
+  const Shape<T>& at = dir.at;
+  return threads > 1 && at.L > 1 && !dir.p.batch_sizes && !dir.p.lengths && !dir.p.projection &&
+         !dir.p.resets && !dir.cell.late && dir.cell.product && !has_stages(dir) &&
+         static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
+}
+
+// The share of a thread, in whole panels of products whose outputs are the units.
+template <class T>
+Units units_of(const Shape<T>& at, int part, int parts) {
+  const long width = panel_cols<T>(at.GH), panels = ceil_div(at.H, width);
+  return {smaller(at.H, panels * part / parts * width),
+          smaller(at.H, panels * (part + 1) / parts * width)};
+}
+
+// The outputs of a product that belong to some units, of every gate there is.
+template <class T>
+void multiply_units(long rows, const T* const* a, const Operand<T>& b, const T* const* initial,
+                    T* const* c, bool backwards, Units units, long H) {
+  if (units.to - units.from == H)
+    return multiply<T>(rows, a, b, initial, c, backwards);
+  const long width = panel_cols<T>(b.cols);
+  for (long gate = 0; gate < b.cols && units.from < units.to; gate += H) {
+    multiply<T>(rows, a, b, initial, c, backwards, (gate + units.from) / width,
+                ceil_div(gate + units.to, width));
+  }
 }
 
 // A weight matrix as the right operand of products, packed for them if that pays.

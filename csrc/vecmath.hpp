@@ -91,6 +91,26 @@ ELMAN_INLINE Vec<T> sigmoid(Vec<T> x) {
   return T(1) / (T(1) + (e.rest * e.scale + e.scale));
 }
 
+// exp(x) of x up to 0.
+template <class T>
+ELMAN_INLINE Vec<T> exp_below(Vec<T> x) {
+  const Exp<T> e = exp<T>(at_least(broadcast(MathConstants<T>::exp_low), x));
+  return e.rest * e.scale + e.scale;
+}
+
+// log(sigmoid(x)) = min(x, 0) - log(1 + y) with y = exp(-|x|), and log(1 + y) = 2 atanh(s) with
+// s = y / (2 + y), at most a third: the odd powers of s over their exponents, as many as it takes.
+template <class T>
+ELMAN_INLINE Vec<T> log_sigmoid(Vec<T> x) {
+  constexpr int kTerms = sizeof(T) == 4 ? 8 : 17;
+  const Vec<T> y = exp_below<T>(x < Vec<T>{} ? x : -x), s = y / (y + T(2)), s2 = s * s;
+  Vec<T> sum = broadcast(T(1) / T(2 * kTerms - 1));
+  unroll<kTerms - 1>([&](auto i) __attribute__((always_inline)) {
+    sum = sum * s2 + T(1) / T(2 * (kTerms - 1 - i.value) - 1);
+  });
+  return at_most(Vec<T>{}, x) - T(2) * s * sum;
+}
+
 // (e^2|x| - 1) / (e^2|x| + 1), with the sign of x; beyond 20 it is 1 in any precision.
 template <class T>
 ELMAN_INLINE Vec<T> tanh(Vec<T> x) {

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from elman import cells, reference
-from elman.cells import CELLS, Cell
+from elman.cells import CELLS, MORE_CELLS, Cell
 
 
 class NumpyMath:
@@ -79,8 +79,12 @@ def test_the_table_is_keyed_by_name_and_names_every_gate_once(cell: Cell) -> Non
 
 def test_the_core_has_the_same_gates_and_states() -> None:
     native = pytest.importorskip("elman._native", exc_type=ImportError)
-    ours = {cell.name: (cell.gates, cell.states) for cell in CELLS.values()}
-    assert {name: (gates, states) for name, (_, gates, states, _) in native.cells().items()} == ours
+    ours = {
+        cell.name: (cell.gates, cell.states, len(cell.given), cell.recurrent)
+        for cell in (*CELLS.values(), *MORE_CELLS.values())
+    }
+    theirs = native.cells().items()
+    assert {name: (*about[1:3], *about[4:]) for name, about in theirs} == ours
 
 
 def test_the_definition_needs_no_array_library() -> None:

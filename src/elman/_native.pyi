@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-def forward(*args: int | Sequence[int]) -> None:
+def forward(*args: int | Sequence[int] | Sequence[float]) -> None:
     """Run a layer; the arguments stand in csrc/module.cpp and are made in elman.ops."""
 
-def backward(*args: int | Sequence[int]) -> None:
+def backward(*args: int | Sequence[int] | Sequence[float]) -> None:
     """Run its backward pass; the arguments stand there too."""
 
 def addresses(
@@ -35,8 +35,24 @@ def make_dense(
 def activations(is_double: bool, x: int, tanh: int, sigmoid: int, n: int) -> None:
     """Write tanh and sigmoid of n values, as the cells compute them."""
 
-def cells() -> dict[str, tuple[int, str, str, int]]:
-    """Return {name: (index, gates, states, kept vectors)} of the compiled cells."""
+def stage_width(
+    cell: int,
+    hidden_size: int,
+    projection: int,
+    gains: Sequence[int],
+    beside: Sequence[int],
+    numbers: Sequence[float],
+) -> int:
+    """Return how many values `forward` keeps of a row for what acts beside the cell.
+
+    gains: whether gx, gh and c are normalised.
+    """
+
+def cells() -> dict[str, tuple[int, str, str, int, int, bool]]:
+    """Return the compiled cells by name.
+
+    Of each: index, gates, states, kept vectors, vectors of its own, whether there is a product.
+    """
 
 def isa() -> str:
     """Return the instruction set in use."""

@@ -22,10 +22,10 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from elman import environment, shapes
-from elman.cells import Cell
+from elman import environment, layout, shapes
+from elman.cells import CELLS, MORE_CELLS, Cell
 from elman.language import say
-from elman.shapes import LazyError, UnreadableError
+from elman.shapes import LazyError, Recurrence, UnreadableError
 
 try:
     from elman import _native as _native
@@ -53,8 +53,10 @@ __all__ = [
     "show_config",
 ]
 
-# name -> (index in the core, gates, states, vectors kept per row); empty without the core
-_compiled: dict[str, tuple[int, str, str, int]] = environment.read(_native)
+# name -> (index in the core, gates, states, vectors kept per row, ...); empty without the core
+_compiled = environment.read(_native)
+# By these the core knows a cell: another may have the same name.
+_steps = {cell.step for cell in (*CELLS.values(), *MORE_CELLS.values()) if cell.name in _compiled}
 _num_threads: int | None = None  # None: as many as PyTorch uses
 _MOST_THREADS = 1024  # more than any machine gains by, fewer than a process fails to start
 
@@ -145,13 +147,28 @@ def show_config() -> None:
     print("\n".join(lines))
 
 
-def computes(cell: Cell, input: Tensor) -> bool:
-    """Return whether the core has this cell for tensors of this kind."""
-    return (
+def computes(
+    cell: Cell,
+    input: Tensor,
+    weights: Sequence[Tensor | None] = (),
+    recurrence: Recurrence | None = None,
+) -> bool:
+    """Return whether the core has this cell, and what acts beside it, for tensors of this kind."""
+    if not (
         input.is_cpu
         and (input.dtype is torch.float32 or input.dtype is torch.float64)
-        and cell.is_known
-        and cell.name in _compiled
+        and cell.step in _steps
+    ):
+        return False
+    if cell.norms and layout.heads_of(cell, weights) > 1:  # they are normalised together
+        return False
+    if recurrence is None:
+        return True
+    has_c, has_product = cell.states == "hc", cell.recurrent
+    return (
+        (has_product or recurrence.drop is None)
+        and (has_c or recurrence.zone_c is None)
+        and (cell.hidden is not None or recurrence.clip is None)
     )
 
 
@@ -171,6 +188,7 @@ def forward(
     mask: Tensor | None = None,
     to: Sequence[Tensor] = (),
     cells: bool = False,
+    recurrence: Recurrence | None = None,
 ) -> list[Tensor]:
     """Run a layer, or one step of a cell.
 
@@ -181,48 +199,80 @@ def forward(
         lengths: (N,) of a padded batch of unequal sequences, integers from 0 to L.
         states: The initial states, (D, N, .), or (N, .) for one step; none, or None each, for
             zeros.
-        weights: Five for each direction.
+        weights: `layout.parts_of(cell)` for each direction.
         keep: Whether `backward` will follow, or the kept values are read.
         mask: (L, N) bool, before which steps a sequence of a padded batch starts anew, in one
             direction; None for nowhere.
         to: With mask, what it starts from, (width,) for each state; none for zeros.
-        cells: Whether the cell state of every step is read.
+        cells: Whether the states after h of every step are read.
+        recurrence: What acts at every step beyond the cell.
 
     Returns:
         The output and the final states, or the next states of a step; then, if keep, `kept`; then,
-        if cells, (D, L, N, hidden_size).
+        if cells, (D, L, N, .) of the states after h side by side; then, if keep and something acts
+        beyond the cell, what is kept for that.
 
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
-    sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights)
-    _, _, _, batch, _, hidden_size, projection = sizes
-    directions, is_step = len(weights) // 5, batch_sizes is None and input.dim() == 2
-    names = _names(len(states), directions, is_step)
+    call, heads = (cell, input, batch_sizes, lengths), 1
+    form = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights))
+    if form is not None:
+        states, weights, to = form.states(states), form.weights(weights), form.to(to)
+        recurrence, heads = form.recurrence(recurrence), form.heads
+    results = _forward(*call, states, weights, keep, mask, to, cells, recurrence, heads)
+    return results if form is None else form.results(results)
+
+
+# The same in the form of the core.
+def _forward(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    keep: bool,
+    mask: Tensor | None,
+    to: Sequence[Tensor],
+    cells: bool,
+    recurrence: Recurrence | None,
+    heads: int,
+) -> list[Tensor]:
+    sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights, heads)
+    _, _, _, batch, _, hidden_size, projection, _ = sizes
+    parts, is_step = layout.parts_of(cell), batch_sizes is None and input.dim() == 2
+    directions = len(weights) // parts
+    names = _names(cell, len(states), directions, is_step)
     addresses = _addresses(cell, names, [input, *states, *weights], input.dtype, copies)
-    resets = (0, 0, 0) if mask is None else _resets(cell, mask, to, input, copies)
-    output_size = projection or hidden_size
+    beside, numbers, width = _beside(cell, mask, to, recurrence, input, sizes, copies)
+    output_size, after_h = projection or hidden_size, (len(cell.states) - 1) * hidden_size
     new = input.new_empty  # which is faster with numbers than with a tuple of them
     results = [new(*input.shape[:-1], directions * output_size)]
     if not is_step:
         results.append(new(directions, batch, output_size))
-    if len(cell.states) > 1:
+    if after_h:
         outer = (batch,) if is_step else (directions, batch)
-        results.append(new(*outer, hidden_size))
+        results.append(new(*outer, after_h))
     c_n = results[-1]  # read as such by cells that have one
     if keep:
         results.append(new(directions, *input.shape[:-1], kept_width(cell, hidden_size)))
     where = results[-1].data_ptr() if keep else 0
     if cells:
-        results.append(new(directions, *input.shape[:-1], hidden_size))
+        results.append(new(directions, *input.shape[:-1], after_h))
+    where_cells = results[-1].data_ptr() if cells else 0
+    if keep and width:
+        results.append(new(directions, *input.shape[:-1], width))
+        beside[-1] = results[-1].data_ptr()
     _native.forward(
         *sizes,
         *ragged,
-        *_in_order(addresses, len(states)),
-        *resets,
+        *_in_order(cell, addresses, len(states)),
+        beside,
+        numbers,
         results[0].data_ptr(),
         where,
-        results[-1].data_ptr() if cells else 0,
+        where_cells,
         results[0 if is_step else 1].data_ptr(),
         c_n.data_ptr(),
         get_num_threads(),
@@ -245,6 +295,8 @@ def backward(
     mask: Tensor | None = None,
     to: Sequence[Tensor] = (),
     d_kept: Tensor | None = None,
+    recurrence: Recurrence | None = None,
+    staged: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of what `forward` was given.
 
@@ -265,6 +317,8 @@ def backward(
         mask: As in `forward`, like `to`.
         to: What the sequences start anew from.
         d_kept: The gradient of kept, None for zeros.
+        recurrence: As in `forward`.
+        staged: What `forward` kept for that, the last of its results.
 
     Returns:
         The gradients in the same order, None where not wanted.
@@ -272,22 +326,86 @@ def backward(
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
-    sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights)
-    _, _, _, batch, input_size, hidden_size, projection = sizes
-    output_size, directions = projection or hidden_size, len(weights) // 5
+    sizes, heads = (len(states), len(to)), 1
+    form = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights))
+    asked = wanted
+    if form is not None:
+        upstream = upstream[0], *form.states(_or_zeros(upstream[1:]))
+        states, weights, to = form.states(states), form.weights(weights), form.to(to)
+        asked, recurrence, heads = (
+            form.wanted(wanted, *sizes),
+            form.recurrence(recurrence),
+            form.heads,
+        )
+    found = _backward(
+        cell,
+        input,
+        batch_sizes,
+        lengths,
+        states,
+        weights,
+        output,
+        kept,
+        upstream,
+        asked,
+        groups,
+        mask,
+        to,
+        d_kept,
+        recurrence,
+        staged,
+        heads,
+    )
+    return found if form is None else form.gradients(found, wanted, *sizes)
+
+
+# What is None where others are not, as zeros.
+def _or_zeros(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    like = next((tensor for tensor in tensors if tensor is not None), None)
+    if like is None:
+        return tensors
+    return [torch.zeros_like(like) if tensor is None else tensor for tensor in tensors]
+
+
+# The same in the form of the core.
+def _backward(
+    cell: Cell,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    states: Sequence[Tensor | None],
+    weights: Sequence[Tensor | None],
+    output: Tensor,
+    kept: Tensor,
+    upstream: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    groups: int,
+    mask: Tensor | None,
+    to: Sequence[Tensor],
+    d_kept: Tensor | None,
+    recurrence: Recurrence | None,
+    staged: Tensor | None,
+    heads: int,
+) -> tuple[Tensor | None, ...]:
     is_step = len(upstream) == len(states)
+    sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights, heads)
+    _, _, _, batch, input_size, hidden_size, projection, _ = sizes
+    parts, output_size = layout.parts_of(cell), projection or hidden_size
+    directions, after_h = len(weights) // parts, (len(cell.states) - 1) * hidden_size
 
     rows = math.prod(input.shape[:-1])
-    ends = directions * batch * output_size, directions * batch * hidden_size
+    ends = directions * batch * output_size, directions * batch * after_h
     gate_rows = len(cell.gates) * hidden_size
-    of_weights = gate_rows * input_size, gate_rows * output_size, gate_rows, gate_rows
+    of_weights = [gate_rows * input_size, gate_rows * output_size, gate_rows, gate_rows]
+    of_weights.append(projection * hidden_size)
+    of_weights += [blocks * hidden_size for blocks in cell.vectors.values()]
     counts = [
         *(rows * input_size, *ends[: len(states)]),
-        *(*of_weights, projection * hidden_size) * directions,
+        *of_weights * directions,
         *(rows * directions * output_size, rows * directions * kept_width(cell, hidden_size)),
         *(rows * directions * output_size, *ends[1 if is_step else 0 : len(states)]),
     ]
-    names = _names(len(states), directions, is_step)
+    names = _names(cell, len(states), directions, is_step)
     tensors = [input, *states, *weights, output, kept, *upstream]
     if d_kept is not None:
         tensors.append(d_kept)
@@ -307,17 +425,21 @@ def backward(
     results = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
     read = 1 + len(states) + len(weights)
     dkeep = 0 if d_kept is None else addresses.pop()
-    resets = (0, 0, 0) if mask is None else _resets(cell, mask, to, input, copies)
+    beside, numbers, width = _beside(cell, mask, to, recurrence, input, sizes, copies)
+    if width:
+        count = [rows * directions * width]
+        beside[-1:] = _addresses(cell, ["kept"], [staged], input.dtype, copies, count)
     dy, *dfinals = addresses[read + 2 :]
     dh_n, dc_n = [*([0] if is_step else []), *dfinals, 0][:2]
     _native.backward(
         *sizes,
         *ragged,
-        *_in_order(addresses[:read], len(states)),
-        *resets,
+        *_in_order(cell, addresses[:read], len(states)),
+        beside,
+        numbers,
         *addresses[read : read + 2],
         *(dy, dh_n, dc_n, dkeep),
-        *_in_order(results[:read], len(states)),
+        *_in_order(cell, results[:read], len(states))[:-1],
         *[*results[read:], 0, 0][:2],
         groups,
         get_num_threads(),
@@ -349,10 +471,11 @@ def _sizes(
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
     weights: Sequence[Tensor | None],
+    heads: int,
 ) -> tuple[tuple[Any, ...], tuple[int, int], list[Tensor]]:
-    _, w_hh, _, _, w_hr = weights[:5]
-    assert w_hh is not None
-    index, gates, _, _ = _compiled[cell.name]
+    w_ih, w_hr = weights[0], weights[4]
+    assert w_ih is not None
+    index, gates, *_ = _compiled[cell.name]
     shape, copies = input.shape, list[Tensor]()
     where_sizes = where_lengths = 0
     if len(shape) == 3:
@@ -371,10 +494,41 @@ def _sizes(
         seq_len,
         batch,
         shape[-1],
-        w_hh.shape[0] // len(gates),
+        w_ih.shape[0] // len(gates),
         0 if w_hr is None else w_hr.shape[0],
+        heads,
     )
     return sizes, (where_sizes, where_lengths), copies
+
+
+# What a call asks for beside the cell: addresses of where sequences start anew and from what, and
+# of what acts at every step; numbers of that; and how many values are kept of a row for it, whose
+# address comes last.
+def _beside(
+    cell: Cell,
+    mask: Tensor | None,
+    to: Sequence[Tensor],
+    recurrence: Recurrence | None,
+    input: Tensor,
+    sizes: tuple[Any, ...],
+    copies: list[Tensor],
+) -> tuple[list[int], list[float], int]:
+    if mask is None and recurrence is None and not cell.norms:
+        return [], [], 0
+    resets = [0, 0, 0] if mask is None else _resets(cell, mask, to, input, copies)
+    drop, zone_h, zone_c, clip = recurrence or (None, None, None, None)
+    masks = [zone if isinstance(zone, Tensor) else None for zone in (zone_h, zone_c)]
+    acting = [
+        *_addresses(cell, ["the factors of h"], [drop], input.dtype, copies),
+        *_addresses(cell, ["zone_h", "zone_c"], masks, torch.bool, copies),
+    ]
+    stays = [0.0 if zone is None or isinstance(zone, Tensor) else zone for zone in (zone_h, zone_c)]
+    numbers = [*stays, clip or 0.0]
+    gains = [int(letter in cell.norms) for letter in "xhc"]
+    index, _, _, _, _, hidden_size, projection, _ = sizes
+    beside = [*resets, *acting, 0]
+    width = _native.stage_width(index, hidden_size, projection, gains, beside, numbers)
+    return beside, numbers, width
 
 
 # The addresses of what says where sequences start anew, and from what.
@@ -390,22 +544,32 @@ def _resets(
     return [*where, *_addresses(cell, names, to, input.dtype, copies), 0, 0][:3]
 
 
-# Addresses of input, states and weights as the core takes them: always two states, and a list.
-def _in_order(addresses: list[int], num_states: int) -> tuple[Any, ...]:
+# Addresses of input, states and weights as the core takes them: always two states, a list, and how
+# many of it are of a direction.
+def _in_order(cell: Cell, addresses: list[int], num_states: int) -> tuple[Any, ...]:
     h_0 = addresses[1] if num_states else 0
     c_0 = addresses[2] if num_states > 1 else 0
-    return addresses[0], h_0, c_0, addresses[1 + num_states :]
+    weights, slots = addresses[1 + num_states :], layout.slots(cell)
+    if slots is None:
+        return addresses[0], h_0, c_0, weights, 5
+    of_all = [
+        0 if slot is None else weights[start + slot]
+        for start in range(0, len(weights), layout.parts_of(cell))
+        for slot in slots
+    ]
+    return addresses[0], h_0, c_0, of_all, len(slots)
 
 
 # What the tensors of a call are called, in their order.
 @cache
-def _names(num_states: int, directions: int, is_step: bool) -> tuple[str, ...]:
-    weights = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr") * directions
+def _names(cell: Cell, num_states: int, directions: int, is_step: bool) -> tuple[str, ...]:
+    weights = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", *cell.vectors
     upstream = [f"the gradient of {name}" for name in ("output", "h_n", "c_n")]
     if is_step:
         del upstream[1]
     of_kept = "the gradient of what is kept"
-    return "input", *("h_0", "c_0")[:num_states], *weights, "output", "kept", *upstream, of_kept
+    states = ("h_0", "c_0")[:num_states]
+    return "input", *states, *weights * directions, "output", "kept", *upstream, of_kept
 
 
 # What the core asks of a tensor, and of its storage.

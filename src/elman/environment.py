@@ -21,7 +21,7 @@ class SettingError(ValueError):
     """A variable of the environment asks for what is not there; the message says what to do."""
 
 
-def read(native: Any) -> dict[str, tuple[int, str, str, int]]:
+def read(native: Any) -> dict[str, tuple[int, str, str, int, int, bool]]:
     """Return the cells that the core is to compute, and choose its instruction set.
 
     Args:

@@ -40,7 +40,7 @@ def layer(
     recurrence: Recurrence | None = None,
 ) -> tuple[Tensor, ...]:
     """Run one layer, in all its directions; arguments and results as `elman.reference.layer`."""
-    if not _core_computes(cell, input, recurrence):
+    if not core.computes(cell, input, weights, recurrence):
         if input.dtype in _WIDENED and input.device.type == "cpu":
             wide = _widen(hx), _widen(weights), lengths, _widen_resets(resets)
             results = layer(cell, input.float(), batch_sizes, *wide, _widen_recurrence(recurrence))
@@ -48,16 +48,17 @@ def layer(
         return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets, recurrence)
     compiling, watched, transforming = _modes(input)
     call = cell, input, batch_sizes, hx, weights, lengths, resets
-    if transforming and not compiling:
+    is_operator = recurrence is None and library.knows(cell)
+    if transforming and not compiling and is_operator:
         return library.transformed(*call)
     if transforming or (not compiling and _is_beyond_the_core()):
-        return reference.layer(*call)
+        return reference.layer(*call, recurrence)
     if not watched:
         try:
-            return _run(cell, input, batch_sizes, lengths, hx, weights, resets)
+            return _run(cell, input, batch_sizes, lengths, hx, weights, resets, "", recurrence)
         except core.LazyError:
             pass  # the dispatcher knows what the tensor stands for
-    return library.compiled(*call)
+    return library.compiled(*call) if is_operator else reference.layer(*call, recurrence)
 
 
 def inside(
@@ -75,7 +76,8 @@ def inside(
     Arguments and results are those of `elman.reference.inside`.
     """
     is_plain = not any(_modes(input)) and not _is_beyond_the_core()
-    if is_plain and _core_computes(cell, input, recurrence):
+    tells = recurrence is None and not set(letters) - set("h" + _told(cell))
+    if is_plain and tells and not cell.norms and core.computes(cell, input):
         try:
             found = _run(cell, input, None, lengths, hx, weights, resets, letters)
         except core.LazyError:
@@ -93,19 +95,35 @@ def inside(
     return reference.inside(cell, input, hx, weights, lengths, resets, letters, recurrence)
 
 
+# What the core can tell of a step besides h: the gates, if they have a meaning to users, and the
+# states after h.
+def _told(cell: Cell) -> str:
+    return (cell.gates if cell.values is not None else "") + cell.states[1:]
+
+
+# Where among the vectors that the core keeps of a row those letters are: the gates come first, the
+# states last.
+def _places(cell: Cell) -> dict[str, int]:
+    after_h = cell.states[1:]
+    places = {letter: i for i, letter in enumerate(cell.gates) if letter in _told(cell)}
+    last = core.kept_width(cell, 1) - len(after_h)
+    return places | {letter: last + i for i, letter in enumerate(after_h)}
+
+
 # The states and gates by their letters, (D, L, N, .), from the output and what `_run` adds.
 def _values(
     cell: Cell, letters: str, output: Tensor, told: Tensor | None, weights: Weights
 ) -> dict[str, Tensor]:
     assert weights[0] is not None
-    hidden_size = len(weights[0]) // len(cell.gates)
-    by_direction = output.unflatten(-1, (len(weights) // 5, -1))  # type: ignore[no-untyped-call]
+    hidden_size, parts = len(weights[0]) // len(cell.gates), 5 + len(cell.vectors)
+    by_direction = output.unflatten(-1, (len(weights) // parts, -1))  # type: ignore[no-untyped-call]
     values = {"h": by_direction.movedim(2, 0)}
     if told is not None:
-        kept = told.shape[-1] // hidden_size
-        vectors = told.unflatten(-1, (kept, -1))  # type: ignore[no-untyped-call]
-        each = cell.gates + cell.states[1:] if kept > 1 else cell.states[1:]
-        values |= {letter: vectors[..., i, :] for i, letter in enumerate(each)}
+        count = told.shape[-1] // hidden_size
+        vectors = told.unflatten(-1, (count, -1))  # type: ignore[no-untyped-call]
+        is_kept = count == core.kept_width(cell, 1)
+        places = _places(cell) if is_kept else {c: i for i, c in enumerate(cell.states[1:])}
+        values |= {letter: vectors[..., i, :] for letter, i in places.items()}
     return {letter: values[letter] for letter in letters}
 
 
@@ -133,11 +151,6 @@ def step(
 def is_tracing() -> bool:
     """Return whether torch.jit.trace records what is computed."""
     return not torch.compiler.is_compiling() and torch._C._is_tracing()
-
-
-# Whether the core has the cell, and all that acts beside it.
-def _core_computes(cell: Cell, input: Tensor, recurrence: Recurrence | None) -> bool:
-    return recurrence is None and not cell.norms and core.computes(cell, input)
 
 
 # Whether a graph is being made; whether operations are watched, so that they have to be operators;
@@ -179,16 +192,17 @@ def _run(
     weights: Weights,
     resets: Resets | None = None,
     letters: str = "",
+    recurrence: Recurrence | None = None,
 ) -> tuple[Tensor, ...]:
     mask, to = resets or (None, ())
     beyond_h = bool(letters.strip("h"))
     if torch.is_grad_enabled() and _requires_grad(input, hx, weights, to):
         states = hx or (None,) * len(cell.states)
-        how = cell, batch_sizes, lengths, mask, beyond_h, len(states), len(weights)
+        how = cell, batch_sizes, lengths, mask, recurrence, beyond_h, len(states), len(weights)
         return _Layer.apply(*how, input, *states, *weights, *to)  # type: ignore[no-untyped-call, no-any-return]
     call = cell, input, batch_sizes, lengths, hx or (), weights
     gates = bool(set(letters) - set(cell.states))
-    return tuple(core.forward(*call, gates, mask, to, beyond_h and not gates))
+    return tuple(core.forward(*call, gates, mask, to, beyond_h and not gates, recurrence))
 
 
 def _requires_grad(
@@ -215,6 +229,7 @@ class _Layer(torch.autograd.Function):
         batch_sizes: Tensor | None,
         lengths: Tensor | None,
         mask: Tensor | None,
+        recurrence: Recurrence | None,
         tells: bool,
         num_states: int,
         num_weights: int,
@@ -223,7 +238,10 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         states, weights, to = _parts(tensors, num_states, num_weights)
         call = cell, input, batch_sizes, lengths, states, weights
-        *outputs, kept = core.forward(*call, True, mask, to)
+        found = core.forward(*call, True, mask, to, False, recurrence)
+        num_outputs = len(states) + (input.dim() == 3 or batch_sizes is not None)
+        outputs, (kept, *staged) = found[:num_outputs], found[num_outputs:]
+        ctx.recurrence, ctx.staged = recurrence, staged[0] if staged else None
         ctx.cell, ctx.tells, ctx.sizes = cell, tells, (num_states, num_weights)
         ctx.set_materialize_grads(False)
         ctx.witness = outputs[0].detach()
@@ -236,7 +254,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         batch_sizes, lengths, mask, output, kept, input, *tensors = ctx.saved_tensors
-        cell, wanted = ctx.cell, ctx.needs_input_grad[7:]
+        cell, wanted, recurrence = ctx.cell, ctx.needs_input_grad[8:], ctx.recurrence
         states, weights, to = _parts(tensors, *ctx.sizes)
         call = cell, input, batch_sizes, lengths, states, weights
         d_kept = None
@@ -245,26 +263,28 @@ class _Layer(torch.autograd.Function):
 
         def again(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
             given = cell, input, batch_sizes, states, weights, lengths, wanted, upstream
-            return reference.gradients(*given, mask, to)
+            return reference.gradients(*given, mask, to, recurrence, _told(cell))
 
         of_kept = []
         if d_kept is not None:  # what is kept and has no letter has no gradient
-            letters, size = len(cell.gates + cell.states[1:]), core.kept_width(cell, 1)
-            of_kept = [d_kept[..., : d_kept.shape[-1] // size * letters]]
+            of_each, places = d_kept.chunk(core.kept_width(cell, 1), -1), _places(cell)
+            of_kept = [torch.cat([of_each[places[letter]] for letter in _told(cell)], -1)]
         if torch.is_grad_enabled():  # derivatives of these derivatives are asked for
-            return (None,) * 7 + library.mapped(again, (*upstream, *of_kept))
+            return (None,) * 8 + library.mapped(again, (*upstream, *of_kept))
         if ctx.witness._version:
-            output = _output(*call, mask, to)
+            output = _output(*call, mask, to, recurrence)
         if not any(_modes(input)):
             try:
-                more = {"mask": mask, "to": to, "d_kept": d_kept}
+                beside = {"recurrence": recurrence, "staged": ctx.staged}
+                more = {"mask": mask, "to": to, "d_kept": d_kept, **beside}
                 found = core.backward(*call, output, kept, upstream, wanted, **more)
-                return (None,) * 7 + found
+                return (None,) * 8 + found
             except core.LazyError:
                 pass
-        if mask is not None or d_kept is not None:
-            return (None,) * 7 + library.mapped(again, (*upstream, *of_kept))
-        return (None,) * 7 + library.gradients(*call, output, kept, upstream, wanted)
+        is_operator = mask is None and recurrence is None and library.knows(cell)
+        if not is_operator or d_kept is not None:
+            return (None,) * 8 + library.mapped(again, (*upstream, *of_kept))
+        return (None,) * 8 + library.gradients(*call, output, kept, upstream, wanted)
 
 
 # The initial states, the weights, and what resets start from, of the tensors of a call.
@@ -287,9 +307,10 @@ def _output(
     weights: Weights,
     mask: Tensor | None,
     to: Sequence[Tensor],
+    recurrence: Recurrence | None,
 ) -> Tensor:
     hx = None if states[0] is None else tuple(state for state in states if state is not None)
     if batch_sizes is None and input.dim() == 2:
         return step(cell, input, hx, weights[:4])[0]
     resets = None if mask is None else Resets(mask, tuple(to))
-    return layer(cell, input, batch_sizes, hx, weights, lengths, resets)[0]
+    return layer(cell, input, batch_sizes, hx, weights, lengths, resets, recurrence)[0]

@@ -494,6 +494,7 @@ def gradients(
     mask: Tensor | None = None,
     to: Sequence[Tensor] = (),
     recurrence: Recurrence | None = None,
+    told: str = "",
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of a layer, or of a step of a cell, that can be differentiated again.
 
@@ -507,10 +508,11 @@ def gradients(
         wanted: For input, each state, each weight and each of `to`, whether its gradient is asked
             for.
         upstream: The gradients of the results, None for zeros; after those of `layer` may come that
-            of what the core keeps.
+            of what is told, side by side.
         mask: As in `elman.shapes.Resets`, like `to`.
         to: What the sequences start anew from.
         recurrence: As in `layer`.
+        told: The letters of the states and gates of every step of which there is a gradient.
 
     Returns:
         The gradients in the order of `wanted`, None where not wanted.
@@ -531,10 +533,9 @@ def gradients(
                 mask, tuple(t for t in others[len(states) + len(weights) :] if t is not None)
             )
         if len(upstream) > 1 + len(cell.states):
-            letters = cell.gates + cell.states[1:]
             call = cell, x, hx, of_weights, lengths, resets
-            results, values = inside(*call, letters, recurrence)
-            results = *results, torch.cat([values[letter] for letter in letters], -1)
+            results, values = inside(*call, told, recurrence)
+            results = *results, torch.cat([values[letter] for letter in told], -1)
         elif x.dim() == 3:
             results = layer(cell, x, None, hx, of_weights, lengths, resets, recurrence)
         elif batch_sizes is not None:

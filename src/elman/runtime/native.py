@@ -33,7 +33,7 @@ __all__ = ["chain", "session"]
 
 # When a model is first loaded, so that a mistake in the environment is told by who loads it.
 @cache
-def _cells() -> dict[str, tuple[int, str, str, int]]:
+def _cells() -> dict[str, tuple[int, str, str, int, int, bool]]:
     return environment.read(_native)
 
 
