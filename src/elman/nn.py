@@ -426,7 +426,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
             widths = self._state_widths
             resets = shapes.check_resets(self, reset, reset_to, shape, weights[0], widths)
             if resets is not None and reset_to is None and self.learn_initial_state:
-                resets = resets._replace(to=self._initial(weights[0]))
+                resets = resets._replace(to=self._learnt())
         if not batch:
             if states is not None:
                 states = tuple(state.unsqueeze(1) for state in states)
@@ -586,17 +586,17 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         if hx is None:
             if not self.learn_initial_state:
                 return None
-            learnt = self._initial(weight)
+            learnt = self._learnt()
             return tuple(s.unsqueeze(1).expand(-1, *batch, -1) for s in learnt) if batch else learnt
         outer = (self.num_layers * self._num_directions, *batch)
         axes = "D * num_layers, N, " if batch else "D * num_layers, "
         return shapes.check_states(self, hx, outer, axes, self._state_widths, weight, input)
 
     # the parameters that are the state before the first step, (D * num_layers, .) each
-    def _initial(self, weight: Tensor) -> tuple[Tensor, ...]:
-        layout = self._initial_layout
-        states = [getattr(self, name) for name, _ in layout]
-        shapes.check_weights(self, [self._layout[0], *layout], [weight, *states])
+    def _learnt(self) -> tuple[Tensor, ...]:
+        layout = [self._layout[0], *self._initial_layout]  # of one dtype and device
+        weight, *states = (getattr(self, str(name)) for name, _ in layout)
+        shapes.check_weights(self, layout, [weight, *states])
         return tuple(states)
 
     # the stack: (L, N, H_in) or (rows, H_in), hx -> output, h_n and, for the LSTM, c_n
@@ -611,10 +611,14 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
     ) -> tuple[Tensor, ...]:
         cell = self._cell
         if ops.is_tracing():  # for any length, as the kernels are recorded
-            shapes.check_traceable(self, cell, resets, options.acting(self))
+            shapes.check_traceable(self, cell, resets, options.acting(self, self.training))
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         is_torchs = cell.is_known and not cell.reset and resets is None
-        if is_torchs and (not input.is_cpu or _override(weights)) and not options.acting(self):
+        if (
+            is_torchs
+            and (not input.is_cpu or _override(weights))
+            and not options.acting(self, self.training)
+        ):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         weights = options.thinned(self, weights)
         batch: Any = 0

@@ -388,33 +388,30 @@ def thinned(layer: Any, weights: list[Any]) -> list[Any]:
     ]
 
 
-def acting(layer: Any) -> dict[str, Any]:
-    """Return the options that a layer has and that change what it computes in its mode."""
+def acting(layer: Any, training: bool) -> dict[str, Any]:
+    """Return the options of a layer that change what it computes, in training or in evaluation."""
     names = ["zoneout", "layer_norm", "cell_clip", "learn_initial_state"]
     if getattr(layer, "num_layers", 1) > 1:
         names.append("residual")
-    if layer.training:
+    if training:
         names += ["recurrent_dropout", "weight_dropout"]
     each = ((name, getattr(layer, name, DEFAULTS[name])) for name in names)
     return {name: value for name, value in each if value != DEFAULTS[name]}
 
 
 def refuse(who: str, layer: Any) -> None:
-    """Refuse a layer whose options `who` would lose, or a cell, which has none.
-
-    Dropout is no such option, for it does nothing in evaluation.
+    """Refuse a layer whose options would be lost by `who`, for whom all does that acts in evaluation.
 
     Raises:
-        ShapeError: it has one.
+        ShapeError: it has such an option.
     """
-    for name, value in acting(layer).items():
-        if "dropout" not in name:
-            _fail(
-                who,
-                "{option} must be {default} here, got {got}: {layer} would compute something else "
-                "without it",
-                option=name,
-                default=DEFAULTS[name],
-                got=value,
-                layer=type(layer).__name__,
-            )
+    for name, value in acting(layer, training=False).items():
+        _fail(
+            who,
+            "{option} must be {default} here, got {got}: {layer} would compute something else "
+            "without it",
+            option=name,
+            default=DEFAULTS[name],
+            got=value,
+            layer=type(layer).__name__,
+        )
