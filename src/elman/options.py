@@ -400,7 +400,7 @@ def acting(layer: Any, training: bool) -> dict[str, Any]:
 
 
 def refuse(who: str, layer: Any) -> None:
-    """Refuse a layer whose options would be lost by `who`, for whom all does that acts in evaluation.
+    """Refuse a layer with an option that acts in evaluation, for one who would lose it.
 
     Raises:
         ShapeError: it has such an option.
