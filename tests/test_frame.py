@@ -29,6 +29,7 @@ LAYERS = (
     *(
         "recurrent",
         "nn",
+        "options",
         "hints",
         "ops",
         "library",

@@ -485,7 +485,9 @@ class Carry:
 
     # The initial state of a layer, None for zeros.
     def _start(self, name: str, batch: int | None) -> _States | None:
-        states = self._initial.get(name)
+        states, module = self._initial.get(name), self._layers[name].module
+        if states is None and getattr(module, "learn_initial_state", False):
+            states = module._learnt()  # type: ignore[operator]
         if states is None or batch is None:
             return states
         return tuple(

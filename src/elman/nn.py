@@ -38,9 +38,11 @@ from torch.nn import Module, Parameter, init
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
+from typing_extensions import Unpack
 
-from elman import hints, library, ops, shapes
-from elman.cells import CELLS, Cell
+from elman import hints, library, ops, options, shapes
+from elman.cells import CELLS, Cell, normalised
+from elman.options import HasOptions, Options, documented
 from elman.shapes import Resets
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
@@ -174,23 +176,25 @@ def _of_layer(resets: Resets | None, layer: int) -> Resets | None:
     return Resets(resets.mask, tuple(state[layer] for state in resets.to))
 
 
-class _Layer(_Recurrent, torch.nn.RNNBase):
-    """What RNN, LSTM and GRU share, which is all but the arguments of their constructors."""
+@documented
+class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
+    """What RNN, LSTM and GRU share; what determines `_plain_cell` is set before its constructor."""
 
     def __init__(
         self,
-        cell: Cell,
         input_size: int,
         hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        proj_size: int,
-        device: Any,
-        dtype: torch.dtype | None,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **further: Unpack[Options],
     ) -> None:
+        cell = self._plain_cell
         input_size = shapes.size(self, "input_size", input_size, 1)
         hidden_size = shapes.size(self, "hidden_size", hidden_size, 1)
         num_layers = shapes.size(self, "num_layers", num_layers, 1)
@@ -200,6 +204,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         bidirectional = shapes.truth(self, "bidirectional", bidirectional)
         shapes.check_dtype(self, dtype)
         shapes.check_dropout(self, dropout, num_layers)
+        chosen = options.check(self, cell, bias, further)
         super().__init__(torch.nn.RNNBase)
         self.mode = "GRU" if cell.onnx_op == "GRU" else cell.name.upper()
         self.input_size = input_size
@@ -210,35 +215,65 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.proj_size = proj_size
+        vars(self).update(chosen)
 
         width = proj_size or hidden_size
         suffixes = ("", "_reverse") if bidirectional else ("",)
         self._num_directions = len(suffixes)
         self._state_widths = (width, *[hidden_size] * (len(cell.states) - 1))
         for layer in range(num_layers):
-            parameters = self._shapes(cell, width * len(suffixes) if layer else input_size)
+            parameters = self._shapes(self._cell, width * len(suffixes) if layer else input_size)
             self._parts = len(parameters)
             for suffix in suffixes:
                 for name, shape in parameters.items():
                     self._add(f"{name}_l{layer}{suffix}", shape, device, dtype)
+        for name, shape in self._initial_layout:
+            weight = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, Parameter(weight))
         self.reset_parameters()
 
     # The parameters of one layer and direction, of which there are `_parts`, in the order in which
     # `elman.ops` takes them; None for one that there is not.
     def _shapes(self, cell: Cell, features: int) -> dict[str, tuple[int, ...] | None]:
         rows, width = len(cell.gates) * self.hidden_size, self._state_widths[0]
-        return {
+        found: dict[str, tuple[int, ...] | None] = {
             "weight_ih": (rows, features),
             "weight_hh": (rows, width),
             "bias_ih": (rows,) if self.bias else None,
             "bias_hh": (rows,) if self.bias else None,
             "weight_hr": (width, self.hidden_size) if self.proj_size else None,
         }
+        vectors = {name: (count * self.hidden_size,) for name, count in cell.vectors.items()}
+        if "bias_c" in vectors and not self.bias:
+            return {**found, **vectors, "bias_c": None}
+        return {**found, **vectors}
+
+    # The parameters that are the state before the first step, if it is learnt.
+    @property
+    def _initial_layout(self) -> list[tuple[str, tuple[int, ...]]]:
+        if not self.learn_initial_state:
+            return []
+        rows = self.num_layers * self._num_directions
+        each = zip(self._plain_cell.states, self._state_widths, strict=True)
+        return [(f"{letter}_0", (rows, width)) for letter, width in each]
+
+    @property
+    def _plain_cell(self) -> Cell:
+        """The definition of the cell, without layer normalisation."""
+        return _MODES[self.mode]
 
     @property
     def _cell(self) -> Cell:
         """The definition of the cell, as it is at this call."""
-        return _MODES[self.mode]
+        return normalised(self._plain_cell) if self.layer_norm else self._plain_cell
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters from U(-k, k) with k = 1 / sqrt(hidden_size), or as `init` says.
+
+        Gains start from 1 and learnt states from 0; a vector of a cell from what the cell says.
+        """
+        super().reset_parameters()
+        options.initialise(self)
 
     # RNNBase keeps a list of the parameters beside them, and methods that keep it true. Here what
     # programs read of it is made when it is asked for, and there is nothing to keep.
@@ -298,6 +333,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
             ("dropout", 0.0),
             ("bidirectional", False),
             ("reset_after", True),
+            *options.DEFAULTS.items(),
         ):
             value = getattr(self, name, default)
             if value != default:
@@ -381,7 +417,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
     ) -> tuple[tuple[int, ...], Tensor, tuple[Tensor, ...] | None, Tensor | None, Resets | None]:
         shape = shapes.check_input(self, input, weights[0])
         batch = () if len(shape) == 2 else shape[:1] if self.batch_first else shape[1:2]
-        states = None if hx is None else self._states(hx, weights[0], batch, shape)
+        states = self._states(hx, weights[0], batch, shape)
         if lengths is not None:
             seq_len = shape[1 if batch and self.batch_first else 0]
             lengths = shapes.check_lengths(self, lengths, batch, seq_len)
@@ -389,6 +425,8 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         if reset is not None or reset_to is not None:
             widths = self._state_widths
             resets = shapes.check_resets(self, reset, reset_to, shape, weights[0], widths)
+            if resets is not None and reset_to is None and self.learn_initial_state:
+                resets = resets._replace(to=self._learnt())
         if not batch:
             if states is not None:
                 states = tuple(state.unsqueeze(1) for state in states)
@@ -476,8 +514,10 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
             batch, x, states, lengths, resets = self._padded(
                 input, hx, lengths, reset, reset_to, weights
             )
+            weights = options.thinned(self, weights)
             found: list[dict[str, Tensor]] = []
             for layer in range(self.num_layers):
+                below = x
                 if layer and self.dropout and self.training:
                     x = apply_dropout(x, self.dropout)
                 rows = slice(layer * directions, (layer + 1) * directions)
@@ -489,7 +529,10 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
                     lengths,
                     _of_layer(resets, layer),
                     letters,
+                    options.recurrence(self, x, x.shape[1]),
                 )
+                if layer and self.residual:
+                    x = x + below
                 found.append(values)
         stacked = {
             letter: found[0][letter].unsqueeze(0)
@@ -508,7 +551,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
     ) -> tuple[PackedSequence, Any]:
         data, batch_sizes, order, inverse = input
         batch = shapes.check_packed(self, input, hx, weights[0])
-        states = None if hx is None else self._states(hx, weights[0], (batch,))
+        states = self._states(hx, weights[0], (batch,))
         if states is not None and order is not None:
             states = tuple(state.index_select(1, order) for state in states)
         # A copy, which the caller cannot change before the backward pass.
@@ -522,7 +565,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         values, offsets = input.values(), input.offsets()
         lengths = offsets.diff()
         batch, seq_len = len(lengths), len(library.times(lengths))
-        states = None if hx is None else self._states(hx, weights[0], (batch,))
+        states = self._states(hx, weights[0], (batch,))
         # Where each row of values stands among the rows of a padded batch, which is time-major.
         sequence = torch.repeat_interleave(lengths, output_size=len(values))
         step = torch.arange(len(values), device=offsets.device) - offsets[sequence]
@@ -535,13 +578,26 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         result = torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=seq_len)
         return result, _as_hx(final)
 
-    # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell
+    # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell; None for
+    # zeros
     def _states(
         self, hx: Any, weight: Tensor, batch: tuple[int, ...], input: torch.Size | None = None
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, ...] | None:
+        if hx is None:
+            if not self.learn_initial_state:
+                return None
+            learnt = self._learnt()
+            return tuple(s.unsqueeze(1).expand(-1, *batch, -1) for s in learnt) if batch else learnt
         outer = (self.num_layers * self._num_directions, *batch)
         axes = "D * num_layers, N, " if batch else "D * num_layers, "
         return shapes.check_states(self, hx, outer, axes, self._state_widths, weight, input)
+
+    # the parameters that are the state before the first step, (D * num_layers, .) each
+    def _learnt(self) -> tuple[Tensor, ...]:
+        layout = [self._layout[0], *self._initial_layout]  # of one dtype and device
+        weight, *states = (getattr(self, str(name)) for name, _ in layout)
+        shapes.check_weights(self, layout, [weight, *states])
+        return tuple(states)
 
     # the stack: (L, N, H_in) or (rows, H_in), hx -> output, h_n and, for the LSTM, c_n
     def _run(
@@ -555,17 +611,26 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
     ) -> tuple[Tensor, ...]:
         cell = self._cell
         if ops.is_tracing():  # for any length, as the kernels are recorded
-            shapes.check_traceable(self, cell, resets)
+            shapes.check_traceable(self, cell, resets, options.acting(self, self.training))
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
         is_torchs = cell.is_known and not cell.reset and resets is None
-        if is_torchs and (not input.is_cpu or _override(weights)):
+        if (
+            is_torchs
+            and (not input.is_cpu or _override(weights))
+            and not options.acting(self, self.training)
+        ):
             return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
+        weights = options.thinned(self, weights)
+        batch: Any = 0
+        if self.recurrent_dropout and self.training:
+            batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
         if self.num_layers == 1:
-            first = _of_layer(resets, 0)
-            return ops.layer(cell, input, batch_sizes, states, weights, lengths, first)
+            more = _of_layer(resets, 0), options.recurrence(self, input, batch)
+            return ops.layer(cell, input, batch_sizes, states, weights, lengths, *more)
         directions = self._num_directions
         finals = []
         for layer in range(self.num_layers):
+            below = input
             if layer and self.dropout and self.training:
                 input = apply_dropout(input, self.dropout)
             rows = slice(layer * directions, (layer + 1) * directions)
@@ -577,7 +642,10 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
                 weights[self._parts * rows.start : self._parts * rows.stop],
                 lengths,
                 _of_layer(resets, layer),
+                options.recurrence(self, input, batch),
             )
+            if layer and self.residual:
+                input = input + below
             finals.append(final)
         return input, *(torch.cat(layers) for layers in zip(*finals, strict=True))
 
@@ -642,6 +710,7 @@ class _Layer(_Recurrent, torch.nn.RNNBase):
         )
 
 
+@documented
 class RNN(_Layer):
     """An Elman network of one or more layers, with tanh or ReLU, as torch.nn.RNN.
 
@@ -664,6 +733,7 @@ class RNN(_Layer):
         proj_size: For LSTM only, so 0.
         device: Where the parameters are made.
         dtype: The type of the parameters.
+        **options: The keyword arguments of `elman.options.Options`, all off by default.
 
     Raises:
         ShapeError: a size is not positive, dropout is not in [0, 1], nonlinearity is misspelt, or
@@ -693,23 +763,15 @@ class RNN(_Layer):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            shapes.rnn_cell(self, nonlinearity),
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            device,
-            dtype,
-        )
+        self.mode = shapes.rnn_cell(self, nonlinearity).name.upper()
+        shared = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        super().__init__(*shared, proj_size, device, dtype, **options)
         self.nonlinearity = nonlinearity
 
 
+@documented
 class LSTM(_Layer):
     """A long short-term memory of one or more layers, as torch.nn.LSTM.
 
@@ -732,6 +794,7 @@ class LSTM(_Layer):
         proj_size: If not 0, h is projected to this many features, fewer than hidden_size.
         device: Where the parameters are made.
         dtype: The type of the parameters.
+        **options: The keyword arguments of `elman.options.Options`, all off by default.
 
     Raises:
         ShapeError: a size is out of range, or dropout is not in [0, 1]. It is a ValueError.
@@ -745,38 +808,14 @@ class LSTM(_Layer):
         (torch.Size([5, 16, 8]), torch.Size([4, 16, 4]), torch.Size([4, 16, 4]))
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            CELLS["lstm"],
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            device,
-            dtype,
-        )
+    mode = "LSTM"
 
     get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
     check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
 
 
+@documented
 class GRU(_Layer):
     """A gated recurrent unit of one or more layers, as torch.nn.GRU.
 
@@ -800,6 +839,7 @@ class GRU(_Layer):
         dtype: The type of the parameters.
         reset_after: Whether the reset gate acts on W_hn h + b_hn, as in PyTorch, or, if False, on h
             before the product, as in the paper: `elman.cells.gru_reset_before`.
+        **options: The keyword arguments of `elman.options.Options`, all off by default.
 
     Raises:
         ShapeError: a size is not positive, dropout is not in [0, 1], or proj_size is given. It is a
@@ -832,24 +872,15 @@ class GRU(_Layer):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            shapes.gru_cell(self, reset_after),
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            device,
-            dtype,
-        )
+        shapes.gru_cell(self, reset_after)
         self.reset_after = reset_after
+        shared = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        super().__init__(*shared, proj_size, device, dtype, **options)
 
     @property
-    def _cell(self) -> Cell:
+    def _plain_cell(self) -> Cell:
         return _GRUS[self.reset_after]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from elman import core, ops
+from elman import core, ops, options
 from elman.language import say
 from elman.nn import GRU, LSTM, RNN
 from elman.runtime import native
@@ -96,6 +96,7 @@ def quantize(model: nn.Module, weights: str = "int8") -> nn.Module:
 
 def _change(name: str, layer: Any, weights: str) -> None:
     """Make a layer a quantised one."""
+    options.refuse("quantize", layer)
     smaller: dict[str, Tensor] = {}
     for parameter, tensor in layer.state_dict().items():
         if tensor.dtype is not torch.float32 or not tensor.is_cpu:

@@ -11,11 +11,13 @@ from functools import cache
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from elman import shapes
 from elman.cells import CELLS, MORE_CELLS, Cell
 from elman.language import say
 from elman.nn import _Layer
+from elman.options import Options, documented
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["Recurrent"]
@@ -23,6 +25,7 @@ __all__ = ["Recurrent"]
 _KNOWN = {**CELLS, **MORE_CELLS}
 
 
+@documented
 class Recurrent(_Layer):
     """One or more layers of any cell, a known one by its name or one of your own.
 
@@ -56,6 +59,7 @@ class Recurrent(_Layer):
         compile: Whether torch.compile makes the steps of a cell that the core does not have. It
             needs a C++ compiler where the layer runs, and some seconds at the first call of each
             shape.
+        **options: The keyword arguments of `elman.options.Options`, all off by default.
 
     Raises:
         ShapeError: There is no cell of that name, a size is out of range, hidden_size is not a
@@ -87,6 +91,7 @@ class Recurrent(_Layer):
         *,
         heads: int = 1,
         compile: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         if isinstance(cell, str):
             if cell not in _KNOWN:
@@ -128,22 +133,11 @@ class Recurrent(_Layer):
                     got=hidden_size,
                 )
             )
-        super().__init__(
-            cell,
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            0,
-            device,
-            dtype,
-        )
+        shared = input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional
+        super().__init__(*shared, 0, device, dtype, **options)
 
     @property
-    def _cell(self) -> Cell:
+    def _plain_cell(self) -> Cell:
         """The cell as it is computed: the core has none whose product is cut."""
         if self.heads == 1 and (self.cell.is_known or not self._compiles):
             return self.cell
@@ -156,18 +150,7 @@ class Recurrent(_Layer):
             found["weight_hh"] = (rows, self.hidden_size // self.heads)
         else:
             found["weight_hh"] = found["bias_hh"] = None
-        return {**found, **{n: (count * self.hidden_size,) for n, count in cell.vectors.items()}}
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew, and let the vectors start from what the cell says.
-
-        Drawn from U(-k, k) with k = 1 / sqrt(hidden_size).
-        """
-        super().reset_parameters()
-        for name, parameter in self.named_parameters():
-            vector, _, _ = name.rpartition("_l")
-            if vector in self.cell.initial:
-                torch.nn.init.constant_(parameter, self.cell.initial[vector])
+        return found
 
     def extra_repr(self) -> str:
         """Return the arguments that are not at their defaults, as torch.nn prints them."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from elman import runtime
+from elman import options, runtime
 from elman.cells import CELLS
 from elman.language import say
 from elman.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -192,7 +192,11 @@ def recurrent_entry(layer: Any, width: int | None = None) -> dict[str, Any]:
     Args:
         layer: ours, quantised or not, or torch.nn's.
         width: how many numbers the module before it gives; it is not asked for.
+
+    Raises:
+        ShapeError: it has an option that the runtime has not.
     """
+    options.refuse("save", layer)
     if layer.mode.startswith("RNN"):
         cell = layer.mode.lower()
     elif layer.mode == "GRU":

@@ -10,7 +10,7 @@ or else hidden_size.
 
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Number
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -757,8 +757,10 @@ def check_no_resets(who: object, reset: Any, is_nested: bool) -> None:
         )
 
 
-def check_traceable(who: object, cell: Cell, resets: Resets | None) -> None:
-    """Check that torch.jit.trace can record a layer for any number of steps.
+def check_traceable(
+    who: object, cell: Cell, resets: Resets | None, options: Mapping[str, Any]
+) -> None:
+    """Check that torch.jit.trace can record a layer, with such options, for any number of steps.
 
     Raises:
         ShapeError: PyTorch has no kernel of the cell, and a trace would hold so many steps.
@@ -768,6 +770,14 @@ def check_traceable(who: object, cell: Cell, resets: Resets | None) -> None:
             who,
             "reset_after must be True in torch.jit.trace, got False: a trace would hold for one "
             "number of steps; use torch.export, or elman.onnx.export",
+        )
+    for option, value in options.items():
+        _fail(
+            who,
+            "{option} must be off in torch.jit.trace, got {got}: a trace would hold for one number "
+            "of steps; use torch.export",
+            option=option,
+            got=value,
         )
     if resets is not None:
         _fail(

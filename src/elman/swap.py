@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
-from elman import nn
+from elman import nn, options
 from elman.asks import asked_for
 from elman.language import say
 from elman.shapes import KindError
@@ -140,7 +140,8 @@ def convert(model: Module) -> Report:
 def revert(model: Module) -> Report:
     """Replace our layers and cells in a model by torch.nn's, in place: undo `convert`.
 
-    A GRU or GRUCell with reset_after=False is left, as torch.nn has none.
+    A GRU or GRUCell with reset_after=False is left, as torch.nn has none, and so is a layer with an
+    option such as layer_norm.
 
     Args:
         model: Any module; it may itself be a recurrent layer or cell.
@@ -315,6 +316,9 @@ def _why_not_ours(module: Module) -> str | None:
 def _why_not_theirs(module: Module) -> str | None:
     if isinstance(module, (nn.GRU, nn.GRUCell)) and not module.reset_after:
         return say("torch.nn has no GRU with reset_after=False")
+    if isinstance(module, nn._Layer):
+        for option in options.acting(module, training=False):
+            return say("torch.nn has no {option}", option=option)
     return _why_not(module, _THEIRS)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elman import options
 from elman.language import say
 from elman.nn import GRU, LSTM, RNN, _Layer
 from elman.shapes import KindError, ShapeError
@@ -136,7 +137,8 @@ def to_keras(layer: RNN | LSTM | GRU) -> list[np.ndarray[Any, Any]]:
 
     Raises:
         KindError: layer is not one of ours. It is a TypeError.
-        ShapeError: layer has a projection. It is a ValueError.
+        ShapeError: layer has a projection, or an option such as layer_norm that Keras has not. It
+            is a ValueError.
 
     Example:
         >>> import elman
@@ -151,6 +153,7 @@ def to_keras(layer: RNN | LSTM | GRU) -> list[np.ndarray[Any, Any]]:
                 got=_name(layer),
             )
         )
+    options.refuse("to_keras", layer)
     if layer.proj_size:
         raise ShapeError(
             say(

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from elman import options
 from elman.cells import CELLS, Cell
 from elman.checkpoint import write_atomically
 from elman.exchange import package, rows
@@ -579,6 +580,7 @@ def _written(module: Any, mode: str) -> Any:
             "begins at the end of the sequence, which a step does not know",
             who=who,
         )
+    options.refuse("elman.onnx.export", module)
     _check_size(module)
     weights = module._weights()
     dtype = weights[0].dtype

@@ -22,6 +22,7 @@ from torch.nn import Module
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import elman.nn as ours
+from elman import options
 from elman.cells import CELLS, Cell
 from elman.language import say
 from elman.recurrent import Recurrent
@@ -148,6 +149,7 @@ class Call:
     def __init__(
         self, module: Module, input: Any, hx: Any, lengths: Any, name: str, language: str | None
     ) -> None:
+        options.refuse("explain", module)
         m: Any = module
         _as_its_base(m)
         self.module = m
