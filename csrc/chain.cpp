@@ -84,6 +84,10 @@ Problem<T> layer_problem(long seq_len, long batch, long inputs, long hidden_size
 
 } // namespace
 
+bool takes(const CellInfo& cell) {
+  return cell.product && !cell.vectors && std::string_view(cell.states).size() <= 2;
+}
+
 template <class T>
 Chain<T>::Chain(bool may_dot)
     : kernels_(kernels()), dots_(may_dot && kernels_.chain_bytes.has_dots()) {}

@@ -45,6 +45,10 @@ struct Packed {
   LowPrecision low() const { return {halves.data(), bytes.data(), dots}; }
 };
 
+// Whether a chain has layers of a cell: a chain knows the five weights of a direction, and two
+// states.
+bool takes(const CellInfo& cell);
+
 template <class T>
 class Chain {
 public:

@@ -157,7 +157,7 @@ void add_layer(Chain<T>& chain, const std::string& cell, long inputs, long hidde
                long projection, const nb::list& directions) {
   const int index = cell_index(cell);
   const CellInfo& info = kernels().cells[index];
-  if (!info.product || info.vectors || std::string_view(info.states).size() > 2)
+  if (!takes(info))
     throw std::invalid_argument("a chain has no layer of the cell " + cell);
   const long rows = static_cast<long>(std::string_view(info.gates).size()) * hidden_size;
   const long out = projection ? projection : hidden_size;

@@ -93,6 +93,7 @@ enum class Form { kDense, kPacked, kPadded };
 struct Sizes {
   long seq_len, batch, input_size, hidden_size, projection, directions;
   Form form;
+  bool staged = false; // whether all acts in the recurrence that can
 };
 
 template <class T>
@@ -125,7 +126,9 @@ public:
 
   Call(int cell, const Sizes& sizes) : cell_(cell), s_(sizes), random_(1) {
     const CellInfo& info = kernels().cells[cell];
-    if (std::string_view(info.name) != "lstm")
+    product_ = info.product, vectors_ = info.vectors;
+    is_lstm_ = std::string_view(info.name) == "lstm";
+    if (!is_lstm_)
       s_.projection = 0; // only an LSTM has one
     const long gates = static_cast<long>(std::string_view(info.gates).size()) * s_.hidden_size;
     out_ = s_.projection ? s_.projection : s_.hidden_size;
@@ -142,11 +145,30 @@ public:
     const long sequences = s_.directions * s_.batch;
     x_ = draw(rows * s_.input_size), dy_ = draw(rows * s_.directions * out_);
     h_0_ = draw(sequences * out_), dh_n_ = draw(sequences * out_);
-    c_0_ = draw(sequences * s_.hidden_size), dc_n_ = draw(sequences * s_.hidden_size);
+    const long after_h = static_cast<long>(states_ - 1) * s_.hidden_size;
+    c_0_ = draw(sequences * after_h), dc_n_ = draw(sequences * after_h);
     for (long d = 0; d < s_.directions; d++) {
-      weights_.push_back(draw(gates * s_.input_size)), weights_.push_back(draw(gates * out_));
-      weights_.push_back(draw(gates)), weights_.push_back(draw(gates));
+      weights_.push_back(draw(gates * s_.input_size));
+      weights_.push_back(draw(product_ ? gates * out_ : 0));
+      weights_.push_back(draw(gates)), weights_.push_back(draw(product_ ? gates : 0));
       weights_.push_back(draw(s_.projection * s_.hidden_size));
+      for (int i = 0; i < kVectors; i++)
+        weights_.push_back(draw(i < vectors_ ? s_.hidden_size : 0));
+      weights_.push_back(draw(s_.staged ? gates : 0));
+      weights_.push_back(draw(s_.staged && product_ ? gates : 0));
+      for (int i = 0; i < 2; i++)
+        weights_.push_back(draw(s_.staged && is_lstm_ ? s_.hidden_size : 0));
+    }
+    if (s_.staged) {
+      drop_ = draw(product_ ? sequences * out_ : 0);
+      auto zone = [&](long n) {
+        std::vector<uint8_t> stays(static_cast<std::size_t>(n));
+        for (uint8_t& value : stays)
+          value = random_() % 3 == 0;
+        return stays;
+      };
+      zone_h_ = zone(s_.directions * rows * out_);
+      zone_c_ = zone(states_ == 2 ? s_.directions * rows * s_.hidden_size : 0);
     }
   }
 
@@ -162,11 +184,18 @@ public:
       dweights.emplace_back(static_cast<std::size_t>(groups) * w.size());
     std::vector<Weights<T>> weights;
     std::vector<WeightGradients<T>> gradients;
-    for (std::size_t i = 0; i < weights_.size(); i += 5) {
+    for (std::size_t i = 0; i < weights_.size(); i += 5 + kVectors + 4) {
       const Array* w = &weights_[i];
       Array* dw = &dweights[i];
-      weights.push_back({at(w[0]), at(w[1]), at(w[2]), at(w[3]), at(w[4])});
-      gradients.push_back({at(dw[0]), at(dw[1]), at(dw[2]), at(dw[3]), at(dw[4])});
+      Weights<T> of{at(w[0]), at(w[1]), at(w[2]), at(w[3]), at(w[4])};
+      WeightGradients<T> d{at(dw[0]), at(dw[1]), at(dw[2]), at(dw[3]), at(dw[4]),
+                           {},        nullptr,   nullptr,   nullptr,   nullptr};
+      w += 5, dw += 5;
+      for (int v = 0; v < kVectors; v++)
+        of.vectors[v] = at(*w++), d.vectors[v] = at(*dw++);
+      of.gain_ih = at(w[0]), of.gain_hh = at(w[1]), of.gain_c = at(w[2]), of.bias_c = at(w[3]);
+      d.gain_ih = at(dw[0]), d.gain_hh = at(dw[1]), d.gain_c = at(dw[2]), d.bias_c = at(dw[3]);
+      weights.push_back(of), gradients.push_back(d);
     }
     const bool has_c = states_ > 1;
     Problem<T> p{};
@@ -176,13 +205,30 @@ public:
     p.x = at(x_), p.h_0 = at(h_0_), p.c_0 = has_c ? at(c_0_) : nullptr;
     p.weights = weights.data();
     p.y = at(y), p.h_n = at(h_n), p.c_n = has_c ? at(c_n) : nullptr;
+    p.recurrence.drop = at(drop_);
+    p.recurrence.zone_h = at(zone_h_), p.recurrence.zone_c = at(zone_c_);
+    p.recurrence.clip = s_.staged && is_lstm_ ? T(0.3) : T(0);
+    Array staged;
+    if (s_.staged) { // the width does not depend on the type, and asks only what there is
+      Problem<float> q{};
+      Weights<float> of{};
+      const float there = 0;
+      of.gain_ih = weights[0].gain_ih ? &there : nullptr;
+      of.gain_hh = weights[0].gain_hh ? &there : nullptr;
+      of.gain_c = weights[0].gain_c ? &there : nullptr;
+      q.seq_len = q.batch = q.input_size = q.directions = 1, q.hidden_size = s_.hidden_size;
+      q.projection = s_.projection, q.weights = &of;
+      q.recurrence.zone_h = p.recurrence.zone_h;
+      const long width = kernels().stage_width(cell_, q);
+      staged.resize(static_cast<std::size_t>(width) * y.size() / static_cast<std::size_t>(out_));
+    }
     auto forward = [&] {
       const Scarce scarce(allocations);
       Table<T>::forward()(cell_, p, threads);
     };
     forward();
     const Array inferred = y;
-    p.keep = at(keep);
+    p.keep = at(keep), p.recurrence.kept = at(staged);
     forward();
     expect(same(y, inferred), "training and inference differ");
 
@@ -226,16 +272,21 @@ private:
   std::minstd_rand random_;
   long out_;
   std::size_t states_, kept_;
+  bool product_, is_lstm_;
+  int vectors_;
   std::vector<int64_t> batch_sizes_, lengths_;
-  Array x_, h_0_, c_0_, dy_, dh_n_, dc_n_;
+  std::vector<uint8_t> zone_h_, zone_c_;
+  Array x_, h_0_, c_0_, dy_, dh_n_, dc_n_, drop_;
   std::vector<Array> weights_;
 };
 
 // Around the widths of vectors and tiles, too small for helpers; then large enough for them.
 constexpr Sizes kSmall[] = {
-    {1, 1, 1, 1, 0, 1, Form::kDense},    {3, 2, 7, 5, 0, 2, Form::kPacked},
-    {2, 5, 17, 16, 0, 1, Form::kPadded}, {5, 3, 20, 33, 10, 2, Form::kPadded},
-    {2, 9, 15, 31, 0, 1, Form::kPacked}, {1, 3, 3, 70, 0, 2, Form::kDense},
+    {1, 1, 1, 1, 0, 1, Form::kDense},        {3, 2, 7, 5, 0, 2, Form::kPacked},
+    {2, 5, 17, 16, 0, 1, Form::kPadded},     {5, 3, 20, 33, 10, 2, Form::kPadded},
+    {2, 9, 15, 31, 0, 1, Form::kPacked},     {1, 3, 3, 70, 0, 2, Form::kDense},
+    {3, 2, 7, 5, 3, 2, Form::kPacked, true}, {4, 5, 9, 33, 10, 1, Form::kPadded, true},
+    {3, 6, 4, 16, 0, 2, Form::kDense, true},
 };
 constexpr Sizes kLarge[] = {
     {12, 13, 40, 65, 24, 2, Form::kPacked},
@@ -244,6 +295,7 @@ constexpr Sizes kLarge[] = {
     // Fewer rows than threads could share: they share out the units of a step.
     {30, 1, 150, 160, 0, 1, Form::kDense},
     {20, 3, 24, 136, 0, 1, Form::kPadded},
+    {12, 17, 20, 48, 0, 2, Form::kPadded, true},
 };
 
 template <class T>
@@ -366,6 +418,8 @@ public:
       chain_.add_embedding(draw(kSymbols * first).data(), kSymbols, first);
     long width = first;
     for (int cell = 0; cell < kernels().num_cells; cell++) {
+      if (!takes(kernels().cells[cell]))
+        continue;
       const CellInfo& info = kernels().cells[cell];
       const long rows = static_cast<long>(std::string_view(info.gates).size()) * hidden_size;
       const long projection = info.states[1] ? hidden_size / 2 : 0;
