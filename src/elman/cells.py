@@ -223,6 +223,8 @@ def normalised(cell: Cell) -> Cell:
         ('xhc', 'xh')
     """
     norms = "x" + ("h" if cell.recurrent else "") + ("c" if cell.hidden else "")
+    if cell.norms == norms:
+        return cell
     own = {name: cell.vectors[name] for name in cell.given}
     return replace(
         cell,
