@@ -9,13 +9,14 @@ import io
 import math
 import pickle
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import elman
 from elman import options
@@ -306,3 +307,440 @@ def test_all_options_together_in_every_form(cell: str, form: str) -> None:
     chosen = {name: OPTIONS[name] for name in OPTIONS if name != "cell_clip" or has_c(cell)}
     compare(cell, form, chosen, False, torch.float64)
     compare(cell, form, chosen, True, torch.float32)
+
+
+# --- masks ------------------------------------------------------------------------------------
+
+
+def large(**chosen: Any) -> elman.LSTM:
+    torch.manual_seed(0)
+    return elman.LSTM(4, 40, **chosen)
+
+
+def test_masks_are_drawn_with_their_probabilities() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = Drawn(patch)
+        layer = large(recurrent_dropout=0.3, zoneout=(0.2, 0.1), weight_dropout=0.4)
+        layer(torch.randn(30, 50, 4))
+    acts = drawn.layers[0]
+    assert isinstance(acts.drop, Tensor)
+    assert isinstance(acts.zone_h, Tensor)
+    assert isinstance(acts.zone_c, Tensor)
+    assert acts.drop.shape == (1, 50, 40)  # one for each sequence, whatever the time step
+    assert acts.zone_h.shape == acts.zone_c.shape == (1, 30, 50, 40)
+    assert acts.drop.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    dropped = drawn.left[1] == 0
+    torch.testing.assert_close(drawn.left[1][~dropped], layer.weight_hh_l0[~dropped] / 0.6)
+    for p, mask in ((0.3, acts.drop == 0), (0.1, acts.zone_h), (0.2, acts.zone_c), (0.4, dropped)):
+        deviation = math.sqrt(p * (1 - p) / mask.numel())
+        assert abs(mask.double().mean().item() - p) < 5 * deviation
+        rows = mask.flatten(0, -2)
+        assert not torch.equal(rows[0], rows[1])  # each is drawn alone
+
+
+def test_masks_are_drawn_anew_by_each_call_and_decided_by_the_seed() -> None:
+    x = torch.randn(5, 3, 4)
+    for chosen in ({"recurrent_dropout": 0.5}, {"zoneout": 0.5}, {"weight_dropout": 0.5}):
+        layer = large(**chosen)
+        results = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            results.append(layer(x)[0])
+        assert torch.equal(results[0], results[1])
+        assert not torch.equal(results[0], results[2])
+
+
+def test_a_probability_of_1_drops_all() -> None:
+    x = torch.randn(5, 3, 4)
+    for name in ("recurrent_dropout", "weight_dropout"):
+        layer = large(**{name: 1.0})
+        alone = torch.cat([copy.deepcopy(layer).eval()(x[:1])[0]])
+        torch.testing.assert_close(layer(x)[0][:1], alone)
+        layer(x)[0].sum().backward()
+        assert not layer.weight_hh_l0.grad.any()
+    assert not large(zoneout=1.0)(x)[0].any()
+
+
+def test_dropout_does_nothing_in_evaluation() -> None:
+    layer, x = large(recurrent_dropout=0.5, weight_dropout=0.5).eval(), torch.randn(5, 3, 4)
+    plain = large().eval()
+    assert torch.equal(layer(x)[0], plain(x)[0])
+
+
+def test_zoneout_computes_its_expectation_in_evaluation() -> None:
+    layer = large(zoneout=(0.3, 0.6))
+    count = 4000
+    x = torch.randn(1, 1, 4).expand(1, count, 4)
+    hx = tuple(torch.randn(1, 1, 40).expand(1, count, 40) for _ in "hc")
+    drawn, expected = layer(x, hx)[1], layer.eval()(x, hx)[1]
+    for mean, exact in zip(drawn, expected, strict=True):
+        torch.testing.assert_close(mean.mean(1), exact[:, 0], rtol=0, atol=0.06)
+
+
+def test_zoneout_of_one_number_is_of_h_and_c() -> None:
+    x = torch.randn(5, 3, 4)
+    one, two = large(zoneout=0.3).eval(), large(zoneout=(0.3, 0.3)).eval()
+    assert torch.equal(one(x)[0], two(x)[0])
+
+
+def test_each_sample_draws_its_own_masks() -> None:
+    layer = large(recurrent_dropout=0.5, zoneout=0.2, weight_dropout=0.5, layer_norm=True)
+    x = torch.randn(5, 1, 4).expand(5, 8, 4)
+
+    def loss(results: Any) -> Tensor:
+        return results[0].square().sum()  # type: ignore[no-any-return]
+
+    drawn = elman.per_sample_grads(layer, x, loss, in_dims=1)
+    assert not torch.allclose(drawn["weight_hh_l0"][0], drawn["weight_hh_l0"][1])
+    layer.eval()
+    for name, gradient in elman.per_sample_grads(layer, x, loss, in_dims=1).items():
+        alone = torch.autograd.grad(loss(layer(x[:, :1])), layer.get_parameter(name))[0]
+        torch.testing.assert_close(gradient[3], alone, rtol=1e-4, atol=1e-5)
+
+
+# --- the other forms of a call ----------------------------------------------------------------
+
+ALL: Options = {
+    "recurrent_dropout": 0.4,
+    "zoneout": (0.4, 0.2),
+    "weight_dropout": 0.5,
+    "layer_norm": True,
+    "cell_clip": 0.2,
+    "residual": True,
+    "learn_initial_state": True,
+}
+
+
+def test_nested_input_is_padded_input_with_lengths() -> None:
+    layer = make("lstm", "lengths", **ALL).eval()
+    x = torch.randn(L, N, F)
+    sequences = [x[:length, n] for n, length in enumerate(LENGTHS)]
+    nested, state = layer(torch.nested.nested_tensor(sequences, layout=torch.jagged))
+    output, expected = layer(x, lengths=LENGTHS)
+    torch.testing.assert_close(state, expected)
+    for n, sequence in enumerate(nested.unbind()):
+        torch.testing.assert_close(sequence, output[: LENGTHS[n], n])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_and_gates_are_those_of_the_call(cell: str) -> None:
+    chosen: dict[str, Any] = {"zoneout": 0.3, "layer_norm": True, "recurrent_dropout": 0.3}
+    layer, x = make(cell, "lengths", **chosen), torch.randn(L, N, F)
+    results = []
+    for function in (layer, layer.states):
+        torch.manual_seed(3)
+        results.append(function(x, lengths=LENGTHS))
+    (output, final), states = results
+    torch.testing.assert_close(torch.cat([*states["h"][-1]], -1), output)
+    final = final if isinstance(final, tuple) else (final,)
+    last = torch.stack([states["h"][:, 0, n - 1, i] for i, n in enumerate(LENGTHS)], 1)
+    torch.testing.assert_close(last, final[0][::2])
+    if cell != "ligru":
+        torch.manual_seed(3)
+        inside = elman.gates(layer, x, lengths=LENGTHS)
+        torch.testing.assert_close(inside["h"], states["h"])
+        assert set(inside) == {*layer._cell.gates, *layer._cell.states}
+
+
+def test_autocast_lowers_the_results_alone() -> None:
+    layer, x = make("lstm", "padded", **ALL).eval(), torch.randn(L, N, F)
+    with torch.autocast("cpu"):
+        lowered = layer(x)[0]
+    assert lowered.dtype is torch.bfloat16
+    torch.testing.assert_close(lowered, layer(x)[0].bfloat16())
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    layer, x = make("lstm", "padded", **ALL).eval().bfloat16(), torch.randn(L, N, F).bfloat16()
+    expected = copy.deepcopy(layer).float()(x.float())[0]
+    torch.testing.assert_close(layer(x)[0], expected.bfloat16(), rtol=0.02, atol=0.02)
+
+
+def test_derivatives_of_derivatives() -> None:
+    layer = make("lstm", "padded", layer_norm=True, cell_clip=5.0).double()
+    x = torch.randn(2, 1, F, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], (x,))
+
+
+def test_a_layer_without_memory_tells_the_shapes() -> None:
+    layer = elman.LSTM(F, H, 2, device="meta", init="keras", **ALL)
+    assert layer(torch.empty(L, N, F, device="meta"))[0].shape == (L, N, H)
+
+
+# --- parameters -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["padded", "lengths", "one sequence"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_all_is_kept_by_state_dicts_copies_and_pickles(cell: str, form: str) -> None:
+    chosen = {name: ALL[name] for name in ("layer_norm", "learn_initial_state")}  # type: ignore[literal-required]
+    chosen["zoneout"] = 0.2
+    layer = make(cell, form, **chosen).eval()
+    other = make(cell, form, **chosen).eval()
+    other.reset_parameters()
+    other.load_state_dict(layer.state_dict())
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    x = torch.randn(L, N, F)
+    for same in (other, loaded, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert repr(same) == repr(layer)
+        assert torch.equal(same(x)[0], layer(x)[0])
+    assert "layer_norm=True, " in repr(layer)
+    gains = {"gain_ih_l0", "gain_hh_l1"} | ({"gain_c_l0"} if has_c(cell) else set())
+    assert gains | {"h_0"} <= set(layer.state_dict())
+    assert ("bias_c_l0" in layer.state_dict()) == (has_c(cell) and form != "one sequence")
+
+
+def test_a_layer_without_options_is_as_it_was() -> None:
+    layer = elman.LSTM(F, H)
+    assert not set(vars(layer)) & set(DEFAULTS)  # so those of an old pickle are at their defaults
+    assert set(Options.__annotations__) == set(DEFAULTS)
+    assert repr(layer) == f"LSTM({F}, {H})"
+
+
+def test_gains_start_from_1_and_learnt_states_from_0() -> None:
+    layer = elman.LSTM(F, H, layer_norm=True, learn_initial_state=True)
+    for name, parameter in layer.named_parameters():
+        if name.startswith("gain"):
+            assert (parameter == 1).all()
+        elif name.startswith("bias_c") or name in ("h_0", "c_0"):
+            assert not parameter.any()
+        else:
+            assert parameter.unique().numel() == parameter.numel()
+
+
+def test_a_learnt_initial_state_is_where_sequences_start() -> None:
+    layer = make("lstm", "reset", learn_initial_state=True)
+    x, reset = torch.randn(N, L, F), torch.rand(N, L) < 0.5
+    learnt = layer.h_0, layer.c_0
+    spread = tuple(s[:, None].expand(-1, N, -1).contiguous() for s in learnt)
+    result, (h_n, _) = layer(x, reset=reset)
+    expected, (other, _) = layer(x, spread, reset=reset, reset_to=learnt)
+    assert torch.equal(result, expected)
+    assert torch.equal(h_n, other)
+    with pytest.raises(ShapeError, match=r"h_0 must be \(2, 6\), got \(2, 5\)"):
+        torch.func.functional_call(layer, {"h_0": torch.zeros(2, 5)}, (x,))
+
+
+def test_a_carry_starts_anew_from_the_learnt_state() -> None:
+    layer = make("gru", "padded", learn_initial_state=True)
+    x, carry = torch.randn(L, N, F), elman.Carry(layer)
+    carry(x)
+    carry.reset([False, True, False])
+    result = carry(x)[0]
+    torch.testing.assert_close(result[:, 1:2], layer(x[:, 1:2])[0])
+    assert not torch.allclose(result[:, :1], layer(x[:, :1])[0])
+
+
+# --- initial values ---------------------------------------------------------------------------
+
+
+def assert_orthogonal(block: Tensor) -> None:
+    rows, columns = block.shape
+    product = block.T @ block if rows >= columns else block @ block.T
+    torch.testing.assert_close(product, torch.eye(min(rows, columns)), rtol=0, atol=1e-5)
+
+
+def test_keras_initial_values() -> None:
+    layer = elman.LSTM(30, 20, proj_size=7, init="keras", bidirectional=True)
+    for end in ("_l0", "_l0_reverse"):
+        p = {n.removesuffix(end): w for n, w in layer.named_parameters() if n.endswith(end)}
+        bound = math.sqrt(6 / (30 + 4 * 20))
+        assert 0.98 * bound < p["weight_ih"].abs().max() <= bound
+        assert_orthogonal(p["weight_hh"])
+        assert p["bias_ih"].tolist() == [0.0] * 20 + [1.0] * 20 + [0.0] * 40
+        assert not p["bias_hh"].any()
+    assert not elman.GRU(3, 4, init="keras").bias_ih_l0.any()
+
+
+def test_orthogonal_initial_values() -> None:
+    layers = elman.GRU(3, 8, init="orthogonal"), elman.LSTM(3, 8, proj_size=5, init="orthogonal")
+    for layer in (*layers, elman.GRU(3, 8, init="orthogonal", dtype=torch.float16)):
+        for block in layer.weight_hh_l0.chunk(len(layer._cell.gates)):
+            if block.dtype is torch.float32:
+                assert_orthogonal(block)
+        assert layer.weight_ih_l0.abs().max() <= 1 / math.sqrt(8)
+    heads = elman.Recurrent("slstm", 3, 8, heads=2, init="orthogonal")
+    for block in heads.weight_hh_l0.view(8, 4, 4):
+        assert_orthogonal(block)
+
+
+def test_chrono_initial_values() -> None:
+    lstm = elman.LSTM(3, 200, init="chrono(100)")
+    i, f, g, _ = lstm.bias_ih_l0.chunk(4)
+    assert torch.equal(i, -f)
+    assert f.min() >= 0
+    assert math.log(90) < f.max() <= math.log(99)
+    assert f.exp().mean().item() == pytest.approx(50, abs=10)
+    assert not lstm.bias_hh_l0[:400].any()
+    assert g.abs().max() <= 1 / math.sqrt(200)
+    for reset_after in (True, False):
+        gru = elman.GRU(3, 200, init="chrono(100)", reset_after=reset_after)
+        assert math.log(90) < gru.bias_ih_l0[200:400].max() <= math.log(99)
+        assert gru.bias_ih_l0[:200].abs().max() <= 1 / math.sqrt(200)
+
+
+def test_forget_bias() -> None:
+    for init in ("torch", "keras", "orthogonal", "chrono(9)"):
+        layer = elman.LSTM(3, 5, init=init, forget_bias=2.5)
+        assert layer.bias_ih_l0[5:10].tolist() == [2.5] * 5
+        assert not layer.bias_hh_l0[5:10].any()
+
+
+def test_other_parameters_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    plain = elman.LSTM(3, 5)
+    torch.manual_seed(0)
+    layer = elman.LSTM(3, 5, forget_bias=1.0, layer_norm=True)
+    assert torch.equal(layer.weight_hh_l0, plain.weight_hh_l0)
+    assert torch.equal(layer.bias_ih_l0[10:], plain.bias_ih_l0[10:])
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "error", "text"),
+    [
+        ("GRU", {"cell_clip": 1.0}, ShapeError, "GRU: cell_clip must be None, got 1.0: gru has no"),
+        ("GRU", {"zoneout": (0.1, 0.1)}, ShapeError, "GRU: zoneout must be one probability, got"),
+        ("RNN", {"forget_bias": 1.0}, ShapeError, "RNN: forget_bias must be None, got 1.0: only"),
+        ("RNN", {"init": "chrono(9)"}, ShapeError, "RNN: init must be 'torch', 'keras' or 'ort"),
+        ("LSTM", {"init": "chrono(2)"}, ShapeError, "LSTM: init must be 'torch', 'keras', 'ortho"),
+        ("LSTM", {"init": "he"}, ShapeError, "LSTM: init must be 'torch', 'keras', 'orthogonal'"),
+        ("LSTM", {"init": None}, KindError, "LSTM: init must be a string, got None"),
+        ("LSTM", {"forget_bias": 1.0, "bias": False}, ShapeError, "forget_bias must be left out"),
+        ("LSTM", {"init": "chrono(9)", "bias": False}, ShapeError, "init must be left out with"),
+        ("LSTM", {"zoneout": 1.5}, ShapeError, r"LSTM: zoneout must be a probability in \[0, 1\]"),
+        ("LSTM", {"zoneout": (0.1,)}, KindError, "LSTM: zoneout must be one probability or"),
+        ("LSTM", {"recurrent_dropout": True}, KindError, "recurrent_dropout must be a number, got"),
+        (
+            "LSTM",
+            {"weight_dropout": -0.1},
+            ShapeError,
+            "LSTM: weight_dropout must be a probability",
+        ),
+        ("LSTM", {"cell_clip": 0}, ShapeError, "LSTM: cell_clip must be above 0, or None for no"),
+        ("LSTM", {"cell_clip": math.inf}, ShapeError, "LSTM: cell_clip must be finite, got inf"),
+        ("LSTM", {"layer_norm": 1}, KindError, "LSTM: layer_norm must be True or False, got 1"),
+        ("LSTM", {"layernorm": True}, TypeError, "unexpected keyword argument 'layernorm'"),
+        ("mingru", {"recurrent_dropout": 0.1}, ShapeError, "must be 0, got 0.1: mingru has no rec"),
+        ("mingru", {"weight_dropout": 0.1}, ShapeError, "must be 0, got 0.1: mingru has no recurr"),
+        (
+            "slstm",
+            {"cell_clip": 0.1},
+            ShapeError,
+            "cell_clip must be None, got 0.1: slstm has no c",
+        ),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    kind: str, chosen: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    made = getattr(elman, kind) if hasattr(elman, kind) else partial(elman.Recurrent, kind)
+    with pytest.raises(error, match=text):
+        made(3, 4, **chosen)
+
+
+KEPT = {
+    "layer_norm": True,
+    "cell_clip": 1.0,
+    "zoneout": 0.1,
+    "residual": True,
+    "learn_initial_state": True,
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", KEPT)
+def test_where_an_option_would_be_lost_it_is_refused_by_name(name: str, tmp_path: Any) -> None:
+    layer = elman.LSTM(3, 4, 2, **{name: KEPT[name]})  # type: ignore[arg-type]
+    exits: dict[str, Any] = {
+        "elman.onnx.export": lambda: elman.onnx.export(layer, tmp_path / "layer.onnx"),
+        "to_keras": lambda: elman.to_keras(layer),
+        "save": lambda: elman.save(layer, tmp_path / "layer.elman"),
+        "quantize": lambda: elman.quantize(layer),
+        "explain": lambda: elman.explain(layer),
+    }
+    for who, leave in exits.items():
+        with pytest.raises(ShapeError, match=f"{who}: {name} must be .* here, got"):
+            leave()
+    (entry,) = elman.revert(layer).left
+    assert entry.reason == f"torch.nn has no {name}"
+    with pytest.raises(ShapeError, match=f"LSTM: {name} must be off in torch.jit.trace"):
+        torch.jit.trace(layer, torch.randn(5, 2, 3))
+
+
+def test_what_acts_in_training_alone_is_refused_nowhere(tmp_path: Any) -> None:
+    layer = elman.LSTM(3, 4, recurrent_dropout=0.1, weight_dropout=0.1, init="keras", forget_bias=2)
+    elman.to_keras(layer)
+    elman.save(layer, tmp_path / "layer.elman")
+    elman.quantize(layer)
+    x = torch.randn(5, 2, 3)
+    expected = layer.eval()(x)[0]
+    assert elman.revert(layer).replaced
+    torch.testing.assert_close(layer(x)[0], expected)
+
+
+# --- cells of one's own -----------------------------------------------------------------------
+
+
+def mine_hidden(m: Any, gx: Any, gh: Any, c: Any) -> Any:
+    return m.tanh(c)
+
+
+@elman.cell(gates="zn", states="hc", norms="xhc", hidden=mine_hidden)
+def mine(m: Any, gx: Any, gh: Any, state: Any) -> Any:
+    """A cell that is normalised by its own definition."""
+    z, n = m.split(gx + gh, 2)
+    c = state[1] + m.sigmoid(z) * (n - state[1])
+    return mine_hidden(m, gx, gh, c), c
+
+
+def test_a_cell_of_ones_own_is_normalised(tmp_path: Any) -> None:
+    layer = elman.Recurrent(mine, F, H)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    p = {name.removesuffix("_l0"): w for name, w in layer.named_parameters()}
+    x, (h, c) = torch.randn(L, F), (torch.zeros(H), torch.zeros(H))
+    expected = []
+    for x_t in x:
+        z, n = (affine(p, "ih", x_t) + affine(p, "hh", h)).chunk(2)
+        c = c + z.sigmoid() * (n - c)
+        h = (norm(c) * p["gain_c"] + p["bias_c"]).tanh()
+        expected.append(h)
+    torch.testing.assert_close(layer(x)[0], torch.stack(expected))
+    same = pickle.loads(pickle.dumps(elman.cells.normalised(mine)))
+    assert same is elman.cells.normalised(mine)
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    elman.onnx.export(layer, tmp_path / "mine.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "mine.onnx"))
+    feeds = {
+        "input": x[:, None],
+        "initial_h": torch.zeros(1, 1, H),
+        "initial_c": torch.zeros(1, 1, H),
+    }
+    feeds["sequence_lens"] = torch.tensor([L], dtype=torch.int32)
+    output = session.run(None, {name: value.numpy() for name, value in feeds.items()})[0]
+    torch.testing.assert_close(
+        torch.from_numpy(output)[:, 0], torch.stack(expected), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"norms": "hx"}, "norms must be letters of 'xh', in this order, got 'hx'"),
+        ({"norms": "xc"}, "norms must be letters of 'xh', in this order, got 'xc'"),
+        ({"norms": "h", "recurrent": False}, "norms must be letters of 'x', in this order"),
+        ({"hidden": mine_hidden}, "hidden must come with states='hc', got states='h'"),
+        ({"vectors": {"gain_ih": 1}}, "a vector must have a name of its own, got 'gain_ih'"),
+    ],
+)
+def test_a_cell_that_cannot_be_normalised_is_refused(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        elman.cell(gates="zn", **arguments)

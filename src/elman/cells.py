@@ -23,7 +23,8 @@ it (Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450). With `norms` o
     h' is made of norm(c') * gain_c + bias_c, and c' itself goes on
 
 where norm(a) = (a - mean(a)) / sqrt(var(a) + 1e-5), over all units of all gates, but that the gates
-in `apart` are normalised on their own. `normalised` makes that variant of a cell.
+in `apart` are normalised on their own. `normalised` makes that variant of a cell. What else people
+put into the recurrence has its equations in `elman.options`.
 
 Everything else follows from the definition of a cell: the shapes of the parameters (one block of
 hidden_size rows per gate, in the order of `gates`), the structure of hx (one tensor per letter of
@@ -223,6 +224,8 @@ def normalised(cell: Cell) -> Cell:
         ('xhc', 'xh')
     """
     norms = "x" + ("h" if cell.recurrent else "") + ("c" if cell.hidden else "")
+    if cell.norms == norms:
+        return cell
     own = {name: cell.vectors[name] for name in cell.given}
     return replace(
         cell,

@@ -248,7 +248,12 @@ def _check_init(who: object, cell: Cell, bias: bool, value: Any) -> None:
         )
     if horizon is not None:
         if not cell.is_known or cell.name not in ("lstm", "gru", "gru_reset_before"):
-            _fail(who, "init must not be {got}: only LSTM and GRU have it", got=repr(value))
+            _fail(
+                who,
+                "init must be 'torch', 'keras' or 'orthogonal', got {got}: only LSTM and GRU have "
+                "the gates that chrono sets",
+                got=repr(value),
+            )
         _check_bias(who, "init", repr(value), bias)
 
 
