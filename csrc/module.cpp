@@ -42,7 +42,7 @@ struct Resets {
 template <class T>
 Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address x, Address h_0,
                    Address c_0, const Resets& resets, const Addresses& weights, Address y,
-                   Address keep, Address c, Address h_n, Address c_n,
+                   Address keep, bool keeps_packed, Address c, Address h_n, Address c_n,
                    std::vector<Weights<T>>& directions) {
   for (std::size_t i = 0; i + 4 < weights.size(); i += 5) {
     directions.push_back({at<T>(weights[i]), at<T>(weights[i + 1]), at<T>(weights[i + 2]),
@@ -65,6 +65,7 @@ Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address
           directions.data(),
           at<T>(y),
           at<T>(keep),
+          keeps_packed,
           at<T>(c),
           at<T>(h_n),
           at<T>(c_n)};
@@ -73,13 +74,14 @@ Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address
 void forward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
              long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
              Address c_0, const Addresses& weights, Address resets, Address h_to, Address c_to,
-             Address y, Address keep, Address c, Address h_n, Address c_n, int threads) {
+             Address y, Address keep, bool keeps_packed, Address c, Address h_n, Address c_n,
+             int threads) {
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, int)) {
     std::vector<Weights<T>> directions;
     kernel(cell,
            problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, {resets, h_to, c_to}, weights, y,
-                      keep, c, h_n, c_n, directions),
+                      keep, keeps_packed, c, h_n, c_n, directions),
            threads);
   };
   without_gil([&] { is_double ? run(kernels().forward_double) : run(kernels().forward_float); });
@@ -88,9 +90,9 @@ void forward(int cell, bool is_double, long seq_len, long batch, long input_size
 void backward(int cell, bool is_double, long seq_len, long batch, long input_size, long hidden_size,
               long projection, Address batch_sizes, Address lengths, Address x, Address h_0,
               Address c_0, const Addresses& weights, Address resets, Address h_to, Address c_to,
-              Address y, Address keep, Address dy, Address dh_n, Address dc_n, Address dkeep,
-              Address dx, Address dh_0, Address dc_0, const Addresses& dweights, Address dh_to,
-              Address dc_to, long groups, int threads) {
+              Address y, Address keep, bool keeps_packed, Address dy, Address dh_n, Address dc_n,
+              Address dkeep, Address dx, Address dh_0, Address dc_0, const Addresses& dweights,
+              Address dh_to, Address dc_to, long groups, int threads) {
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, const Gradients<T>&, int)) {
     std::vector<Weights<T>> directions;
@@ -101,7 +103,7 @@ void backward(int cell, bool is_double, long seq_len, long batch, long input_siz
     }
     kernel(cell,
            problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, {resets, h_to, c_to}, weights, y,
-                      keep, 0, 0, 0, directions),
+                      keep, keeps_packed, 0, 0, 0, directions),
            {groups, at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dkeep), at<T>(dx), at<T>(dh_0),
             at<T>(dc_0), at<T>(dh_to), at<T>(dc_to), gradients.data()},
            threads);

@@ -171,6 +171,7 @@ def forward(
     mask: Tensor | None = None,
     to: Sequence[Tensor] = (),
     cells: bool = False,
+    is_read: bool = True,
 ) -> list[Tensor]:
     """Run a layer, or one step of a cell.
 
@@ -187,6 +188,8 @@ def forward(
             direction; None for nowhere.
         to: With mask, what it starts from, (width,) for each state; none for zeros.
         cells: Whether the cell state of every step is read.
+        is_read: Whether others than `backward` read the kept values. If not, those of unequal
+            sequences of a padded batch have no padding: they are (D, sum of lengths, .).
 
     Returns:
         The output and the final states, or the next states of a step; then, if keep, `kept`; then,
@@ -210,8 +213,10 @@ def forward(
         outer = (batch,) if is_step else (directions, batch)
         results.append(new(*outer, hidden_size))
     c_n = results[-1]  # read as such by cells that have one
+    keeps_packed = keep and not is_read and lengths is not None
     if keep:
-        results.append(new(directions, *input.shape[:-1], kept_width(cell, hidden_size)))
+        rows = (int(copies[0].sum()),) if keeps_packed else input.shape[:-1]
+        results.append(new(directions, *rows, kept_width(cell, hidden_size)))
     where = results[-1].data_ptr() if keep else 0
     if cells:
         results.append(new(directions, *input.shape[:-1], hidden_size))
@@ -222,6 +227,7 @@ def forward(
         *resets,
         results[0].data_ptr(),
         where,
+        keeps_packed,
         results[-1].data_ptr() if cells else 0,
         results[0 if is_step else 1].data_ptr(),
         c_n.data_ptr(),
@@ -281,10 +287,12 @@ def backward(
     ends = directions * batch * output_size, directions * batch * hidden_size
     gate_rows = len(cell.gates) * hidden_size
     of_weights = gate_rows * input_size, gate_rows * output_size, gate_rows, gate_rows
+    keeps_packed = lengths is not None and kept.dim() == 3
+    kept_rows = int(copies[0].sum()) if keeps_packed else rows
     counts = [
         *(rows * input_size, *ends[: len(states)]),
         *(*of_weights, projection * hidden_size) * directions,
-        *(rows * directions * output_size, rows * directions * kept_width(cell, hidden_size)),
+        *(rows * directions * output_size, kept_rows * directions * kept_width(cell, hidden_size)),
         *(rows * directions * output_size, *ends[1 if is_step else 0 : len(states)]),
     ]
     names = _names(len(states), directions, is_step)
@@ -316,6 +324,7 @@ def backward(
         *_in_order(addresses[:read], len(states)),
         *resets,
         *addresses[read : read + 2],
+        keeps_packed,
         *(dy, dh_n, dc_n, dkeep),
         *_in_order(results[:read], len(states)),
         *[*results[read:], 0, 0][:2],

@@ -223,7 +223,7 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         states, weights, to = _parts(tensors, num_states, num_weights)
         call = cell, input, batch_sizes, lengths, states, weights
-        *outputs, kept = core.forward(*call, True, mask, to)
+        *outputs, kept = core.forward(*call, True, mask, to, is_read=tells)
         ctx.cell, ctx.tells, ctx.sizes = cell, tells, (num_states, num_weights)
         ctx.set_materialize_grads(False)
         ctx.witness = outputs[0].detach()
@@ -264,6 +264,8 @@ class _Layer(torch.autograd.Function):
                 pass
         if mask is not None or d_kept is not None:
             return (None,) * 7 + library.mapped(again, (*upstream, *of_kept))
+        if lengths is not None:  # the operator's have padding, and it makes them anew
+            kept = kept.new_empty(0)
         return (None,) * 7 + library.gradients(*call, output, kept, upstream, wanted)
 
 
