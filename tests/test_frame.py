@@ -26,7 +26,8 @@ LAYERS = (
     *("explanation", "diagnosis", "watching", "printing", "quantized"),
     *("inside", "swap", "onnx", "exchange", "verification"),
     *("saved", "transforms", "carry", "ragged", "asks"),
-    *("recurrent", "nn", "hints", "ops", "library", "core", "reference", "shapes", "runtime"),
+    *("recurrent", "nn", "hints", "ops", "library", "stretches"),
+    *("core", "reference", "shapes", "runtime"),
     *("cells", "environment", "_native", "checkpoint", "extras", "language", "errors"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
