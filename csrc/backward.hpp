@@ -204,9 +204,11 @@ void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   const StateGradients<T> in_place{b.dh, {b.dh, b.dh}, {b.dc, b.dc}};
   const long blocks = num_blocks(at, threads);
   if (blocks > 1 || !pays_together(dir, threads)) {
+    // Shared out anew for every chunk, in each of which other rows run.
+    const long early = smaller(dir.time(s0), dir.time(s1 - 1)), late = early + (s1 - s0);
     return parallel_for(threads, static_cast<int>(blocks), [&](int task) {
       backward_steps<T>(dir, g, b, in_place, operands, s0, s1, first_row,
-                        row_block(at, blocks, task), all, nullptr, s1);
+                        row_block(at, blocks, task, early, late), all, nullptr, s1);
     });
   }
 

@@ -210,9 +210,9 @@ void forward(int index, const Problem<T>& p, int threads) {
       static_cast<double>(at.rows()) * static_cast<double>(at.D * at.GH * (at.I + at.R));
 
   expect<T>(p.y, at.all_rows() * at.D * at.R);
-  expect<T>(p.keep, at.all_rows() * at.D * at.H * cell.kept);
+  expect<T>(p.keep, at.kept_rows() * at.D * at.H * cell.kept);
   clear_padding(at, p.y, at.D * at.R);
-  for (long d = 0; p.keep && d < at.D; d++) // it is seen by those who compare results
+  for (long d = 0; p.keep && !at.keeps_packed && d < at.D; d++) // it is seen then
     clear_padding(at, p.keep + d * at.all_rows() * cell.kept * at.H, cell.kept * at.H);
   for (long d = 0; p.c && d < at.D; d++)
     clear_padding(at, p.c + d * at.all_rows() * at.C, at.C);
@@ -229,7 +229,7 @@ void forward(int index, const Problem<T>& p, int threads) {
   const int tasks = static_cast<int>(at.D * blocks);
   parallel_for(threads, tasks, [&](int task) {
     const long d = task / blocks;
-    forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks), operands[d],
+    forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks, 0, at.L), operands[d],
                      tasks == 1 ? threads : 1);
   });
 }

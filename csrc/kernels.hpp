@@ -71,6 +71,7 @@ struct Problem {
   const Weights<T>* weights;  // [D]
   T* y;                       // [rows, D, R] out of forward, into backward
   T* keep;                    // [D, rows, kept * H] likewise; null: forward keeps nothing
+  bool keeps_packed;          // whether keep has no padding, [D, rows that run, .]
   T* c;                       // [D, rows, C] out of forward; null: not wanted
   T *h_n, *c_n;               // [D, N, R], [D, N, C] out of forward
   Recurrence<T> recurrence = {};

@@ -100,7 +100,7 @@ struct Directions {
 template <class T>
 Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address x, Address h_0,
                    Address c_0, const Directions<T>& directions, const Beside& beside, Address y,
-                   Address keep, Address c, Address h_n, Address c_n) {
+                   Address keep, bool keeps_packed, Address c, Address h_n, Address c_n) {
   return {s.seq_len,
           s.batch,
           s.input_size,
@@ -119,6 +119,7 @@ Problem<T> problem(const Sizes& s, Address batch_sizes, Address lengths, Address
           directions.weights.data(),
           at<T>(y),
           at<T>(keep),
+          keeps_packed,
           at<T>(c),
           at<T>(h_n),
           at<T>(c_n),
@@ -131,13 +132,13 @@ void forward(int cell, bool is_double, long seq_len, long batch, long input_size
              long projection, long heads, Address batch_sizes, Address lengths, Address x,
              Address h_0, Address c_0, const Addresses& weights, std::size_t parts,
              const Addresses& beside, const std::vector<double>& numbers, Address y, Address keep,
-             Address c, Address h_n, Address c_n, int threads) {
+             bool keeps_packed, Address c, Address h_n, Address c_n, int threads) {
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection, heads};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, int)) {
     const Directions<T> directions(weights, {}, parts);
     kernel(cell,
            problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, directions, {beside, numbers}, y,
-                      keep, c, h_n, c_n),
+                      keep, keeps_packed, c, h_n, c_n),
            threads);
   };
   without_gil([&] { is_double ? run(kernels().forward_double) : run(kernels().forward_float); });
@@ -147,15 +148,15 @@ void backward(int cell, bool is_double, long seq_len, long batch, long input_siz
               long projection, long heads, Address batch_sizes, Address lengths, Address x,
               Address h_0, Address c_0, const Addresses& weights, std::size_t parts,
               const Addresses& beside, const std::vector<double>& numbers, Address y, Address keep,
-              Address dy, Address dh_n, Address dc_n, Address dkeep, Address dx, Address dh_0,
-              Address dc_0, const Addresses& dweights, Address dh_to, Address dc_to, long groups,
-              int threads) {
+              bool keeps_packed, Address dy, Address dh_n, Address dc_n, Address dkeep, Address dx,
+              Address dh_0, Address dc_0, const Addresses& dweights, Address dh_to, Address dc_to,
+              long groups, int threads) {
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection, heads};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, const Gradients<T>&, int)) {
     const Directions<T> directions(weights, dweights, parts);
     kernel(cell,
            problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, directions, {beside, numbers}, y,
-                      keep, 0, 0, 0),
+                      keep, keeps_packed, 0, 0, 0),
            {groups, at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dkeep), at<T>(dx), at<T>(dh_0),
             at<T>(dc_0), at<T>(dh_to), at<T>(dc_to), directions.gradients.data()},
            threads);
@@ -170,8 +171,8 @@ long stage_width(int cell, long hidden_size, long projection, const Addresses& g
   const Directions<float> directions({0, 0, 0, 0, 0, 0, 0, gains[0], gains[1], gains[2], 0}, {},
                                      kAll);
   const Sizes sizes{1, 1, 1, hidden_size, projection, 1};
-  return kernels().stage_width(
-      cell, problem<float>(sizes, 0, 0, 0, 0, 0, directions, {beside, numbers}, 0, 0, 0, 0, 0));
+  return kernels().stage_width(cell, problem<float>(sizes, 0, 0, 0, 0, 0, directions,
+                                                    {beside, numbers}, 0, 0, false, 0, 0, 0));
 }
 
 void activations(bool is_double, Address x, Address tanh, Address sigmoid, long n) {

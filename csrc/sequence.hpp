@@ -26,13 +26,15 @@ struct Shape {
   long padded;       // steps of the arrays, L or more
   const long* order; // [N] columns by descending length, of padded arrays, or null
   const long* first; // [L + 1] rows computed before step t
+  bool keeps_packed; // whatever the arrays are
   const T* zeros;    // [max(H, R, C)]
 
   Shape(const Problem<T>& p, const CellKernel<T>& cell, Scratch::Frame& scratch)
       : L(p.seq_len), N(p.batch), I(p.input_size), H(p.hidden_size),
         R(p.projection ? p.projection : p.hidden_size), D(p.directions),
         GH(cell.gates * p.hidden_size), C((cell.states - 1) * p.hidden_size),
-        EH((cell.gates - cell.late) * p.hidden_size), padded(p.seq_len), order(nullptr) {
+        EH((cell.gates - cell.late) * p.hidden_size), padded(p.seq_len), order(nullptr),
+        keeps_packed(p.keeps_packed) {
     if (p.lengths) {
       L = smaller(L, 1); // a step that no sequence has is still one, whose gradients are zeros
       for (long n = 0; n < N; n++)
@@ -68,6 +70,8 @@ struct Shape {
   // Sequence n, in the order of their lengths: its column, and its row at step t, in the arrays.
   long column(long n) const { return order ? order[n] : n; }
   long place(long t, long n) const { return order ? t * N + order[n] : first[t] + n; }
+  long kept_rows() const { return keeps_packed ? rows() : all_rows(); }
+  long kept_place(long t, long n) const { return keeps_packed ? first[t] + n : place(t, n); }
   long running(RowBlock block, long t) const { // rows of a block that take step t
     return larger(0, smaller(batch_at(t), block.end) - block.begin);
   }
@@ -91,7 +95,7 @@ struct Direction {
   const T* x(long t, long n) const { return p.x + at.place(t, n) * at.I; }
   T* y(long t, long n) const { return p.y + (at.place(t, n) * at.D + d) * at.R; }
   T* keep(long t, long n) const {
-    return p.keep + (d * at.all_rows() + at.place(t, n)) * cell.kept * at.H;
+    return p.keep + (d * at.kept_rows() + at.kept_place(t, n)) * cell.kept * at.H;
   }
   T* c(long t, long n) const { return p.c + (d * at.all_rows() + at.place(t, n)) * at.C; }
   // Whether row n starts anew before step t.
@@ -155,23 +159,24 @@ int worthwhile(int threads, double multiply_adds) {
   return most < 1 ? 1 : most < threads ? static_cast<int>(most) + 1 : threads;
 }
 
-// The blocks of a batch hold about equally many steps.
+// The blocks of a batch hold about equally many of the steps from `early` up to `late`.
 template <class T>
-RowBlock row_block(const Shape<T>& at, long blocks, long i) {
+RowBlock row_block(const Shape<T>& at, long blocks, long i, long early, long late) {
   auto boundary = [&](long b) {
     if (b == 0)
       return 0L;
-    if (b == blocks)
+    if (b == blocks || late == early)
       return at.N;
-    if (at.batch_at(at.L - 1) == at.N)
+    if (at.batch_at(late - 1) == at.N)
       return at.N * b / blocks;
-    // Packed: row n has as many steps as there are step batches larger than n.
-    const long wanted = at.rows() * b / blocks;
-    long n = 0, seen = 0;
-    for (long t = at.L; n < at.N && seen < wanted; n++) {
-      while (at.batch_at(t - 1) <= n)
+    // Row n has as many steps as there are step batches larger than n.
+    long wanted = (at.first[late] - at.first[early]) * b / blocks, n = 0;
+    for (long t = late; n < at.N; n++) {
+      while (t > early && at.batch_at(t - 1) <= n)
         t--;
-      seen += t;
+      if (2 * wanted < t - early)
+        break;
+      wanted -= t - early;
     }
     return n;
   };

@@ -63,6 +63,25 @@ def test_gradients_of_groups_are_those_of_separate_calls(
             torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("directions", [1, 2])
+def test_what_backward_alone_reads_has_no_padding(cell: Cell, directions: int) -> None:
+    x, states, weights = make_problem(cell, directions)
+    wanted = [True] * (1 + len(states)) + [w is not None for w in weights]
+    upstream = [torch.randn(5, 6, 4 * directions)] + [torch.randn(directions, 6, 4) for _ in states]
+    call = x, None, LENGTHS, states, weights
+
+    def solve(is_read: bool) -> tuple[torch.Size, list[Tensor]]:
+        output, *finals, kept = core.forward(cell, *call, True, is_read=is_read)
+        found = core.backward(cell, *call, output, kept, upstream, wanted)
+        return kept.shape, [output, *finals, *(g for g in found if g is not None)]
+
+    (padded, expected), (packed, actual) = solve(True), solve(False)
+    assert padded == (directions, 5, 6, core.kept_width(cell, 4))
+    assert packed == (directions, 18, core.kept_width(cell, 4))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
 # A view of every second value; between them stands what must not be read.
 def strided(tensor: Tensor | None) -> Tensor | None:
     if tensor is None:

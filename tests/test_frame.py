@@ -26,19 +26,8 @@ LAYERS = (
     *("explanation", "diagnosis", "watching", "printing", "quantized"),
     *("inside", "swap", "onnx", "exchange", "verification"),
     *("saved", "transforms", "carry", "ragged", "asks"),
-    *(
-        "recurrent",
-        "nn",
-        "options",
-        "hints",
-        "ops",
-        "library",
-        "core",
-        "layout",
-        "reference",
-        "shapes",
-        "runtime",
-    ),
+    *("recurrent", "nn", "options", "hints", "ops", "library", "stretches"),
+    *("core", "layout", "reference", "shapes", "runtime"),
     *("cells", "environment", "_native", "checkpoint", "extras", "language", "errors"),
 )
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))

@@ -446,6 +446,17 @@ def test_gradients_of_many_upstream_gradients_at_once(kind: str, create_graph: b
         )
 
 
+def test_many_upstream_gradients_at_once_of_unequal_sequences() -> None:
+    layer = elman.GRU(3, 4, bidirectional=True)
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    output, _ = layer(x, lengths=[2, 5])
+    upstream = torch.randn(3, *output.shape)
+    leaves, options = [x, *layer.parameters()], {"retain_graph": True}
+    ours = torch.autograd.grad(output, leaves, upstream, is_grads_batched=True, **options)
+    each = [torch.autograd.grad(output, leaves, u, **options) for u in upstream]
+    close(ours, [torch.stack(parts) for parts in zip(*each, strict=True)])
+
+
 @pytest.mark.parametrize("kind", MODULES)
 def test_jacobians_and_hessians_are_vectorised(kind: str) -> None:
     module, x, hx = make(kind)

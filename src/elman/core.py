@@ -189,6 +189,7 @@ def forward(
     to: Sequence[Tensor] = (),
     cells: bool = False,
     recurrence: Recurrence | None = None,
+    is_read: bool = True,
 ) -> list[Tensor]:
     """Run a layer, or one step of a cell.
 
@@ -206,6 +207,8 @@ def forward(
         to: With mask, what it starts from, (width,) for each state; none for zeros.
         cells: Whether the states after h of every step are read.
         recurrence: What acts at every step beyond the cell.
+        is_read: Whether others than `backward` read the kept values. If not, those of unequal
+            sequences of a padded batch have no padding: they are (D, sum of lengths, .).
 
     Returns:
         The output and the final states, or the next states of a step; then, if keep, `kept`; then,
@@ -220,7 +223,8 @@ def forward(
     if form is not None:
         states, weights, to = form.states(states), form.weights(weights), form.to(to)
         recurrence, heads = form.recurrence(recurrence), form.heads
-    results = _forward(*call, states, weights, keep, mask, to, cells, recurrence, heads)
+    beside = recurrence, is_read, heads
+    results = _forward(*call, states, weights, keep, mask, to, cells, *beside)
     return results if form is None else form.results(results)
 
 
@@ -237,6 +241,7 @@ def _forward(
     to: Sequence[Tensor],
     cells: bool,
     recurrence: Recurrence | None,
+    is_read: bool,
     heads: int,
 ) -> list[Tensor]:
     sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights, heads)
@@ -255,8 +260,10 @@ def _forward(
         outer = (batch,) if is_step else (directions, batch)
         results.append(new(*outer, after_h))
     c_n = results[-1]  # read as such by cells that have one
+    keeps_packed = keep and not is_read and lengths is not None
     if keep:
-        results.append(new(directions, *input.shape[:-1], kept_width(cell, hidden_size)))
+        rows = (int(copies[0].sum()),) if keeps_packed else input.shape[:-1]
+        results.append(new(directions, *rows, kept_width(cell, hidden_size)))
     where = results[-1].data_ptr() if keep else 0
     if cells:
         results.append(new(directions, *input.shape[:-1], after_h))
@@ -272,6 +279,7 @@ def _forward(
         numbers,
         results[0].data_ptr(),
         where,
+        keeps_packed,
         where_cells,
         results[0 if is_step else 1].data_ptr(),
         c_n.data_ptr(),
@@ -396,13 +404,15 @@ def _backward(
     rows = math.prod(input.shape[:-1])
     ends = directions * batch * output_size, directions * batch * after_h
     gate_rows = len(cell.gates) * hidden_size
+    keeps_packed = lengths is not None and kept.dim() == 3
+    kept_rows = int(copies[0].sum()) if keeps_packed else rows
     of_weights = [gate_rows * input_size, gate_rows * output_size, gate_rows, gate_rows]
     of_weights.append(projection * hidden_size)
     of_weights += [blocks * hidden_size for blocks in cell.vectors.values()]
     counts = [
         *(rows * input_size, *ends[: len(states)]),
         *of_weights * directions,
-        *(rows * directions * output_size, rows * directions * kept_width(cell, hidden_size)),
+        *(rows * directions * output_size, kept_rows * directions * kept_width(cell, hidden_size)),
         *(rows * directions * output_size, *ends[1 if is_step else 0 : len(states)]),
     ]
     names = _names(cell, len(states), directions, is_step)
@@ -438,6 +448,7 @@ def _backward(
         beside,
         numbers,
         *addresses[read : read + 2],
+        keeps_packed,
         *(dy, dh_n, dc_n, dkeep),
         *_in_order(cell, results[:read], len(states))[:-1],
         *[*results[read:], 0, 0][:2],

@@ -64,16 +64,20 @@ def compiled(
     weights: Sequence[Tensor | None],
     lengths: Tensor | None,
     resets: Resets | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Run a layer as a node of a graph; arguments and results as `elman.reference.layer`."""
+    """Run a layer as a node of a graph; arguments and results as `elman.reference.layer`.
+
+    With recompute, nothing is kept for the backward pass, which runs the layer once more.
+    """
     arguments = _arguments(input, batch_sizes, lengths, hx, weights, resets)
-    keep = (
+    trains = (
         torch.is_grad_enabled()
         and not torch.compiler.is_exporting()  # most often for inference
         and any(tensor is not None and tensor.requires_grad for tensor in arguments)
     )
-    output, *results = torch.ops.elman.layer(*arguments, cell.name, keep)
-    if keep and not torch.compiler.is_compiling():
+    output, *results = torch.ops.elman.layer(*arguments, cell.name, trains and not recompute)
+    if trains and not torch.compiler.is_compiling():
         output = output.clone()  # which the caller may change in place before the backward pass
     return output, *results[: len(cell.states)]
 

@@ -10,18 +10,20 @@ to the reference: other devices, forward-mode derivatives, derivatives of deriva
 Arguments arrive checked by `elman.shapes`; nothing here looks at a size twice.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
-from elman import core, library, reference
+from elman import core, library, reference, stretches
 from elman.cells import Cell
 from elman.shapes import Recurrence, Resets
 
-__all__ = ["inside", "is_tracing", "layer", "step"]
+__all__ = ["checkpointed", "inside", "is_tracing", "layer", "step"]
 
 Weights: TypeAlias = Sequence[Tensor | None]
 
@@ -38,27 +40,38 @@ def layer(
     lengths: Tensor | None = None,
     resets: Resets | None = None,
     recurrence: Recurrence | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Run one layer, in all its directions; arguments and results as `elman.reference.layer`."""
+    """Run one layer, in all its directions; arguments and results as `elman.reference.layer`.
+
+    With recompute, little is kept for the backward pass, which computes the rest again.
+    """
     if not core.computes(cell, input, weights, recurrence):
         if input.dtype in _WIDENED and input.device.type == "cpu":
             wide = _widen(hx), _widen(weights), lengths, _widen_resets(resets)
-            results = layer(cell, input.float(), batch_sizes, *wide, _widen_recurrence(recurrence))
+            beyond = _widen_recurrence(recurrence), recompute
+            results = layer(cell, input.float(), batch_sizes, *wide, *beyond)
             return tuple(result.to(input.dtype) for result in results)
-        return reference.layer(cell, input, batch_sizes, hx, weights, lengths, resets, recurrence)
+        given = cell, input, batch_sizes, hx, weights, lengths, resets, recurrence
+        return checkpointed(reference.layer, *given) if recompute else reference.layer(*given)
     compiling, watched, transforming = _modes(input)
     call = cell, input, batch_sizes, hx, weights, lengths, resets
     is_operator = recurrence is None and library.knows(cell)
+    if recompute and not is_operator:
+        return checkpointed(layer, *call, recurrence)  # type: ignore[no-any-return]
     if transforming and not compiling and is_operator:
         return library.transformed(*call)
     if transforming or (not compiling and _is_beyond_the_core()):
         return reference.layer(*call, recurrence)
     if not watched:
         try:
-            return _run(cell, input, batch_sizes, lengths, hx, weights, resets, "", recurrence)
+            ragged = batch_sizes, lengths, hx, weights, resets, "", recurrence
+            return _run(cell, input, *ragged, recompute)
         except core.LazyError:
             pass  # the dispatcher knows what the tensor stands for
-    return library.compiled(*call) if is_operator else reference.layer(*call, recurrence)
+    if not is_operator:
+        return reference.layer(*call, recurrence)
+    return library.compiled(*call, recompute=recompute)
 
 
 def inside(
@@ -127,6 +140,11 @@ def _values(
     return {letter: values[letter] for letter in letters}
 
 
+def checkpointed(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function without randomness, which the backward pass calls once more as a whole."""
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
+
 def step(
     cell: Cell, input: Tensor, hx: tuple[Tensor, ...] | None, weights: Weights
 ) -> tuple[Tensor, ...]:
@@ -193,12 +211,15 @@ def _run(
     resets: Resets | None = None,
     letters: str = "",
     recurrence: Recurrence | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, ...]:
     mask, to = resets or (None, ())
+    recompute = recompute and core.kept_width(cell, 1) > 0
     beyond_h = bool(letters.strip("h"))
     if torch.is_grad_enabled() and _requires_grad(input, hx, weights, to):
         states = hx or (None,) * len(cell.states)
-        how = cell, batch_sizes, lengths, mask, recurrence, beyond_h, len(states), len(weights)
+        sizes = len(states), len(weights), len(to)
+        how = cell, batch_sizes, lengths, mask, recurrence, beyond_h, recompute, sizes
         return _Layer.apply(*how, input, *states, *weights, *to)  # type: ignore[no-untyped-call, no-any-return]
     call = cell, input, batch_sizes, lengths, hx or (), weights
     gates = bool(set(letters) - set(cell.states))
@@ -231,19 +252,24 @@ class _Layer(torch.autograd.Function):
         mask: Tensor | None,
         recurrence: Recurrence | None,
         tells: bool,
-        num_states: int,
-        num_weights: int,
+        recompute: bool,
+        sizes: tuple[int, int, int],
         input: Tensor,
         *tensors: Tensor | None,  # the initial states, the weights, and what resets start from
     ) -> tuple[Tensor, ...]:
-        states, weights, to = _parts(tensors, num_states, num_weights)
+        states, weights, to, _ = _parts(tensors, sizes)
         call = cell, input, batch_sizes, lengths, states, weights
-        found = core.forward(*call, True, mask, to, False, recurrence)
+        ctx.cell, ctx.tells, ctx.recompute, ctx.sizes = cell, tells, recompute, sizes
+        ctx.recurrence = recurrence
+        ctx.set_materialize_grads(False)
+        if recompute:
+            outputs, marks = stretches.forward(*call, mask, to)
+            ctx.save_for_backward(batch_sizes, lengths, mask, None, None, input, *tensors, *marks)
+            return tuple(outputs)
+        found = core.forward(*call, True, mask, to, False, recurrence, is_read=tells)
         num_outputs = len(states) + (input.dim() == 3 or batch_sizes is not None)
         outputs, (kept, *staged) = found[:num_outputs], found[num_outputs:]
-        ctx.recurrence, ctx.staged = recurrence, staged[0] if staged else None
-        ctx.cell, ctx.tells, ctx.sizes = cell, tells, (num_states, num_weights)
-        ctx.set_materialize_grads(False)
+        ctx.staged = staged[0] if staged else None
         ctx.witness = outputs[0].detach()
         ctx.witness.data = _NOTHING
         # As data, so that PyTorch does not refuse an output that was changed.
@@ -255,7 +281,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         batch_sizes, lengths, mask, output, kept, input, *tensors = ctx.saved_tensors
         cell, wanted, recurrence = ctx.cell, ctx.needs_input_grad[8:], ctx.recurrence
-        states, weights, to = _parts(tensors, *ctx.sizes)
+        states, weights, to, marks = _parts(tensors, ctx.sizes)
         call = cell, input, batch_sizes, lengths, states, weights
         d_kept = None
         if ctx.tells:
@@ -271,10 +297,13 @@ class _Layer(torch.autograd.Function):
             of_kept = [torch.cat([of_each[places[letter]] for letter in _told(cell)], -1)]
         if torch.is_grad_enabled():  # derivatives of these derivatives are asked for
             return (None,) * 8 + library.mapped(again, (*upstream, *of_kept))
-        if ctx.witness._version:
+        if not ctx.recompute and ctx.witness._version:
             output = _output(*call, mask, to, recurrence)
         if not any(_modes(input)):
             try:
+                if ctx.recompute:
+                    found = stretches.backward(*call, marks, upstream, wanted, mask, to)
+                    return (None,) * 8 + found
                 beside = {"recurrence": recurrence, "staged": ctx.staged}
                 more = {"mask": mask, "to": to, "d_kept": d_kept, **beside}
                 found = core.backward(*call, output, kept, upstream, wanted, **more)
@@ -284,15 +313,17 @@ class _Layer(torch.autograd.Function):
         is_operator = mask is None and recurrence is None and library.knows(cell)
         if not is_operator or d_kept is not None:
             return (None,) * 8 + library.mapped(again, (*upstream, *of_kept))
+        if ctx.recompute:
+            output = _output(*call, mask, to, recurrence)
+        if ctx.recompute or lengths is not None:  # the operator's have padding: it makes them anew
+            kept = input.new_empty(0)
         return (None,) * 8 + library.gradients(*call, output, kept, upstream, wanted)
 
 
-# The initial states, the weights, and what resets start from, of the tensors of a call.
-def _parts(
-    tensors: Sequence[Any], num_states: int, num_weights: int
-) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-    at = num_states + num_weights
-    return tensors[:num_states], tensors[num_states:at], tensors[at:]
+# The initial states, the weights, and what resets start from, of the tensors of a call, and others.
+def _parts(tensors: Sequence[Any], sizes: tuple[int, int, int]) -> list[Sequence[Any]]:
+    a, b, c = itertools.accumulate(sizes)
+    return [tensors[:a], tensors[a:b], tensors[b:c], tensors[c:]]
 
 
 _NOTHING = torch.empty(0, device="cpu")  # also where the first import is under another device
