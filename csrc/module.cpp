@@ -17,6 +17,7 @@
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "sessions.hpp"
+#include "tensors.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -166,6 +167,7 @@ NB_MODULE(_native, m) {
   bind_sessions(m);
   m.def("forward", &forward);
   m.def("backward", &backward);
+  bind_tensors(m);
   m.def("addresses", &addresses, "ask"_a, "tensors"_a, "dtype"_a, "item_size"_a, "counts"_a.none(),
         "The addresses of tensors that are plain memory, or None.");
   m.def("make_dense", &dense, "from_"_a, "to"_a, "element"_a, "sizes"_a, "strides"_a, "threads"_a,

@@ -195,6 +195,11 @@ def forward(
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
+    if batch_sizes is None and lengths is None and mask is None and not cells:
+        index, *_ = _compiled[cell.name]
+        found = _native.forward_of(_ASK, index, input, states, weights, keep, get_num_threads())
+        if found is not None:
+            return found  # type: ignore[no-any-return]
     sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights)
     _, _, _, batch, _, hidden_size, projection = sizes
     directions, is_step = len(weights) // 5, batch_sizes is None and input.dim() == 2
@@ -272,6 +277,12 @@ def backward(
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
+    if batch_sizes is None and lengths is None and mask is None and d_kept is None and groups == 1:
+        index, *_ = _compiled[cell.name]
+        call = input, states, weights, output, kept, upstream, wanted
+        found = _native.backward_of(_ASK, index, *call, get_num_threads())
+        if found is not None:
+            return found  # type: ignore[no-any-return]
     sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights)
     _, _, _, batch, input_size, hidden_size, projection = sizes
     output_size, directions = projection or hidden_size, len(weights) // 5
@@ -408,7 +419,7 @@ def _names(num_states: int, directions: int, is_step: bool) -> tuple[str, ...]:
     return "input", *("h_0", "c_0")[:num_states], *weights, "output", "kept", *upstream, of_kept
 
 
-# What the core asks of a tensor, and of its storage.
+# What the core asks of a tensor and of its storage, and what it makes its results by.
 _ASK = (
     Tensor.is_contiguous,
     Tensor.is_neg,
@@ -416,6 +427,10 @@ _ASK = (
     Tensor.untyped_storage,
     Tensor.data_ptr,
     torch.UntypedStorage.nbytes,
+    Tensor.new_empty,
+    torch.empty_like,
+    torch.float32,
+    torch.float64,
 )
 
 
