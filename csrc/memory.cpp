@@ -113,14 +113,12 @@ nb::object addresses(nb::tuple ask, nb::object tensors, nb::handle dtype, std::s
     const nb::handle tensor = item(tensors, i);
     std::size_t bytes = 0, count = 0;
     std::uintptr_t address = 0;
-    if (!tensor.is_none()) {
-      if (!is_memory(questions, tensor, item_size, bytes, address))
-        return nb::none();
-      if (!counts.is_none() && (!number(nb::borrow(item(counts, i)), count) ||
-                                bytes != count * item_size || !is_kind(tensor, dtype)))
-        return nb::none();
-    }
-    found.append(address);
+    const bool is_there =
+        tensor.is_none() ||
+        (is_memory(questions, tensor, item_size, bytes, address) &&
+         (counts.is_none() || (number(nb::borrow(item(counts, i)), count) &&
+                               bytes == count * item_size && is_kind(tensor, dtype))));
+    found.append(is_there ? nb::object(nb::int_(address)) : nb::none());
   }
   return found;
 }

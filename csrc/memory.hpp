@@ -28,9 +28,9 @@ bool is_kind(nanobind::handle tensor, nanobind::handle dtype);
 // The size of each axis of a tensor of at most so many, and their number; -1 for none to be had.
 int sizes_of(nanobind::handle tensor, long* sizes, int most);
 
-// The addresses of a sequence of tensors as a list, 0 for None; or None if one of them is not
-// memory as above. With `counts`, a sequence of numbers of values, each tensor must also have as
-// many, be of `dtype` and lie on the CPU.
+// The addresses of a sequence of tensors as a list, 0 for None, and None for what is not memory as
+// above. With `counts`, a sequence of numbers of values, each tensor must also have as many, be of
+// `dtype` and lie on the CPU.
 nanobind::object addresses(nanobind::tuple ask, nanobind::object tensors, nanobind::handle dtype,
                            std::size_t item_size, nanobind::object counts);
 

@@ -219,7 +219,8 @@ public:
   // The addresses of what is read, if it is there. With `anew`, dtypes and devices are looked at
   // too, for they may have changed since they were.
   bool has_memory(nb::handle input, nb::handle states, nb::handle weights, bool anew) {
-    const long rows = seq_len * batch, ends = directions * batch, gate_rows = num_gates * hidden_size;
+    const long rows = seq_len * batch, ends = directions * batch,
+               gate_rows = num_gates * hidden_size;
     const std::array<long, kParts> of_weights{gate_rows * input_size, gate_rows * output_size,
                                               gate_rows, gate_rows, projection * hidden_size};
     if (!is_there(input, rows * input_size, anew, x))
@@ -404,9 +405,10 @@ nb::object backward_of(nb::tuple ask, int cell, nb::handle input, nb::handle sta
 } // namespace
 
 void bind_tensors(nb::module_& m) {
-  m.def("usual", &usual, "modes"_a, "parameters"_a, "layout"_a, "input"_a, "hx"_a.none(),
-        "features"_a, "widths"_a, "directions"_a, "batch_first"_a,
-        "(whether gradients are asked for, states, weights) of a call that is as most are, or None.");
+  m.def(
+      "usual", &usual, "modes"_a, "parameters"_a, "layout"_a, "input"_a, "hx"_a.none(),
+      "features"_a, "widths"_a, "directions"_a, "batch_first"_a,
+      "(whether gradients are asked for, states, weights) of a call that is as most are, or None.");
   m.def("forward_of", &forward_of, "ask"_a, "cell"_a, "input"_a, "states"_a, "weights"_a, "keep"_a,
         "threads"_a, "What elman.core.forward returns for a dense batch, or None.");
   m.def("backward_of", &backward_of, "ask"_a, "cell"_a, "input"_a, "states"_a, "weights"_a,

@@ -436,7 +436,8 @@ _ASK = (
 
 # The gate: the addresses of tensors, 0 for None. What is strided or has the other sign in memory is
 # copied, into `copies`. With `counts`, each must have so many values of this dtype, on the CPU;
-# without, that has just been checked. First all at once in C++, for that is quick, then one by one.
+# without, that has just been checked. First all at once in C++, for that is quick, then those in
+# doubt.
 def _addresses(
     cell: Cell,
     names: Sequence[str],
@@ -446,13 +447,11 @@ def _addresses(
     counts: Sequence[int] | None = None,
 ) -> list[int]:
     found = _native.addresses(_ASK, tensors, dtype, dtype.itemsize, counts)
-    if found is not None:
-        return found
-    of: Sequence[int | None] = counts or [None] * len(tensors)
-    each = zip(names, tensors, of, strict=False)
     return [
-        0 if tensor is None else _address(cell, name, tensor, dtype, copies, count)
-        for name, tensor, count in each
+        _address(cell, names[i], tensors[i], dtype, copies, counts and counts[i])
+        if address is None
+        else address
+        for i, address in enumerate(found)
     ]
 
 
@@ -461,7 +460,7 @@ def _addresses(
 def _address(
     cell: Cell,
     name: str,
-    tensor: Tensor,
+    tensor: Any,
     dtype: torch.dtype,
     copies: list[Tensor],
     count: int | None,
