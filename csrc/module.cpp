@@ -18,6 +18,7 @@
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "sessions.hpp"
+#include "tensors.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -235,8 +236,9 @@ NB_MODULE(_native, m) {
   m.def("backward", &backward);
   m.def("stage_width", &stage_width,
         "How many values `forward` keeps of a row for what acts in it.");
+  bind_tensors(m);
   m.def("addresses", &addresses, "ask"_a, "tensors"_a, "dtype"_a, "item_size"_a, "counts"_a.none(),
-        "The addresses of tensors that are plain memory, or None.");
+        "The addresses of tensors, None of what is not plain memory.");
   m.def("make_dense", &dense, "from_"_a, "to"_a, "element"_a, "sizes"_a, "strides"_a, "threads"_a,
         "Copy an array of elements of so many bytes to where it is to lie row-major.");
   m.def("activations", &activations, "is_double"_a, "x"_a, "tanh"_a, "sigmoid"_a, "n"_a,

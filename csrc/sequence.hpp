@@ -274,8 +274,9 @@ struct Operands {
 };
 constexpr long kMatrices = 4;
 
-// Up to this many rows, a product that happens once reads its weights as they lie.
-constexpr long kRowsNotWorthPacking = 3;
+// Up to this many rows, a product that happens once reads its weights as they lie; and up to so
+// many where they already lie as its right side does.
+constexpr long kRowsNotWorthPacking = 3, kRowsNotWorthCopying = 64;
 
 // Calls room(weight, n) for each matrix, which finds a place for its n packed values.
 template <class T, class F>
@@ -297,7 +298,7 @@ Operands<T> place_operands(const Weights<T>& w, const Shape<T>& at, bool transpo
 template <class T>
 Operands<T> make_operands(const Weights<T>& w, const Shape<T>& at, bool transposed, bool with_input,
                           Scratch::Frame& scratch) {
-  const bool once = at.L == 1 && at.N <= kRowsNotWorthPacking;
+  const bool once = at.L == 1 && at.N <= (transposed ? kRowsNotWorthPacking : kRowsNotWorthCopying);
   return place_operands(w, at, transposed, with_input, [&](Weight<T>& m, long n) {
     m.packed = once ? nullptr : scratch.take<T>(n);
   });

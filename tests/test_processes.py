@@ -118,6 +118,7 @@ class Recorder:
     forward = staticmethod(lambda *args: (given.append(args), native.forward(*args)))
     backward = staticmethod(lambda *args: (given.append(args), native.backward(*args)))
     addresses = staticmethod(native.addresses)
+    forward_of = backward_of = staticmethod(lambda *args: None)
 
 core._native = Recorder
 held = {call}

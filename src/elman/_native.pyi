@@ -9,14 +9,39 @@ def forward(*args: int | Sequence[int] | Sequence[float]) -> None:
 def backward(*args: int | Sequence[int] | Sequence[float]) -> None:
     """Run its backward pass; the arguments stand there too."""
 
+def forward_of(
+    ask: tuple[object, ...],
+    cell: int,
+    input: object,
+    states: Sequence[object],
+    weights: Sequence[object],
+    keep: bool,
+    threads: int,
+) -> Any:
+    """Run a dense layer or a step on the tensors themselves; None, with nothing done, in doubt."""
+
+def backward_of(
+    ask: tuple[object, ...],
+    cell: int,
+    input: object,
+    states: Sequence[object],
+    weights: Sequence[object],
+    output: object,
+    kept: object,
+    upstream: Sequence[object],
+    wanted: Sequence[bool],
+    threads: int,
+) -> Any:
+    """Run its backward pass on the tensors themselves; None, with nothing done, in doubt."""
+
 def addresses(
     ask: tuple[object, ...],
     tensors: Sequence[object],
     dtype: object,
     item_size: int,
     counts: Sequence[int | None] | None,
-) -> list[int] | None:
-    """Return the addresses of tensors, 0 for None; None if one is not plain memory that is there.
+) -> list[int | None]:
+    """Return the addresses of tensors, 0 for None; None of what is not plain memory that is there.
 
     Args:
         ask: The unbound methods is_contiguous, is_neg, storage_offset, untyped_storage and data_ptr

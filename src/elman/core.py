@@ -218,13 +218,19 @@ def forward(
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
+    beside = batch_sizes, lengths, mask, recurrence
+    if not cells and _is_usual(cell, beside):
+        index, *_ = _compiled[cell.name]
+        found = _native.forward_of(_ASK, index, input, states, weights, keep, get_num_threads())
+        if found is not None:
+            return found  # type: ignore[no-any-return]
     call, heads = (cell, input, batch_sizes, lengths), 1
     form = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights))
     if form is not None:
         states, weights, to = form.states(states), form.weights(weights), form.to(to)
         recurrence, heads = form.recurrence(recurrence), form.heads
-    beside = recurrence, is_read, heads
-    results = _forward(*call, states, weights, keep, mask, to, cells, *beside)
+    acting = recurrence, is_read, heads
+    results = _forward(*call, states, weights, keep, mask, to, cells, *acting)
     return results if form is None else form.results(results)
 
 
@@ -334,6 +340,13 @@ def backward(
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
+    beside = batch_sizes, lengths, mask, recurrence
+    if d_kept is None and groups == 1 and _is_usual(cell, beside):
+        index, *_ = _compiled[cell.name]
+        call = input, states, weights, output, kept, upstream, wanted
+        found = _native.backward_of(_ASK, index, *call, get_num_threads())
+        if found is not None:
+            return found  # type: ignore[no-any-return]
     sizes, heads = (len(states), len(to)), 1
     form = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights))
     asked = wanted
@@ -345,7 +358,7 @@ def backward(
             form.recurrence(recurrence),
             form.heads,
         )
-    found = _backward(
+    results = _backward(
         cell,
         input,
         batch_sizes,
@@ -364,7 +377,12 @@ def backward(
         staged,
         heads,
     )
-    return found if form is None else form.gradients(found, wanted, *sizes)
+    return results if form is None else form.gradients(results, wanted, *sizes)
+
+
+# Whether a call is of a dense batch and nothing beside, with five weights for each direction.
+def _is_usual(cell: Cell, beside: Sequence[Any]) -> bool:
+    return cell.is_known and not cell.vectors and beside == (None, None, None, None)
 
 
 # What is None where others are not, as zeros.
@@ -583,7 +601,7 @@ def _names(cell: Cell, num_states: int, directions: int, is_step: bool) -> tuple
     return "input", *states, *weights * directions, "output", "kept", *upstream, of_kept
 
 
-# What the core asks of a tensor, and of its storage.
+# What the core asks of a tensor and of its storage, and what it makes its results by.
 _ASK = (
     Tensor.is_contiguous,
     Tensor.is_neg,
@@ -591,12 +609,17 @@ _ASK = (
     Tensor.untyped_storage,
     Tensor.data_ptr,
     torch.UntypedStorage.nbytes,
+    Tensor.new_empty,
+    torch.empty_like,
+    torch.float32,
+    torch.float64,
 )
 
 
 # The gate: the addresses of tensors, 0 for None. What is strided or has the other sign in memory is
 # copied, into `copies`. With `counts`, each must have so many values of this dtype, on the CPU;
-# without, that has just been checked. First all at once in C++, for that is quick, then one by one.
+# without, that has just been checked. First all at once in C++, for that is quick, then those in
+# doubt.
 def _addresses(
     cell: Cell,
     names: Sequence[str],
@@ -606,13 +629,11 @@ def _addresses(
     counts: Sequence[int] | None = None,
 ) -> list[int]:
     found = _native.addresses(_ASK, tensors, dtype, dtype.itemsize, counts)
-    if found is not None:
-        return found
-    of: Sequence[int | None] = counts or [None] * len(tensors)
-    each = zip(names, tensors, of, strict=False)
     return [
-        0 if tensor is None else _address(cell, name, tensor, dtype, copies, count)
-        for name, tensor, count in each
+        _address(cell, names[i], tensors[i], dtype, copies, counts and counts[i])
+        if address is None
+        else address
+        for i, address in enumerate(found)
     ]
 
 
@@ -621,7 +642,7 @@ def _addresses(
 def _address(
     cell: Cell,
     name: str,
-    tensor: Tensor,
+    tensor: Any,
     dtype: torch.dtype,
     copies: list[Tensor],
     count: int | None,
