@@ -42,7 +42,7 @@ from typing_extensions import Unpack
 
 from elman import hints, library, ops, options, shapes
 from elman.cells import CELLS, Cell, normalised
-from elman.options import HasOptions, Options, documented
+from elman.options import HasOptions, Options, checked, documented
 from elman.shapes import Resets
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
@@ -192,7 +192,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
-        **further: Unpack[Options],
+        **options: Unpack[Options],
     ) -> None:
         cell = self._plain_cell
         input_size = shapes.size(self, "input_size", input_size, 1)
@@ -204,7 +204,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         bidirectional = shapes.truth(self, "bidirectional", bidirectional)
         shapes.check_dtype(self, dtype)
         shapes.check_dropout(self, dropout, num_layers)
-        chosen = options.check(self, cell, bias, further)
+        chosen = checked(self, cell, bias, options)
         super().__init__(torch.nn.RNNBase)
         self.mode = "GRU" if cell.onnx_op == "GRU" else cell.name.upper()
         self.input_size = input_size

@@ -32,7 +32,7 @@ __all__ = [
     "HasOptions",
     "Options",
     "acting",
-    "check",
+    "checked",
     "documented",
     "initialise",
     "recurrence",
@@ -147,7 +147,7 @@ def documented(cls: _Class) -> _Class:
 # --- rules ------------------------------------------------------------------------------------
 
 
-def check(who: Any, cell: Cell, bias: bool, options: Options) -> dict[str, Any]:
+def checked(who: Any, cell: Cell, bias: bool, options: Options) -> dict[str, Any]:
     """Check the options that a layer of this cell is made with, and return those that are set.
 
     Raises:
