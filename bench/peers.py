@@ -19,12 +19,6 @@ __all__ = ["Jax", "OnnxRuntime"]
 jax.config.update("jax_enable_x64", True)  # lets float64 be; float32 arrays stay float32
 
 
-def directions(case: Case) -> list[list[str]]:
-    """The suffixes of the parameters' names, a list per layer with one entry per direction."""
-    ends = ["", "_reverse"][: 1 + case.bidirectional]
-    return [[f"_l{layer}{end}" for end in ends] for layer in range(case.num_layers)]
-
-
 class OnnxRuntime:
     """Inference by the recurrent operators of ONNX, one node per layer."""
 
@@ -76,7 +70,7 @@ class OnnxRuntime:
         # (L, D, N, H) -> (L, N, D * H) after each layer
         width = constant("width", np.array([0, 0, -1]))
         stream = "input"
-        for layer, suffixes in enumerate(directions(case)):
+        for layer, suffixes in enumerate(case.suffixes):
             biases = [stacked("bias_ih", suffixes), stacked("bias_hh", suffixes)]
             inputs = [
                 stream,
@@ -152,7 +146,7 @@ def forward(
         return output, *final
 
     output, finals, at = input, [], 0
-    for layer in directions(case):
+    for layer in case.suffixes:
         runs = [
             direction(output, tuple(state[at + i] for state in hx), end)
             for i, end in enumerate(layer)
