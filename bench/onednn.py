@@ -1,7 +1,7 @@
 """oneDNN's recurrent primitives, called directly: what torch.nn.LSTM calls, without what is around.
 
-A stack has a primitive for each layer. Inference has its weights packed beforehand, as a program that
-only infers would; training packs them in every call, since an optimiser has changed them.
+A stack has a primitive for each layer. Inference has its weights packed beforehand, as a program
+that only infers would; training packs them in every call, since an optimiser has changed them.
 """
 
 import ctypes

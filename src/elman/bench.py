@@ -70,8 +70,7 @@ MODES: tuple[Mode, ...] = ("inference", "training")
 
 TURN_S = 0.02
 PAUSE_S = 0.005  # lets the other's worker threads, which spin for a while after a call, go to sleep
-# How far results may be apart, of the largest entry: of narrow types, what rounding has been seen to
-# make of it, twice.
+# How far results may be apart, beside the largest entry: in narrow types, twice what rounding does.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
 DISTURBED = 0.1  # cores too few for a row's threads, from which it means little
 
@@ -90,8 +89,8 @@ class Case:
         proj_size: Features of the projected state, 0 for none (LSTM).
         ragged: Sequences of different lengths, packed: from L down to 0.24 L in even steps, so
             that 62 % of N L steps are real.
-        dtype: "float32" or "float64"; "bfloat16", float32 under `torch.autocast`; or "int8", float32
-            whose weights were quantised, which is for inference alone.
+        dtype: "float32" or "float64"; "bfloat16", which is float32 under `torch.autocast`; or
+            "int8", float32 with weights that were quantised, for inference alone.
 
     Example:
         >>> str(Case("LSTM", 32, 100, 128, num_layers=2, bidirectional=True))
