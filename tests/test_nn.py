@@ -212,7 +212,7 @@ def test_gradients_are_the_derivatives_of_the_results(
         return problem.call(lambda *a: functional_call(module, weights, a), inputs)
 
     leaves = (*arguments.values(), *parameters.values())
-    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
