@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,11 +22,14 @@ import elman
 def prepare(case: dict[str, Any], mode: str) -> Callable[[], object]:
     """A call of a layer with random weights, forward or forward and backward."""
     torch.manual_seed(0)
-    size, dtype = case["hidden_size"], getattr(torch, case["dtype"])
+    size, narrow = case["hidden_size"], case["dtype"] in ("bfloat16", "int8")
+    dtype = torch.float32 if narrow else getattr(torch, case["dtype"])
     options = {name: case[name] for name in ("num_layers", "bidirectional")}
     if case["proj_size"]:
         options["proj_size"] = case["proj_size"]
     layer = getattr(elman, case["cell"])(size, size, dtype=dtype, **options)
+    if case["dtype"] == "int8":
+        layer = elman.quantize(layer)
     training = mode == "training"
     shape = case["seq_len"], case["batch"], size
     x = torch.randn(*shape, dtype=dtype, requires_grad=training)
@@ -35,9 +39,12 @@ def prepare(case: dict[str, Any], mode: str) -> Callable[[], object]:
         lengths = [round(case["seq_len"] * (1 - fall * n)) for n in range(case["batch"])]
         given = pack_padded_sequence(x, torch.tensor(lengths))
 
+    is_lowered = case["dtype"] == "bfloat16"
+
     def call() -> None:
         with torch.set_grad_enabled(training):
-            output, _ = layer(given)
+            with torch.autocast("cpu", torch.bfloat16) if is_lowered else nullcontext():
+                output, _ = layer(given)
             if training:
                 rows = output.data if case["ragged"] else output
                 wanted = [x, *layer.parameters()]

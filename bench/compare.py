@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from elman.bench import GRID, MODES, QUICK, Case, Machine, markdown_table
+from elman.bench import GRID, QUICK, Case, Machine, markdown_table
 
 __all__ = ["Ratio", "Side", "build", "compare", "table"]
 
@@ -113,7 +113,7 @@ def compare(
     with ExitStack() as stack:
         sides = [stack.enter_context(Side(site, threads)) for site in (ours, theirs)]
         for case in cases:
-            for mode in MODES:
+            for mode in case.modes:
                 for side in sides:
                     side.ask(case=asdict(case), mode=mode)
                 seconds: list[list[float]] = [[], []]

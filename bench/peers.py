@@ -1,10 +1,14 @@
-"""Contenders beyond torch.nn: ONNX Runtime and JAX, each used as its own users would."""
+"""Contenders beyond torch.nn: ONNX Runtime, JAX and Keras, each used as its own users would."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+os.environ["KERAS_BACKEND"] = "jax"  # which trains faster than its others; read by the import
+
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import onnx
 import onnxruntime
@@ -14,15 +18,9 @@ from torch import Tensor
 
 from elman.bench import Case, Mode, Prepared, Work
 
-__all__ = ["Jax", "OnnxRuntime"]
+__all__ = ["Jax", "Keras", "OnnxRuntime"]
 
 jax.config.update("jax_enable_x64", True)  # lets float64 be; float32 arrays stay float32
-
-
-def directions(case: Case) -> list[list[str]]:
-    """The suffixes of the parameters' names, a list per layer with one entry per direction."""
-    ends = ["", "_reverse"][: 1 + case.bidirectional]
-    return [[f"_l{layer}{end}" for end in ends] for layer in range(case.num_layers)]
 
 
 class OnnxRuntime:
@@ -76,7 +74,7 @@ class OnnxRuntime:
         # (L, D, N, H) -> (L, N, D * H) after each layer
         width = constant("width", np.array([0, 0, -1]))
         stream = "input"
-        for layer, suffixes in enumerate(directions(case)):
+        for layer, suffixes in enumerate(case.suffixes):
             biases = [stacked("bias_ih", suffixes), stacked("bias_hh", suffixes)]
             inputs = [
                 stream,
@@ -152,7 +150,7 @@ def forward(
         return output, *final
 
     output, finals, at = input, [], 0
-    for layer in directions(case):
+    for layer in case.suffixes:
         runs = [
             direction(output, tuple(state[at + i] for state in hx), end)
             for i, end in enumerate(layer)
@@ -200,5 +198,57 @@ class Jax:
                 return [work.rows(tensor(output)), *map(tensor, states)]
             d_weights, d_input = call()
             return [work.rows(tensor(d_input)), *(tensor(d_weights[k]).t() for k in work.weights)]
+
+        return Prepared(call, read)
+
+
+class Keras:
+    """Training by the layers of Keras in a jitted step; like JAX, with as many threads as cores."""
+
+    name = "Keras"
+
+    def prepare(self, work: Work, mode: Mode) -> Prepared | None:
+        case = work.case
+        is_plain = case.num_layers == 1 and not (
+            case.bidirectional or case.proj_size or case.ragged
+        )
+        if mode == "inference" or case.dtype != "float32" or not is_plain:
+            return None
+        swap = [1, 0, 2] if case.cell == "GRU" else range(len(case.kind.gates))  # z, r, n
+
+        def turned(gates: Tensor) -> Tensor:
+            """Blocks of rows from torch's order of gates to that of Keras, or back."""
+            blocks = gates.chunk(len(swap))
+            return torch.cat([blocks[i] for i in swap])
+
+        w_ih, w_hh, b_ih, b_hh = map(turned, work.weights.values())
+        bias = torch.stack([b_ih, b_hh]) if case.cell == "GRU" else b_ih + b_hh
+        kind = getattr(keras.layers, "SimpleRNN" if case.cell == "RNN" else case.cell)
+        layer = kind(case.hidden_size, return_sequences=True)
+        layer.build((case.batch, case.seq_len, case.hidden_size))
+        layer.set_weights([w_ih.t().numpy(), w_hh.t().numpy(), bias.numpy()])
+        weights = [variable.value for variable in layer.trainable_variables]
+        rest = [variable.value for variable in layer.non_trainable_variables]
+        # (N, L, H), as it has them
+        input, d_output = (
+            jnp.asarray(x.transpose(0, 1).numpy()) for x in (work.input, work.d_output)
+        )
+        hx = [jnp.asarray(state[0].numpy()) for state in work.hx]
+
+        def loss(weights: list[Array], input: Array, hx: list[Array]) -> Array:
+            output, _ = layer.stateless_call(weights, rest, input, initial_state=hx)
+            return (output * d_output).sum()
+
+        function = jax.jit(jax.grad(loss, argnums=(0, 1)))
+
+        def call() -> Any:
+            return jax.block_until_ready(function(weights, input, hx))
+
+        def read() -> list[Tensor]:
+            d_weights, d_input = call()
+            dw_ih, dw_hh, d_bias = (torch.from_numpy(np.array(x)) for x in d_weights)
+            d_biases = d_bias if case.cell == "GRU" else [d_bias, d_bias]
+            found = [turned(x) for x in (dw_ih.t(), dw_hh.t(), *d_biases)]
+            return [torch.from_numpy(np.array(d_input)).transpose(0, 1), *found]
 
         return Prepared(call, read)

@@ -21,10 +21,23 @@ import resets
 import runtime
 import scaling
 
-from elman.bench import GRID, MODES, TORCH, Machine, Report, Row, markdown_table, measure
+from elman.bench import (
+    GRID,
+    MODES,
+    QUICK,
+    TORCH,
+    Contender,
+    Machine,
+    Report,
+    Row,
+    markdown_table,
+    measure,
+)
 
 OUT = Path("runs/bench")
 THREADS = (1, 2)
+PEERS = ("torch", "onnx", "onednn", "jax", "keras")
+PACKAGES = ("onnxruntime", "onednn-cpu-gomp", "jax", "keras")
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -33,18 +46,26 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
         return process.submit(function, *arguments).result()
 
 
+def contender(peer: str) -> Contender:
+    """Load a peer, in a process that has no other."""
+    if peer == "torch":
+        return TORCH
+    if peer == "onednn":
+        from onednn import OneDnn
+
+        return OneDnn()
+    import peers
+
+    return {"onnx": peers.OnnxRuntime, "jax": peers.Jax, "keras": peers.Keras}[peer]()
+
+
 def compare(peer: str, threads: int, machine: Machine) -> list[Row]:
     """Run all the rows of one comparison."""
-    if peer == "jax":  # has no other setting; before the import, which counts the cores
+    if peer in ("jax", "keras"):  # no other setting; before the import, which counts the cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    if peer == "torch":
-        contender = TORCH
-    else:
-        import peers
-
-        contender = peers.Jax() if peer == "jax" else peers.OnnxRuntime()
     rows = []
-    for row in measure(GRID, MODES, threads, machine, contender):
+    cases = QUICK if peer == "keras" else GRID  # which compiles for seconds
+    for row in measure(cases, MODES, threads, machine, contender(peer)):
         rows.append(row)
         print(f"{row.case}, {row.mode}: {row.ratio:.2f}x, {row.fraction:.0%}", flush=True)
     return rows
@@ -53,7 +74,7 @@ def compare(peer: str, threads: int, machine: Machine) -> list[Row]:
 def grid(machine: Machine) -> None:
     start = time.monotonic()
     report = Report(machine)
-    for peer in ("torch", "onnx", "jax"):
+    for peer in PEERS:
         for threads in THREADS:
             print(f"--- {peer}, {threads} threads, {time.monotonic() - start:.0f} s", flush=True)
             report.rows.extend(alone(compare, peer, threads, machine))
@@ -101,7 +122,7 @@ def keep_promises(machine: Machine) -> None:
 
 def main() -> None:
     here = Machine.here()
-    peers = {name: version(name) for name in ("onnxruntime", "jax")}
+    peers = {name: version(name) for name in PACKAGES}
     OUT.mkdir(parents=True, exist_ok=True)
     grid(replace(here, versions={**here.versions, **peers}))
     keep_promises(here)

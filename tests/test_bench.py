@@ -42,9 +42,11 @@ CASES = [
         ("GRU", {"num_layers": 2, "bidirectional": True}),
         ("LSTM", {"dtype": "float64"}),
         ("LSTM", {"proj_size": 3}),
+        ("GRU", {"dtype": "bfloat16"}),
     ]
     for ragged in (False, True)
 ]
+INT8 = Case("LSTM", 5, 7, 6, num_layers=2, dtype="int8")
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +70,29 @@ def test_the_layers_do_the_work_as_torch_nn_does(case: Case, mode: Mode) -> None
     assert row.ours.low <= row.ours.median <= row.ours.high
     assert row.peak == 100.0
     assert row.bound == bound(case, mode, 1, 100.0, ENDLESS)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_in_int8_there_is_inference_alone(cell: str, ragged: bool) -> None:
+    case = dataclasses.replace(INT8, cell=cell, ragged=ragged)
+    (row,) = measure([case], MODES, 1, ENDLESS, seconds=0.0)
+    assert (row.case, row.mode, row.peer) == (case, "inference", "torch.nn")
+    assert ELMAN.prepare(Work.of(case), "inference").read()[0].dtype is torch.float32
+
+
+def test_a_layer_of_which_the_peer_has_no_int8_is_passed_over() -> None:
+    assert list(measure([dataclasses.replace(INT8, cell="RNN")], MODES, 1, ENDLESS)) == []
+
+
+def test_narrow_types_are_computed_in() -> None:
+    wide = dataclasses.replace(INT8, dtype="float32")
+    exact = ELMAN.prepare(Work.of(wide), "inference").read()[0]
+    for dtype in ("bfloat16", "int8"):
+        work = Work.of(dataclasses.replace(wide, dtype=dtype))
+        for contender in (ELMAN, TORCH):
+            found = contender.prepare(work, "inference").read()[0].float()
+            assert 1e-4 < (found - exact).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -94,7 +119,7 @@ class Wrong(Layers):
         weights = dict(work.weights)
         name = next(name for name in reversed(weights) if name.startswith("bias"))
         weights[name] = weights[name].clone()
-        weights[name][-1] += 0.01
+        weights[name][-1] += 0.01 if work.case.dtype != "bfloat16" else 0.5
         return super().prepare(dataclasses.replace(work, weights=weights), mode)
 
 
@@ -142,7 +167,7 @@ def test_in_ragged_work_62_percent_of_the_steps_are_real(case: Case) -> None:
 
 
 def test_the_grid_has_every_case_once_and_the_quick_one_is_part_of_it() -> None:
-    assert len(set(GRID)) == len(GRID) == 3 * 18 + 1
+    assert len(set(GRID)) == len(GRID) == 3 * (18 + 4) + 2 * 3 + 1
     assert set(QUICK) < set(GRID)
     assert {case.cell for case in QUICK} == {"RNN", "GRU", "LSTM"}
 
@@ -194,7 +219,7 @@ def test_a_row_is_disturbed_if_its_threads_lack_cores(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    "case", [dataclasses.replace(case, dtype="float64") for case in CASES], ids=str
+    "case", [dataclasses.replace(case, dtype="float64") for case in CASES[:-2]], ids=str
 )
 def test_the_bound_counts_the_products_that_torch_nn_makes(case: Case, mode: Mode) -> None:
     # at 1 GFLOP/s of float32, so half of it in float64, a microsecond is 500 operations
@@ -207,6 +232,13 @@ def test_the_bound_counts_the_products_that_torch_nn_makes(case: Case, mode: Mod
     exact = mode == "inference" or not (case.proj_size or (case.ragged and case.bidirectional))
     assert least <= made * (1 + 1e-6)
     assert least >= made * (1 - 1e-6 if exact else 0.97)
+
+
+def test_narrow_types_have_a_lower_bound() -> None:
+    wide = bound(Case("LSTM", 32, 100, 128), "inference", 1, 1.0, ENDLESS)
+    for dtype, part in (("float64", 2), ("bfloat16", 1 / 2), ("int8", 1 / 4)):
+        case = Case("LSTM", 32, 100, 128, dtype=dtype)
+        assert bound(case, "inference", 1, 1.0, ENDLESS) == pytest.approx(part * wide)
 
 
 def test_a_step_is_no_faster_than_reading_its_weights() -> None:
@@ -236,14 +268,48 @@ def test_the_table_has_a_line_per_case_and_columns_per_peer() -> None:
     first, second = some_rows("JAX", elsewhere=1.5)
     report = Report(ENDLESS, [*some_rows(), first])
     titles, lines = report.lines()
-    assert titles[3:] == ["elman µs", "of bound", "torch.nn µs", "ratio", "JAX µs", "ratio"]
+    assert titles[3:7] == ["elman µs", "of bound", "best peer", "ratio"]
+    assert titles[7:] == ["torch.nn µs", "ratio", "JAX µs", "ratio"]
     start = [str(first.case), "inference", "1"]
     times = ["20.0 ± 175%", "2.00x"]
-    assert lines[0] == [*start, "10.0 ± 10% ~", "50%", *times, *times]
+    assert lines[0] == [*start, "10.0 ± 10% ~", "50%", "torch.nn", "2.00x", *times, *times]
     start = [str(second.case), "inference", "1"]
-    assert lines[1] == [*start, "10.0 ± 10%", "50%", "80.0 ± 44%", "8.00x", "", ""]
+    assert lines[1] == [
+        *start,
+        "10.0 ± 10%",
+        "50%",
+        "torch.nn",
+        "8.00x",
+        "80.0 ± 44%",
+        "8.00x",
+        "",
+        "",
+    ]
     for line in lines:
         assert f"| {' | '.join(line)} |" in report.markdown()
+
+
+def test_the_best_peer_is_the_nearest_one_and_the_only_one_needs_no_name() -> None:
+    first, second = some_rows()
+    near = dataclasses.replace(first, peer="near", theirs=Spread(15.0, 14.0, 16.0, 50))
+    titles, lines = Report(ENDLESS, [first, second, near]).lines()
+    assert [line[titles.index("best peer")] for line in lines] == ["near", "torch.nn"]
+    assert [line[titles.index("ratio")] for line in lines] == ["1.50x", "8.00x"]
+    assert "best peer" not in Report(ENDLESS, [first, second]).lines()[0]
+
+
+def test_narrow_types_have_means_of_their_own() -> None:
+    rows = list(some_rows())
+    rows[1] = dataclasses.replace(
+        rows[1], case=dataclasses.replace(rows[0].case, dtype="int8"), threads=2
+    )
+    rows.append(dataclasses.replace(rows[0], threads=2))
+    _, lines = Report(ENDLESS, rows).summary()
+    assert [line[:3] for line in lines] == [
+        ["RNN, 1 case", "inference", "1"],
+        ["RNN, 1 case", "inference", "2"],
+        ["RNN in int8, 1 case", "inference", "2"],
+    ]
 
 
 def test_the_json_has_all_that_was_measured() -> None:

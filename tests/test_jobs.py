@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import torch
 from jobs import CASES
@@ -87,17 +85,7 @@ def test_two_processes_train_what_one_does(name: str, tmp_path: Path) -> None:
     data = CASES[name].make(tmp_path, 0)
     settings = CASES[name].small | CASES[name].no_chance
     flags = [word for n, v in settings.items() for word in (f"--{n.replace('_', '-')}", str(v))]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-            *("-m", "elman", "train", name, str(data), *flags, "--out", str(tmp_path / "two")),
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    forks.together("train", name, str(data), *flags, "--out", str(tmp_path / "two"))
     one = train(name, tmp_path / "one", data, **CASES[name].no_chance)
     two = json.loads((tmp_path / "two" / "result.json").read_text())["metrics"]
     assert one.metrics == pytest.approx(two, rel=1e-3)

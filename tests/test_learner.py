@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import torch
 
@@ -69,17 +70,12 @@ def test_two_processes_train_what_one_does(book: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_that_were_stopped_go_on_as_two(book: Path, tmp_path: Path) -> None:
-    words = ["text", str(book), *flags(**SMALL | {"dropout": 0.2, "layers": 2})]
-    whole = torchrun(*words, "--out", str(tmp_path / "whole"))
-    assert whole.wait() == 0
-    broken = torchrun(*words, "--max-time", "1", "--out", str(tmp_path / "broken"))
-    assert broken.wait() == 0
-    again = torchrun("text", "--resume", "--epochs", "2", "--out", str(tmp_path / "broken"))
-    assert again.wait() == 0
+    words = ["train", "text", str(book), *flags(**SMALL | {"dropout": 0.2, "layers": 2})]
+    forks.together(*words, "--out", str(tmp_path / "whole"))
+    forks.together(*words, "--max-time", "1", "--out", str(tmp_path / "broken"))
+    forks.together("train", "text", "--resume", "--epochs", "2", "--out", str(tmp_path / "broken"))
     with pytest.raises(InputError, match="was trained by 2 processes"):
         training.resume(tmp_path / "whole")
-    for process in (whole, broken, again):
-        process.communicate()
 
 
 def test_the_weights_of_a_run_are_trained_further(book: Path, tmp_path: Path) -> None:

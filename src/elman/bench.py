@@ -70,6 +70,8 @@ MODES: tuple[Mode, ...] = ("inference", "training")
 
 TURN_S = 0.02
 PAUSE_S = 0.005  # lets the other's worker threads, which spin for a while after a call, go to sleep
+# How far results may be apart, beside the largest entry: in narrow types, twice what rounding does.
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
 DISTURBED = 0.1  # cores too few for a row's threads, from which it means little
 
 
@@ -87,7 +89,8 @@ class Case:
         proj_size: Features of the projected state, 0 for none (LSTM).
         ragged: Sequences of different lengths, packed: from L down to 0.24 L in even steps, so
             that 62 % of N L steps are real.
-        dtype: "float32" or "float64".
+        dtype: "float32" or "float64"; "bfloat16", which is float32 under `torch.autocast`; or
+            "int8", float32 with weights that were quantised, for inference alone.
 
     Example:
         >>> str(Case("LSTM", 32, 100, 128, num_layers=2, bidirectional=True))
@@ -118,6 +121,27 @@ class Case:
         return CELLS["rnn_tanh" if self.cell == "RNN" else self.cell.lower()]
 
     @property
+    def suffixes(self) -> list[list[str]]:
+        """What the names of the parameters end with: of each layer, of each direction.
+
+        Example:
+            >>> Case("GRU", 4, 100, 32, num_layers=2, bidirectional=True).suffixes
+            [['_l0', '_l0_reverse'], ['_l1', '_l1_reverse']]
+        """
+        ends = ["", "_reverse"][: 1 + self.bidirectional]
+        return [[f"_l{layer}{end}" for end in ends] for layer in range(self.num_layers)]
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that there are of it."""
+        return ("inference",) if self.dtype == "int8" else MODES
+
+    @property
+    def given(self) -> torch.dtype:
+        """The dtype of the input, the states and the weights as they are given."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
     def lengths(self) -> list[int]:
         """The length of each sequence, longest first.
 
@@ -139,7 +163,7 @@ class Case:
                 self.hidden_size,
                 num_layers=self.num_layers,
                 bidirectional=self.bidirectional,
-                dtype=getattr(torch, self.dtype),
+                dtype=self.given,
                 **({"proj_size": self.proj_size} if self.proj_size else {}),
             )
         return module
@@ -158,6 +182,11 @@ def _grid() -> Iterator[Case]:
         yield Case(cell, 32, 100, 64, ragged=True)
         yield Case(cell, 32, 1000, 64, ragged=True)
         yield Case(cell, 32, 100, 128, dtype="float64")
+        for size in ((1, 100, 256), (32, 100, 128), (32, 100, 256), (64, 50, 512)):
+            yield Case(cell, *size, dtype="bfloat16")
+        if cell != "RNN":  # no peer has it
+            for size in ((1, 100, 128), (1, 50, 512), (32, 100, 256)):
+                yield Case(cell, *size, dtype="int8")
     yield Case("LSTM", 32, 100, 128, proj_size=64)
 
 
@@ -196,7 +225,7 @@ class Work:
     @classmethod
     def of(cls, case: Case) -> "Work":
         """Draw the numbers of a case, always the same ones; torch's generator stays as it is."""
-        dtype = getattr(torch, case.dtype)
+        dtype = case.given
         states = case.num_layers * (1 + case.bidirectional)
         h_out = case.proj_size or case.hidden_size
         with torch.random.fork_rng(devices=[]):
@@ -253,17 +282,26 @@ class Layers:
     Attributes:
         name: What it is called in tables.
         namespace: The module that has RNN, GRU and LSTM.
+        quantize: Makes a layer one of int8, or returns None for a layer of which it has none.
         lengths: Whether ragged work comes padded, with its lengths, and not packed.
     """
 
     name: str
     namespace: Any
+    quantize: Callable[[torch.nn.Module], torch.nn.Module | None] = elman.quantize
     lengths: bool = False
 
-    def prepare(self, work: Work, mode: Mode) -> Prepared:
+    def prepare(self, work: Work, mode: Mode) -> Prepared | None:
         """Make a module of the namespace with the weights of the work."""
-        module = work.case.module(self.namespace)
-        module.load_state_dict(work.weights)
+        module: Callable[..., Any] | None
+        module = layer = work.case.module(self.namespace)
+        layer.load_state_dict(work.weights)
+        if work.case.dtype == "int8":
+            module = self.quantize(layer)
+        elif work.case.dtype == "bfloat16":
+            module = _under_autocast(layer)
+        if module is None:
+            return None
         hx = work.hx if len(work.hx) > 1 else work.hx[0]
         packed = work.case.ragged and not self.lengths
         lengths = {"lengths": work.case.lengths} if work.case.ragged and self.lengths else {}
@@ -275,9 +313,8 @@ class Layers:
             return result if packed else work.rows(result)
 
         values = given(work.input).clone().requires_grad_(mode == "training")
-        d_output = given(work.d_output)
         input = work.pack(work.input)._replace(data=values) if packed else values
-        leaves = [values, *module.parameters()]
+        leaves = [values, *layer.parameters()]
 
         def infer() -> tuple[Tensor, Any]:
             output, states = module(input, hx, **lengths)
@@ -286,6 +323,14 @@ class Layers:
         def read_inference() -> list[Tensor]:
             output, states = infer()
             return [read(output), *(states if isinstance(states, tuple) else (states,))]
+
+        if mode == "inference":
+            return Prepared(infer, read_inference)
+        d_output = given(work.d_output)
+        if (
+            work.case.dtype == "bfloat16"
+        ):  # of which cells the outputs are, too, is for PyTorch to say
+            d_output = d_output.to(infer()[0].dtype)
 
         def train() -> None:
             for leaf in leaves:
@@ -297,15 +342,31 @@ class Layers:
             d_input, *d_weights = [leaf.grad for leaf in leaves if leaf.grad is not None]
             return [read(d_input), *d_weights]
 
-        return (
-            Prepared(train, read_training)
-            if mode == "training"
-            else Prepared(infer, read_inference)
-        )
+        return Prepared(train, read_training)
+
+
+def _under_autocast(layer: torch.nn.Module) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(*args, **options)
+
+    return call
+
+
+def _quantize_dynamic(layer: torch.nn.Module) -> torch.nn.Module | None:
+    if isinstance(layer, torch.nn.RNN):
+        return None  # PyTorch has its LSTM and GRU alone
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is being retired
+        whole = torch.nn.Sequential(layer).eval()  # children alone are exchanged
+        make: Any = torch.ao.quantization.quantize_dynamic
+        whole = make(whole, {type(layer)}, torch.qint8)
+    quantized: torch.nn.Module = whole[0]
+    return quantized
 
 
 ELMAN = Layers("elman", elman.nn)
-TORCH = Layers("torch.nn", torch.nn)
+TORCH = Layers("torch.nn", torch.nn, _quantize_dynamic)
 
 
 @dataclass(frozen=True)
@@ -435,7 +496,9 @@ def bound(case: Case, mode: Mode, threads: int, peak: float, machine: Machine) -
         case: The work.
         mode: Inference or training.
         threads: Cores that share the work.
-        peak: float32 GFLOP/s of these cores together; half of it is taken for float64.
+        peak: float32 GFLOP/s of these cores together. Of float64 half of it is taken, of bfloat16
+            twice and of int8 four times as much, as vector instructions do; those that multiply
+            whole matrices do more.
         machine: Where the weights are read.
 
     Example:
@@ -531,7 +594,7 @@ def measure(
     modes = tuple(modes)
     for case in cases:
         work = Work.of(case)
-        for mode in modes:
+        for mode in (mode for mode in modes if mode in case.modes):
             before = torch.get_num_threads()
             torch.set_num_threads(threads)
             try:
@@ -558,7 +621,8 @@ def _row(
     if us is None or them is None:
         return None
     with torch.set_grad_enabled(mode == "training"):
-        _check_same(us.read(), them.read(), f"{work.case}, {mode}: {ours.name} and {peer.name}")
+        who = f"{work.case}, {mode}: {ours.name} and {peer.name}"
+        _check_same(us.read(), them.read(), TOLERANCE[work.case.dtype], who)
         peaks = [_native.fma_peak(threads, 0.01)]
         start, elsewhere = time.perf_counter(), seconds_elsewhere()
         our_times, their_times = take_turns([us.call, them.call], seconds)
@@ -593,13 +657,12 @@ def seconds_elsewhere() -> float:
     return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
-def _check_same(us: list[Tensor], them: list[Tensor], who: str) -> None:
+def _check_same(us: list[Tensor], them: list[Tensor], rtol: float, who: str) -> None:
     # Sums over many steps round differently in each: the largest entry of a tensor sets its scale.
     if len(us) != len(them):
         raise AssertionError(f"{who} returned {len(us)} and {len(them)} tensors")
     for x, y in zip(us, them, strict=True):
         scale = max(1.0, y.abs().max().item())
-        rtol = 1e-4 if y.dtype == torch.float32 else 1e-9
         torch.testing.assert_close(
             x, y, rtol=rtol, atol=rtol * scale, msg=lambda text: f"{who} disagree. {text}"
         )
@@ -638,23 +701,39 @@ class Report:
         versions = ", ".join(f"{name} {version}" for name, version in self.machine.versions.items())
         return f"{self.machine.cpu}, {_threads(self.machine.cores, 'core')}: {reached}; {versions}"
 
-    def lines(self, threads: int | None = None) -> tuple[list[str], list[list[str]]]:
-        """Return the titles and the cells of the table, a line per case, mode and threads.
+    def grouped(self, threads: int | None = None) -> dict[tuple[Case, Mode, int], dict[str, Row]]:
+        """Return the rows by case, mode and threads, and then by peer.
 
         Args:
-            threads: Only lines with so many threads, and no column of threads.
+            threads: Only rows with so many threads.
         """
-        titles = ["(N, L, H)", "mode", "threads", "elman µs", "of bound"]
-        titles += [title for peer in self.peers for title in (f"{peer} µs", "ratio")]
         grouped: dict[tuple[Case, Mode, int], dict[str, Row]] = {}
         for row in self.rows:
             if threads in (None, row.threads):
                 grouped.setdefault((row.case, row.mode, row.threads), {})[row.peer] = row
+        return grouped
+
+    def lines(self, threads: int | None = None) -> tuple[list[str], list[list[str]]]:
+        """Return the titles and the cells of the table, a line per case, mode and threads.
+
+        Of several peers, the best is the one whose time is the shortest beside ours.
+
+        Args:
+            threads: Only lines with so many threads, and no column of threads.
+        """
+        several = len(self.peers) > 1
+        titles = ["(N, L, H)", "mode", "threads", "elman µs", "of bound"]
+        titles += ["best peer", "ratio"] * several
+        titles += [title for peer in self.peers for title in (f"{peer} µs", "ratio")]
         lines = []
-        for (case, mode, count), by_peer in grouped.items():
-            first = next(iter(by_peer.values()))
+        for (case, mode, count), by_peer in self.grouped(threads).items():
+            first, best = (
+                next(iter(by_peer.values())),
+                min(by_peer.values(), key=lambda row: row.ratio),
+            )
             mark = " ~" * any(map(self.disturbed, by_peer.values()))
             line = [str(case), mode, str(count), f"{first.ours}{mark}", f"{first.fraction:.0%}"]
+            line += [best.peer, f"{best.ratio:.2f}x"] * several
             for peer in self.peers:
                 other = by_peer.get(peer)
                 line += [str(other.theirs), f"{other.ratio:.2f}x"] if other else ["", ""]
@@ -670,24 +749,25 @@ class Report:
         Disturbed rows are left out: some peers take a thousand times longer on a busy machine.
         """
         titles = ["geometric mean over", "mode", "threads", *self.peers]
+        groups: dict[tuple[str, Mode, int], dict[str, list[float]]] = {}
+        for row in self.rows:
+            case = row.case
+            narrow = f" in {case.dtype}" * (case.dtype in ("bfloat16", "int8"))
+            by_peer = groups.setdefault((case.cell + narrow, row.mode, row.threads), {})
+            if not self.disturbed(row):
+                by_peer.setdefault(row.peer, []).append(row.ratio)
+        names = list(dict.fromkeys(layers for layers, _, _ in groups))
         lines = []
-        for cell in dict.fromkeys(row.case.cell for row in self.rows):
-            for mode in dict.fromkeys(row.mode for row in self.rows):
-                for threads in self._threads():
-                    line, cases = [], 0
-                    for peer in self.peers:
-                        wanted = (cell, mode, threads, peer)
-                        ratios = [
-                            row.ratio
-                            for row in self.rows
-                            if (row.case.cell, row.mode, row.threads, row.peer) == wanted
-                            and not self.disturbed(row)
-                        ]
-                        cases = max(cases, len(ratios))
-                        line.append(f"{statistics.geometric_mean(ratios):.2f}x" if ratios else "")
-                    lines.append(
-                        [f"{cell}, {cases} case{'s' * (cases != 1)}", mode, str(threads), *line]
-                    )
+        for group in sorted(groups, key=lambda g: (names.index(g[0]), MODES.index(g[1]), g[2])):
+            layers, mode, threads = group
+            by_peer = groups[group]
+            cases = max(map(len, by_peer.values()), default=0)
+            means = [
+                f"{statistics.geometric_mean(by_peer[peer]):.2f}x" if peer in by_peer else ""
+                for peer in self.peers
+            ]
+            counted = f"{layers}, {cases} case{'s' * (cases != 1)}"
+            lines.append([counted, mode, str(threads), *means])
         return titles, lines
 
     def markdown(self) -> str:

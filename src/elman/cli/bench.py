@@ -51,7 +51,8 @@ def bench(
     console = Console(highlight=False)
     columns = (*Progress.get_default_columns(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("the machine", total=len(cases) * len(MODES) * len(counts))
+        total = sum(len(case.modes) for case in cases) * len(counts)
+        task = progress.add_task("the machine", total=total)
         report = Report(Machine.here())
         for count in counts:
             for row in measure(cases, MODES, count, report.machine, seconds=1.0 if full else 0.8):
