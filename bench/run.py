@@ -2,7 +2,7 @@
 
 Whatever is compared has a process of its own, in which ours and the other's calls take turns.
 Written to runs/bench are, of the grid, results.json and table.md; of the promises, promises.json,
-promises.md, runtime.md, resets.md and scaling.png.
+promises.md, runtime.md, resets.md, recurrence.md and scaling.png.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import promises
+import recurrence
 import resets
 import runtime
 import scaling
@@ -100,6 +101,9 @@ def keep_promises(machine: Machine) -> None:
     of_resets = alone(resets.measure)
     resets_text = markdown_table(*resets.table(of_resets)) + "\n"
     kept += resets.promised(of_resets)
+    print("--- recurrence", flush=True)
+    of_recurrence = alone(recurrence.measure)
+    recurrence_text = markdown_table(*recurrence.table(of_recurrence)) + "\n"
     print("--- scaling", flush=True)
     series = alone(scaling.measure, machine)
     kept += [line.promise() for line in series]
@@ -108,16 +112,19 @@ def keep_promises(machine: Machine) -> None:
         "promises": [asdict(promise) for promise in kept],
         "runtime": [asdict(figure) for figure in of_runtime],
         "resets": [asdict(row) for row in of_resets],
+        "recurrence": [asdict(row) for row in of_recurrence],
         "scaling": [asdict(line) for line in series],
     }
     (OUT / "promises.json").write_text(json.dumps(figures, indent=1))
     (OUT / "promises.md").write_text(markdown_table(*promises.table(kept)) + "\n")
     (OUT / "runtime.md").write_text(runtime_text)
     (OUT / "resets.md").write_text(resets_text)
+    (OUT / "recurrence.md").write_text(recurrence_text)
     (OUT / "scaling.png").write_bytes(scaling.draw(series, f"{machine.cpu}, 1 thread"))
     print(markdown_table(*promises.table(kept)))
     print(runtime_text)
     print(resets_text)
+    print(recurrence_text)
 
 
 def main() -> None:

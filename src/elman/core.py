@@ -630,7 +630,7 @@ def _addresses(
 ) -> list[int]:
     found = _native.addresses(_ASK, tensors, dtype, dtype.itemsize, counts)
     return [
-        _address(cell, names[i], tensors[i], dtype, copies, counts and counts[i])
+        _address(cell, names[i], tensors[i], dtype, copies, None if counts is None else counts[i])
         if address is None
         else address
         for i, address in enumerate(found)

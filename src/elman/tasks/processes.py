@@ -98,8 +98,8 @@ def together() -> Iterator[Processes]:
     dist.init_process_group("gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
-        # A thread of gloo's that is still putting away the last message needs the interpreter's lock,
-        # which the end of the group waits for it with; here it gets it.
+        # The end of the group waits, with the interpreter's lock, for a thread of gloo's that needs
+        # that lock to put away the last message; here it gets it.
         dist.barrier()
     finally:
         dist.destroy_process_group()
