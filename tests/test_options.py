@@ -5,6 +5,7 @@ drew; whoever computes the layer, it is what is to come out.
 """
 
 import copy
+import inspect
 import io
 import math
 import pickle
@@ -498,6 +499,17 @@ def test_a_layer_without_options_is_as_it_was() -> None:
     assert not set(vars(layer)) & set(DEFAULTS)  # so those of an old pickle are at their defaults
     assert set(Options.__annotations__) == set(DEFAULTS)
     assert repr(layer) == f"LSTM({F}, {H})"
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "Recurrent"])
+def test_signature_and_help_show_every_option(kind: str) -> None:
+    cls = getattr(elman, kind)
+    parameters = inspect.signature(cls).parameters
+    for name, default in DEFAULTS.items():
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameters[name].default == default
+        assert f"\n        {name}: " in cls.__doc__
+    assert "options" not in parameters
 
 
 def test_gains_start_from_1_and_learnt_states_from_0() -> None:
