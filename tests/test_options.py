@@ -47,6 +47,7 @@ OPTIONS: dict[str, Any] = {
 }
 FORMS: dict[str, dict[str, Any]] = {
     "padded": {"num_layers": 2},
+    "one layer": {"bidirectional": True},
     "lengths": {"num_layers": 2, "bidirectional": True},
     "packed": {"num_layers": 2, "bidirectional": True},
     "reset": {"num_layers": 2, "batch_first": True},
@@ -204,8 +205,8 @@ def compare(
     learns = layer.learn_initial_state
     for letter, width in zip("hc", widths, strict=False):
         if not learns:
-            given[f"{letter}_0"] = random(2 * directions, count, width)
-        given[f"{letter}_to"] = given[f"{letter}_0"] if learns else random(2, width)
+            given[f"{letter}_0"] = random(layer.num_layers * directions, count, width)
+        given[f"{letter}_to"] = given[f"{letter}_0"] if learns else random(layer.num_layers, width)
     reset = torch.zeros(L, count, dtype=torch.bool)
     if form == "reset":
         reset[0, 0] = reset[2, 0] = reset[3] = True
