@@ -41,8 +41,8 @@ struct Weights {
 template <class T>
 struct WeightGradients {
   T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
-  T* vectors[kVectors];
-  T *gain_ih, *gain_hh, *gain_c, *bias_c;
+  T* vectors[kVectors] = {};
+  T *gain_ih = nullptr, *gain_hh = nullptr, *gain_c = nullptr, *bias_c = nullptr;
 };
 
 // What acts in the recurrence at every step, beyond the cell and the norms; nothing by default.

@@ -5,6 +5,7 @@ drew; whoever computes the layer, it is what is to come out.
 """
 
 import copy
+import inspect
 import io
 import math
 import pickle
@@ -46,6 +47,7 @@ OPTIONS: dict[str, Any] = {
 }
 FORMS: dict[str, dict[str, Any]] = {
     "padded": {"num_layers": 2},
+    "one layer": {"bidirectional": True},
     "lengths": {"num_layers": 2, "bidirectional": True},
     "packed": {"num_layers": 2, "bidirectional": True},
     "reset": {"num_layers": 2, "batch_first": True},
@@ -203,8 +205,8 @@ def compare(
     learns = layer.learn_initial_state
     for letter, width in zip("hc", widths, strict=False):
         if not learns:
-            given[f"{letter}_0"] = random(2 * directions, count, width)
-        given[f"{letter}_to"] = given[f"{letter}_0"] if learns else random(2, width)
+            given[f"{letter}_0"] = random(layer.num_layers * directions, count, width)
+        given[f"{letter}_to"] = given[f"{letter}_0"] if learns else random(layer.num_layers, width)
     reset = torch.zeros(L, count, dtype=torch.bool)
     if form == "reset":
         reset[0, 0] = reset[2, 0] = reset[3] = True
@@ -498,6 +500,17 @@ def test_a_layer_without_options_is_as_it_was() -> None:
     assert not set(vars(layer)) & set(DEFAULTS)  # so those of an old pickle are at their defaults
     assert set(Options.__annotations__) == set(DEFAULTS)
     assert repr(layer) == f"LSTM({F}, {H})"
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "Recurrent"])
+def test_signature_and_help_show_every_option(kind: str) -> None:
+    cls = getattr(elman, kind)
+    parameters = inspect.signature(cls).parameters
+    for name, default in DEFAULTS.items():
+        assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameters[name].default == default
+        assert f"\n        {name}: " in cls.__doc__
+    assert "options" not in parameters
 
 
 def test_gains_start_from_1_and_learnt_states_from_0() -> None:
