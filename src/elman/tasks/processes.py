@@ -98,8 +98,8 @@ def together() -> Iterator[Processes]:
     dist.init_process_group("gloo")
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
-        # A thread of gloo's that is still putting away the last message needs the interpreter's lock,
-        # which the end of the group waits for it with; here it gets it.
+        # A thread of gloo's may still put away the last message, for which it needs the lock of the
+        # interpreter; the end of the group waits for it and holds the lock. Here it gets it.
         dist.barrier()
     finally:
         dist.destroy_process_group()
