@@ -17,7 +17,7 @@ CLANG := $(shell command -v clang++)
 EXTRAS := labels,onnx,pairs,series,tags,tensorboard,text
 
 .DELETE_ON_ERROR:
-.PHONY: demo test fuzz sanitize lint bench bench-compare docs works pictures format arm bits wheel \
+.PHONY: demo test fuzz sanitize lint bench bench-record bench-compare docs works pictures format arm bits wheel \
     size reproducible clean
 
 # A minute of examples that need no data.
@@ -67,9 +67,14 @@ format: $(VENV)/tools
 	$(BIN)/ruff format --quiet
 	$(BIN)/clang-format -i $(CORE) $(NATIVE_TESTS)
 
-# The whole grid against every peer, and the other promises, in twenty minutes, into runs/bench/.
+# The whole grid against every peer, and the other promises, in half an hour, into runs/bench/.
 bench: $(VENV)/core $(VENV)/peers
 	$(BIN)/python bench/run.py
+
+# The figures of that run become those of the pages: bench/RESULTS.md, the tables and the picture.
+bench-record: $(VENV)/core
+	$(BIN)/python bench/record.py
+	$(BIN)/python docs/pictures.py speed
 
 # What has become faster or slower since a COMMIT, which is built beside, in two minutes.
 bench-compare: $(VENV)/core

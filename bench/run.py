@@ -1,8 +1,8 @@
 """Measures elman against every peer over the whole grid, and what else is promised: `make bench`.
 
 Whatever is compared has a process of its own, in which ours and the other's calls take turns.
-Written to runs/bench are, of the grid, results.json and table.md; of the promises, promises.json,
-promises.md, runtime.md, resets.md, recurrence.md and scaling.png.
+Written to runs/bench are all figures, in results.json (the grid) and promises.json, their tables,
+and RESULTS.md with scaling.png, which `make bench-record` makes those of the pages.
 """
 
 import json
@@ -37,6 +37,19 @@ from elman.bench import (
 
 OUT = Path("runs/bench")
 THREADS = (1, 2)
+RESULTS = """\
+# What `make bench` printed
+
+{grid}
+## What else is promised
+
+From the same run, 1 thread but for the busy cores. A doubled size costs more than its share where
+arrays leave a cache, and where memory is new to the process.
+
+{promised}
+
+![The cost of a call as each size grows](scaling.png)
+"""
 PEERS = ("torch", "onnx", "onednn", "jax", "keras")
 PACKAGES = ("onnxruntime", "onednn-cpu-gomp", "jax", "keras")
 
@@ -121,6 +134,10 @@ def keep_promises(machine: Machine) -> None:
     (OUT / "resets.md").write_text(resets_text)
     (OUT / "recurrence.md").write_text(recurrence_text)
     (OUT / "scaling.png").write_bytes(scaling.draw(series, f"{machine.cpu}, 1 thread"))
+    promised = markdown_table(*promises.table(kept))
+    (OUT / "RESULTS.md").write_text(
+        RESULTS.format(grid=(OUT / "table.md").read_text(), promised=promised)
+    )
     print(markdown_table(*promises.table(kept)))
     print(runtime_text)
     print(resets_text)

@@ -76,16 +76,8 @@ struct Directions {
       }
     }
     for (std::size_t i = 0; i + parts <= dw.size(); i += parts) {
-      gradients.push_back({at<T>(dw[i]),
-                           at<T>(dw[i + 1]),
-                           at<T>(dw[i + 2]),
-                           at<T>(dw[i + 3]),
-                           at<T>(dw[i + 4]),
-                           {},
-                           nullptr,
-                           nullptr,
-                           nullptr,
-                           nullptr});
+      gradients.push_back(
+          {at<T>(dw[i]), at<T>(dw[i + 1]), at<T>(dw[i + 2]), at<T>(dw[i + 3]), at<T>(dw[i + 4])});
       if (parts == kAll) {
         WeightGradients<T>& of = gradients.back();
         for (std::size_t v = 0; v < kVectors; v++)

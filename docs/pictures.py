@@ -6,6 +6,7 @@ differ. It is drawn once for each language. The picture of speed is drawn from b
 
 import contextlib
 import io
+import math
 import os
 import re
 import sys
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 import elman
 
@@ -355,37 +356,89 @@ def gru(names: Names, say: Callable[[str], str]) -> Figure:
 # --- speed --------------------------------------------------------------------------------------
 
 
-def speed() -> Figure:
-    """Draw the geometric means of bench/RESULTS.md: how many times longer the peers take."""
-    results = (DOCS.parent / "bench" / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+RESULTS = DOCS.parent / "bench" / "RESULTS.md"
+SIZES = {  # of a call in the table of results: what a reader calls it
+    "(1, 100, 256)": "1 sequence,\n256 units",
+    "(1, 1000, 64)": "1 long sequence,\n64 units",
+    "(32, 100, 128)": "32 sequences,\n128 units",
+    "(32, 1000, 64), ragged": "32 of different\nlengths, 64 units",
+    "(64, 50, 512)": "64 sequences,\n512 units",
+}
+
+
+def shares(results: str) -> dict[tuple[str, str], dict[str, float]]:
+    """What part of the machine's best each contender reaches, by mode and size.
+
+    Read from the table that `make bench` writes, at its largest number of threads: the geometric
+    mean over the cells. "others" is the best peer of each cell that is not torch.nn.
+    """
     rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in results if "|" in line
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in results.splitlines()
+        if line.startswith("|")
     ]
-    machine = next(line for line in results if "GFLOP/s" in line)
-    start = next(i for i, row in enumerate(rows) if row[0].startswith("geometric mean"))
-    peers = rows[start][3:]
-    means = [row for row in rows[start + 2 :] if len(row) == len(rows[start])]
-    most = max(int(row[2]) for row in means)
-    means = [row for row in means if int(row[2]) == most]
-    figure = Figure(figsize=(7.2, 3.6))
-    axes = figure.subplots()
-    width = 0.26
-    for k, (peer, color) in enumerate(zip(peers, (BLUE, ORANGE, GREEN), strict=False)):
-        shown = [(i, float(row[3 + k].rstrip("x"))) for i, row in enumerate(means) if row[3 + k]]
-        places = [i + (k - 1) * width for i, _ in shown]
-        ratios = [ratio for _, ratio in shown]
-        bars = axes.bar(places, ratios, width * 0.92, color=color, label=peer)
-        axes.bar_label(bars, [f"{ratio:.1f}" for ratio in ratios], fontsize=9, padding=2)
-    axes.axhline(1, color=INK, linewidth=1)
-    axes.set_xlim(-0.55, len(means) - 0.45)
-    axes.text(len(means) - 0.42, 1, "elman", va="center")
-    axes.set_xticks(range(len(means)), [f"{row[0].split(',')[0]}\n{row[1]}" for row in means])
-    axes.set(ylabel="time of the other / time of elman")
-    axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.02))
-    cpu, _, versions = machine.partition(":")
-    versions = versions.partition(";")[2].strip()
-    axes.set_title(f"{cpu}, {most} threads; {versions}", fontsize=7.5, color=GREY, y=-0.3)
+    start = next(i for i, row in enumerate(rows) if row[0] == "(N, L, H)")
+    titles = rows[start]
+    most = max(int(row[2]) for row in rows[start + 2 :] if len(row) == len(titles))
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows[start + 2 :]:
+        size = row[0].partition(" ")[2]
+        if len(row) != len(titles) or size not in SIZES or int(row[2]) != most:
+            continue
+        ours = float(row[titles.index("of bound")].rstrip("%")) / 100
+        ratios = {
+            title.removesuffix(" µs"): float(row[i + 1].rstrip("x"))
+            for i, title in enumerate(titles)
+            if title.endswith(" µs") and titles[i + 1] == "ratio" and row[i + 1]
+        }
+        theirs = ratios.pop("torch.nn")
+        parts = {"elman": ours, "others": ours / min(ratios.values()), "torch.nn": ours / theirs}
+        for who, part in parts.items():
+            found.setdefault((row[1], size), {}).setdefault(who, []).append(part)
+    return {
+        key: {who: math.prod(parts) ** (1 / len(parts)) for who, parts in by_who.items()}
+        for key, by_who in found.items()
+    }
+
+
+def speed() -> Figure:
+    """Draw how near to the machine's best each comes, from the results that are kept."""
+    results = RESULTS.read_text(encoding="utf-8")
+    found = shares(results)
+    others = ", ".join(p for p in peers(results) if p != "torch.nn")
+    looks = {
+        "elman": (BLUE, "elman"),
+        "others": (ORANGE, f"the best of {others}"),
+        "torch.nn": (GREEN, "torch.nn"),
+    }
+    figure = Figure(figsize=(5.4, 7.2))
+    panels = figure.subplots(2, sharex=True)
+    for axes, mode in zip(panels, ("inference", "training"), strict=True):
+        for y, size in enumerate(SIZES):
+            for k, (who, (color, _)) in enumerate(looks.items()):
+                part = 100 * found[mode, size][who]
+                axes.barh(y + 0.27 * (k - 1), part, 0.25, color=color)
+                shown = f"{part:.0f} %" if part >= 1 else "below 1 %"
+                axes.text(part + 1, y + 0.27 * (k - 1), shown, va="center", fontsize=9)
+        axes.axvline(100, color=INK, linewidth=2.5, clip_on=False)
+        axes.set_yticks(range(len(SIZES)), list(SIZES.values()))
+        axes.set(xlim=(0, 100), ylim=(len(SIZES) - 0.5, -0.6))
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(mode, loc="left", fontsize=12, fontweight="bold")
+    panels[0].text(99, -0.75, "as fast as this\nprocessor can be", ha="right", va="bottom")
+    panels[1].set_xlabel("speed, in % of what this processor can do")
+    bars = [Rectangle((0, 0), 1, 1, color=color) for color, _ in looks.values()]
+    figure.legend(
+        bars, [label for _, label in looks.values()], loc="lower left", bbox_to_anchor=(0.0, 0.93)
+    )
+    figure.subplots_adjust(hspace=0.22, top=0.88)
     return figure
+
+
+def peers(results: str) -> list[str]:
+    """The other contenders of the results, as the columns of the means name them."""
+    line = next(x for x in results.splitlines() if x.startswith("| geometric mean over"))
+    return [cell.strip() for cell in line.strip("|").split("|")][3:]
 
 
 def main(wanted: list[str]) -> None:

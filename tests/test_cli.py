@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import typer
 
@@ -45,9 +47,12 @@ def start(*words: str) -> "subprocess.Popen[str]":
     )
 
 
-def wait_for_records(run: Path, count: int, process: "subprocess.Popen[str]") -> None:
+def wait_for_records(run: Path, count: int, process: "subprocess.Popen[str] | BaseProcess") -> None:
     metrics = run / "metrics.jsonl"
-    while process.poll() is None:
+    running = (
+        process.is_alive if isinstance(process, BaseProcess) else lambda: process.poll() is None
+    )
+    while running():
         if metrics.exists() and metrics.read_bytes().count(b"\n") >= count:
             return
         time.sleep(0.002)
@@ -64,21 +69,20 @@ def what_is_kept(run: Path) -> tuple[Any, ...]:
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(book: Path) -> None:
     flags = ["train", "text", str(book), *SMALL, "--epochs", "4", "--dropout", "0.2"]
-    whole = start(*flags, "--out", "whole")
-    _, errors = whole.communicate()
-    assert (whole.returncode, errors) == (0, "")
+    forks.end_well(forks.command(*flags, "--out", "whole", errors="errors"))
+    assert Path("errors").read_text() == ""
     records = len(Path("whole", "metrics.jsonl").read_bytes().splitlines())
-    killed = start(*flags, "--out", "killed")
+    killed = forks.command(*flags, "--out", "killed")
     kills = 0
     for _ in range(2):
         wait_for_records(Path("killed"), random.randrange(1, records - 5), killed)
         time.sleep(random.random() * 0.05)
-        killed.send_signal(signal.SIGKILL)
-        killed.communicate()
-        kills += killed.returncode == -signal.SIGKILL
-        killed = start("train", "text", "--resume", "--out", "killed")
-    _, errors = killed.communicate()
-    assert (killed.returncode, errors) == (0, "")
+        killed.kill()
+        killed.join()
+        kills += killed.exitcode == -signal.SIGKILL
+        killed = forks.command("train", "text", "--resume", "--out", "killed", errors="errors")
+    forks.end_well(killed)
+    assert Path("errors").read_text() == ""
     assert kills > 0
     assert what_is_kept(Path("killed")) == what_is_kept(Path("whole"))
 
@@ -307,31 +311,34 @@ def test_python_dash_m_elman_is_the_command_line() -> None:
 
 
 def test_a_second_process_in_the_same_run_is_told_to_wait(book: Path) -> None:
-    first = start("train", "text", str(book), *SMALL, "--epochs", "10000", "--out", "run")
+    words = ["train", "text", str(book), *SMALL, "--epochs", "10000", "--out", "run"]
+    first = forks.command(*words, errors="errors")
     wait_for_records(Path("run"), 1, first)
     second = start("train", "text", "--resume", "--out", "run")
     _, errors = second.communicate()
     assert second.returncode == 2
     assert errors.startswith("elman: run is in use, another process is training in it: wait")
-    first.send_signal(signal.SIGTERM)
-    _, errors = first.communicate()
-    assert first.returncode == 128 + signal.SIGTERM
+    first.terminate()
+    first.join()
+    errors = Path("errors").read_text()
+    assert first.exitcode == 128 + signal.SIGTERM
     assert "(SIGTERM); all is saved. Go on with: elman train text --resume --out run" in errors
     steps = [r["step"] for r in Run.open(Path("run")).records() if r["kind"] == "train"]
     assert steps == sorted(set(steps))
 
 
 def test_suspended_time_does_not_count_as_training(book: Path) -> None:
-    process = start("train", "text", str(book), *SMALL, "--epochs", "10000", "--out", "run")
+    words = ["train", "text", str(book), *SMALL, "--epochs", "10000", "--out", "run"]
+    process = forks.command(*words, errors="errors")
     wait_for_records(Path("run"), 3, process)
-    process.send_signal(signal.SIGSTOP)
+    os.kill(process.pid or 0, signal.SIGSTOP)
     time.sleep(3.0)
     stopped = time.monotonic()
-    process.send_signal(signal.SIGCONT)
-    process.send_signal(signal.SIGHUP)  # the terminal closes
-    _, errors = process.communicate()
-    assert process.returncode == 128 + signal.SIGHUP
-    assert "(SIGHUP); all is saved" in errors
+    os.kill(process.pid or 0, signal.SIGCONT)
+    os.kill(process.pid or 0, signal.SIGHUP)  # the terminal closes
+    process.join()
+    assert process.exitcode == 128 + signal.SIGHUP
+    assert "(SIGHUP); all is saved" in Path("errors").read_text()
     before, last = [r["clock"]["seconds"] for r in Run.open(Path("run")).records()][-2:]
     seconds = checkpoint.load(Path("run/last.safetensors"))[1]["position"]["seconds"]
     assert max(last, seconds) - before < 2.0 + time.monotonic() - stopped

@@ -20,8 +20,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+def load(name: str, folder: Path = DOCS) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -190,6 +190,35 @@ def test_the_figures_of_speed_are_those_that_were_measured(page: str) -> None:
     assert figures
     for case, numbers in figures.items():
         assert Counter(numbers) <= Counter(results[case]), case
+
+
+def test_a_record_of_a_run_gives_the_pages_its_figures() -> None:
+    record = load("record", ROOT / "bench")
+    results = (ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
+    for name in ("README.md", "docs/speed.md"):
+        page = (ROOT / name).read_text(encoding="utf-8")
+        assert record.renewed(page, results) == page  # which has them already
+        titles, _, row = map(record.cells, record.table(page, record.CASES)[:3])
+        figure = row[titles.index("elman µs")]
+        wrong = page.replace(f"| {figure} |", "| 7 |", 1).replace("| 4.26x |", "| 7x |")
+        assert wrong != page
+        assert record.renewed(wrong, results) == page
+
+
+def test_the_picture_of_speed_is_drawn_from_the_table_of_results() -> None:
+    titles = "(N, L, H)|mode|threads|elman µs|of bound|best peer|ratio|torch.nn µs|ratio|A µs|ratio"
+    lines = [
+        titles,
+        ":--|" * 10 + ":--",
+        "RNN (1, 100, 256)|training|2|9|50%|A|2.00x|90|4.00x|18|2.00x",
+        "GRU (1, 100, 256)|training|2|9|50%|torch.nn|1.00x|9|1.00x|72|8.00x",
+        "GRU (1, 100, 256)|training|1|9|10%|torch.nn|1.00x|9|1.00x|72|8.00x",
+        "GRU (1, 100, 256), float64|training|2|9|10%|torch.nn|1.00x|9|1.00x|72|8.00x",
+    ]
+    found = pictures.shares("\n".join(f"|{line}|" for line in lines))
+    assert list(found) == [("training", "(1, 100, 256)")]
+    (parts,) = found.values()
+    assert parts == pytest.approx({"elman": 0.5, "others": 0.125, "torch.nn": 0.25})
 
 
 # --- the table of what works ------------------------------------------------------------------
