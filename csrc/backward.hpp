@@ -203,7 +203,8 @@ void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   const Units all{0, at.H};
   const StateGradients<T> in_place{b.dh, {b.dh, b.dh}, {b.dc, b.dc}};
   const long blocks = num_blocks(at, threads);
-  if (blocks > 1 || !pays_together(dir, threads)) {
+  const int members = gang_size(dir, threads, blocks);
+  if (members == 1) {
     // Shared out anew for every chunk, in each of which other rows run.
     const long early = smaller(dir.time(s0), dir.time(s1 - 1)), late = early + (s1 - s0);
     return parallel_for(threads, static_cast<int>(blocks), [&](int task) {
@@ -224,8 +225,8 @@ void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   own.dc[0] = own.dc[1] = scratch.take<T>(C);
   copy(shared.dc[(s1 - 1) & 1], static_cast<const T*>(b.dc), C);
   const T *dh = result, *dc = shared.dc[(s0 - 1) & 1];
-  Gang gang(threads);
-  parallel_for(threads, threads, [&](int) {
+  Gang gang(members);
+  parallel_for(members, members, [&](int) {
     const int part = gang.join();
     if (part < 0)
       return;

@@ -154,10 +154,11 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
   return at.L;
 }
 
-// A direction's rows [block.begin, block.end) over the whole sequence, by up to `threads` threads.
+// A direction's rows [block.begin, block.end) over the whole sequence, by up to `threads` threads,
+// or by a gang of so many.
 template <class T>
 void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& operands,
-                   int threads) {
+                   int threads, int members) {
   const Shape<T>& at = dir.at;
   const long rows = block.end - block.begin;
   const Units all{0, at.H};
@@ -166,13 +167,13 @@ void forward_block(const Direction<T>& dir, RowBlock block, const Operands<T>& o
   for (long n = 0; dir.cell.states > 1 && n < rows; n++)
     copy(c + n * at.C, dir.state(dir.p.c_0, block.begin + n, at.C), at.C);
 
-  if (pays_together(dir, threads)) {
+  if (members > 1) {
     // Who goes on alone has a c of its own: one that was lost may still write to the gang's.
     T* const shared[2] = {c, scratch.take<T>(rows * at.C)};
     T* const own = scratch.take<T>(rows * at.C);
     c = shared[at.L & 1];
-    Gang gang(threads);
-    parallel_for(threads, threads, [&](int) {
+    Gang gang(members);
+    parallel_for(members, members, [&](int) {
       const int part = gang.join();
       if (part < 0)
         return;
@@ -227,10 +228,15 @@ void forward(int index, const Problem<T>& p, int threads) {
   threads = worthwhile(threads, work);
   const long blocks = num_blocks(at, threads);
   const int tasks = static_cast<int>(at.D * blocks);
+  const int members = gang_size<T>({p, at, cell, 0}, threads, smaller(threads, tasks));
+  for (long d = 0; members > 1 && d < at.D; d++)
+    forward_block<T>({p, at, cell, d}, {0, at.N}, operands[d], members, members);
+  if (members > 1)
+    return;
   parallel_for(threads, tasks, [&](int task) {
     const long d = task / blocks;
     forward_block<T>({p, at, cell, d}, row_block(at, blocks, task % blocks, 0, at.L), operands[d],
-                     tasks == 1 ? threads : 1);
+                     tasks == 1 ? threads : 1, 1);
   });
 }
 

@@ -200,25 +200,40 @@ bool has_stages(const Direction<T>& dir) {
          r.stay_c != T(0) || r.clip != T(0);
 }
 
-// Whether threads that share out the units of each step gain more than they lose by meeting after
-// it: if no row is left to share out, and a step is long. What would take a second meeting in a
-// step, and rows that end apart, are not shared out.
-constexpr double kWorthMeeting = 3e4; // multiply-adds of a step
-
-template <class T>
-bool pays_together(const Direction<T>& dir, int threads) {
-  const Shape<T>& at = dir.at;
-  return threads > 1 && at.L > 1 && !dir.p.batch_sizes && !dir.p.lengths && !dir.p.projection &&
-         !dir.p.resets && !dir.cell.late && dir.cell.product && !has_stages(dir) &&
-         static_cast<double>(at.N * at.GH * at.R) > kWorthMeeting;
-}
-
 // The share of a thread, in whole panels of products whose outputs are the units.
 template <class T>
 Units units_of(const Shape<T>& at, int part, int parts) {
   const long width = panel_cols<T>(at.GH), panels = ceil_div(at.H, width);
   return {smaller(at.H, panels * part / parts * width),
           smaller(at.H, panels * (part + 1) / parts * width)};
+}
+
+// What a gang adds to a step, in multiply-adds that take as long: a meeting for each member, since
+// a counter that all of them change goes from core to core, and every value of h that the others
+// have written comes from their caches.
+constexpr double kMeeting = 6e3, kExchange = 24;
+
+// How many threads are to share out the units of each step: as many as make it shortest, or 1 if
+// it takes longer than among `at_once` threads that share out rows and directions. What would take
+// a second meeting in a step, and rows that end apart, are not shared out.
+template <class T>
+int gang_size(const Direction<T>& dir, int threads, long at_once) {
+  const Shape<T>& at = dir.at;
+  if (threads == 1 || at.L == 1 || dir.p.batch_sizes || dir.p.lengths || dir.p.projection ||
+      dir.p.resets || dir.cell.late || !dir.cell.product || has_stages(dir))
+    return 1;
+  const double step = static_cast<double>(at.N * at.GH * at.R);
+  const long panels = ceil_div(at.H, panel_cols<T>(at.GH));
+  double least = step / static_cast<double>(at_once);
+  int best = 1;
+  for (int size = 2; size <= smaller(threads, panels); size++) {
+    const double share = static_cast<double>(ceil_div(panels, size)) / static_cast<double>(panels);
+    const double time =
+        step * share + kMeeting * size + kExchange * static_cast<double>(at.N * at.R);
+    if (time < least)
+      least = time, best = size;
+  }
+  return best;
 }
 
 // The outputs of a product that belong to some units, of every gate there is.

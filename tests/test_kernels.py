@@ -286,3 +286,20 @@ def test_a_forked_child_computes_the_same(cell: Cell, threads) -> None:
     child.join(timeout=60)
     assert child.exitcode == 0
     equal_bits(actual, expected)
+
+
+# Sizes of which 8 threads take a part each: of the units of a step, or of the rows.
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize(("batch", "hidden_size"), [(1, 512), (9, 512), (32, 48)])
+def test_eight_threads_compute_the_same_bits(
+    cell: Cell, batch: int, hidden_size: int, directions: int, threads
+) -> None:
+    torch.manual_seed(14)
+    weights = make_weights(cell, 16, hidden_size, directions=directions)
+    x = torch.randn(12, batch, 16)
+    threads(1)
+    expected = gradients(cell, x, None, weights)
+    threads(8)
+    for _ in range(3):
+        for actual, wanted in zip(gradients(cell, x, None, weights), expected, strict=True):
+            equal_bits(actual, wanted)

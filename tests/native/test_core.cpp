@@ -304,7 +304,7 @@ void check_threads(const Sizes& sizes) {
     const Call<T> call(cell, sizes);
     for (bool grouped : {false, true}) {
       const auto alone = call.run(1, grouped);
-      for (int threads : {2, 3})
+      for (int threads : {2, 3, 8})
         expect(Call<T>::same(call.run(threads, grouped), alone), "bits depend on the threads");
     }
   }
