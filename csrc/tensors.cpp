@@ -45,6 +45,13 @@ long as_long(nb::handle object) {
   return n;
 }
 
+// Whether a number of the user's is one.
+bool is_size(nb::handle object, long& n) {
+  n = PyLong_Check(object.ptr()) ? PyLong_AsLong(object.ptr()) : -1;
+  PyErr_Clear();
+  return n >= 0;
+}
+
 // --- the checks of the usual call --------------------------------------------------------------
 
 // What `usual` asks PyTorch: functions of no arguments, two types, a module, two dtypes.
@@ -85,13 +92,17 @@ bool has_sizes(nb::handle tensor, const std::array<long, 3>& expected, int axes)
 // states and its weights, of which there are five for each direction; else None. The rules are
 // those of elman.shapes, for input with a batch axis. `directions` is 0 for the module of a cell.
 nb::object usual(nb::tuple modes, nb::dict parameters, nb::list layout, nb::handle input,
-                 nb::handle hx, long features, nb::tuple widths, int directions, bool batch_first) {
+                 nb::handle hx, nb::handle features, nb::tuple widths, int directions,
+                 nb::handle batch_major) {
   const Modes ask(modes);
   const int axes = directions ? 3 : 2, num_weights = directions ? directions * kParts : 4;
+  const bool batch_first = batch_major.is(Py_True);
   std::array<long, 3> sizes;
-  if (!ask.is_plain(input) || length(layout) != num_weights || directions > kMostDirections ||
-      !ask.are_plain() || sizes_of(input, sizes.data(), 3) != axes || sizes[axes - 1] != features ||
-      sizes[batch_first ? 1 : 0] == 0)
+  long input_size = 0;
+  if (!(batch_first || batch_major.is(Py_False)) || !is_size(features, input_size) ||
+      !ask.is_plain(input) || length(layout) != num_weights || directions > kMostDirections ||
+      !ask.are_plain() || sizes_of(input, sizes.data(), 3) != axes ||
+      sizes[axes - 1] != input_size || sizes[batch_first ? 1 : 0] == 0)
     return nb::none();
   const nb::handle dtype = is_kind(input, ask.float32)   ? ask.float32
                            : is_kind(input, ask.float64) ? ask.float64
@@ -132,7 +143,10 @@ nb::object usual(nb::tuple modes, nb::dict parameters, nb::list layout, nb::hand
   for (Py_ssize_t i = 0; i < count; i++) {
     const nb::handle state = hx.is_none() || count == 1 ? hx : item(hx, i);
     if (!state.is_none()) {
-      const long batch = sizes[axes == 3 && !batch_first ? 1 : 0], width = as_long(item(widths, i));
+      const long batch = sizes[axes == 3 && !batch_first ? 1 : 0];
+      long width = 0;
+      if (!is_size(item(widths, i), width))
+        return nb::none();
       const std::array<long, 3> expected =
           axes == 3 ? std::array{long{directions}, batch, width} : std::array{batch, width, 0L};
       if (!ask.is_plain(state) || !has_sizes(state, expected, axes) || !is_kind(state, dtype))
@@ -194,7 +208,8 @@ public:
     const int axes = sizes_of(input, sizes.data(), 3);
     const Py_ssize_t count = length(weights), given = length(states);
     if ((axes != 2 && axes != 3) || count < kParts || count % kParts || count > kMostWeights ||
-        (given != 0 && given != num_states))
+        (given != 0 && given != num_states) || num_states > kMostStates || info->vectors ||
+        !info->product)
       return false;
     is_step = axes == 2;
     directions = static_cast<long>(count) / kParts;
@@ -384,8 +399,12 @@ nb::object backward_of(nb::tuple ask, int cell, nb::handle input, nb::handle sta
     problem.keep = call.at<T>(keep);
     for (std::size_t d = 0; d < static_cast<std::size_t>(call.directions); d++) {
       const std::uintptr_t* const w = &of[1 + static_cast<std::size_t>(num_states) + d * kParts];
-      dweights[d] = {call.at<T>(w[0]), call.at<T>(w[1]), call.at<T>(w[2]), call.at<T>(w[3]),
-                     call.at<T>(w[4])};
+      WeightGradients<T>& made = dweights[d] = WeightGradients<T>();
+      made.w_ih = call.at<T>(w[0]);
+      made.w_hh = call.at<T>(w[1]);
+      made.b_ih = call.at<T>(w[2]);
+      made.b_hh = call.at<T>(w[3]);
+      made.w_hr = call.at<T>(w[4]);
     }
     Gradients<T> asked{};
     asked.groups = 1;
@@ -406,8 +425,8 @@ nb::object backward_of(nb::tuple ask, int cell, nb::handle input, nb::handle sta
 
 void bind_tensors(nb::module_& m) {
   m.def(
-      "usual", &usual, "modes"_a, "parameters"_a, "layout"_a, "input"_a, "hx"_a.none(),
-      "features"_a, "widths"_a, "directions"_a, "batch_first"_a,
+      "usual", &usual, "modes"_a, "parameters"_a, "layout"_a, "input"_a.none(), "hx"_a.none(),
+      "features"_a.none(), "widths"_a, "directions"_a, "batch_first"_a.none(),
       "(whether gradients are asked for, states, weights) of a call that is as most are, or None.");
   m.def("forward_of", &forward_of, "ask"_a, "cell"_a, "input"_a, "states"_a, "weights"_a, "keep"_a,
         "threads"_a, "What elman.core.forward returns for a dense batch, or None.");

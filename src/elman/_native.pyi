@@ -1,6 +1,6 @@
 """The native core, csrc/module.cpp. Addresses are those of dense tensors, 0 for none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 def forward(*args: int | Sequence[int] | Sequence[float]) -> None:
@@ -8,31 +8,6 @@ def forward(*args: int | Sequence[int] | Sequence[float]) -> None:
 
 def backward(*args: int | Sequence[int] | Sequence[float]) -> None:
     """Run its backward pass; the arguments stand there too."""
-
-def forward_of(
-    ask: tuple[object, ...],
-    cell: int,
-    input: object,
-    states: Sequence[object],
-    weights: Sequence[object],
-    keep: bool,
-    threads: int,
-) -> Any:
-    """Run a dense layer or a step on the tensors themselves; None, with nothing done, in doubt."""
-
-def backward_of(
-    ask: tuple[object, ...],
-    cell: int,
-    input: object,
-    states: Sequence[object],
-    weights: Sequence[object],
-    output: object,
-    kept: object,
-    upstream: Sequence[object],
-    wanted: Sequence[bool],
-    threads: int,
-) -> Any:
-    """Run its backward pass on the tensors themselves; None, with nothing done, in doubt."""
 
 def addresses(
     ask: tuple[object, ...],
@@ -50,6 +25,70 @@ def addresses(
         dtype: What the tensors must be of, with counts.
         item_size: Bytes of a value.
         counts: How many values each must have, on the CPU; None if that is known.
+    """
+
+def usual(
+    modes: tuple[object, ...],
+    parameters: Mapping[str, Any],
+    layout: Sequence[tuple[str | None, tuple[int, ...] | None]],
+    input: Any,
+    hx: Any,
+    features: Any,
+    widths: tuple[Any, ...],
+    directions: int,
+    batch_first: Any,
+) -> tuple[bool, list[Any], list[Any]] | None:
+    """Check the call of a module, and return None if it is not as most are.
+
+    The rules are those of elman.shapes for input with a batch axis, and stricter: all are plain
+    tensors of float32 or float64 on the CPU, the parameters are in their places, and PyTorch
+    computes as it reads.
+
+    Args:
+        modes: What tells how PyTorch computes, see elman.ops.
+        parameters: Those of the module, by their names.
+        layout: Their names and shapes, five for each direction or four for a cell.
+        input: What the user gave.
+        hx: What the user gave.
+        features: The last axis of input.
+        widths: The last axis of each state.
+        directions: 0 for the module of a cell.
+        batch_first: Whether input is (N, L, H_in).
+
+    Returns:
+        Whether gradients are asked for; the states, None each for zeros; and the weights, five for
+        each direction.
+    """
+
+def forward_of(
+    ask: tuple[object, ...],
+    cell: int,
+    input: Any,
+    states: Sequence[Any],
+    weights: Sequence[Any],
+    keep: bool,
+    threads: int,
+) -> list[Any] | None:
+    """Run a layer or a step on a dense batch, as elman.core.forward.
+
+    None, with nothing done, if a tensor is not plain memory of its size.
+    """
+
+def backward_of(
+    ask: tuple[object, ...],
+    cell: int,
+    input: Any,
+    states: Sequence[Any],
+    weights: Sequence[Any],
+    output: Any,
+    kept: Any,
+    upstream: Sequence[Any],
+    wanted: Sequence[bool],
+    threads: int,
+) -> tuple[Any, ...] | None:
+    """Run its backward pass, as elman.core.backward.
+
+    None, with nothing done, if a tensor is not plain memory of its dtype and size on the CPU.
     """
 
 def make_dense(

@@ -48,6 +48,7 @@ __all__ = [
     "computes",
     "forward",
     "get_num_threads",
+    "has_plain_weights",
     "kept_width",
     "set_num_threads",
     "show_config",
@@ -172,6 +173,11 @@ def computes(
     )
 
 
+def has_plain_weights(cell: Cell) -> bool:
+    """Return whether the core has this cell, with five weights for each direction."""
+    return cell.is_known and not cell.vectors and cell.name in _compiled
+
+
 def kept_width(cell: Cell, hidden_size: int) -> int:
     """Return how many values `forward` keeps of each row and direction."""
     return _compiled[cell.name][3] * hidden_size
@@ -218,12 +224,12 @@ def forward(
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
-    beside = batch_sizes, lengths, mask, recurrence
-    if not cells and _is_usual(cell, beside):
-        index, *_ = _compiled[cell.name]
+    is_dense = batch_sizes is None and lengths is None and mask is None and recurrence is None
+    if is_dense and not cells and has_plain_weights(cell):
+        index = _compiled[cell.name][0]
         found = _native.forward_of(_ASK, index, input, states, weights, keep, get_num_threads())
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
     call, heads = (cell, input, batch_sizes, lengths), 1
     form = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights))
     if form is not None:
@@ -340,13 +346,13 @@ def backward(
     Raises:
         UnreadableError: a tensor is not plain memory of the right dtype and size.
     """
-    beside = batch_sizes, lengths, mask, recurrence
-    if d_kept is None and groups == 1 and _is_usual(cell, beside):
-        index, *_ = _compiled[cell.name]
+    is_dense = batch_sizes is None and lengths is None and mask is None and recurrence is None
+    if is_dense and d_kept is None and groups == 1 and has_plain_weights(cell):
+        index = _compiled[cell.name][0]
         call = input, states, weights, output, kept, upstream, wanted
         found = _native.backward_of(_ASK, index, *call, get_num_threads())
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
     sizes, heads = (len(states), len(to)), 1
     form = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights))
     asked = wanted
@@ -378,11 +384,6 @@ def backward(
         heads,
     )
     return results if form is None else form.gradients(results, wanted, *sizes)
-
-
-# Whether a call is of a dense batch and nothing beside, with five weights for each direction.
-def _is_usual(cell: Cell, beside: Sequence[Any]) -> bool:
-    return cell.is_known and not cell.vectors and beside == (None, None, None, None)
 
 
 # What is None where others are not, as zeros.

@@ -33,6 +33,7 @@ from elman.extras import needed
 with needed("elman.nn", "torch"):
     import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.fx import Proxy
 from torch.nn import Module, Parameter, init
 from torch.nn.functional import dropout as apply_dropout
@@ -148,7 +149,7 @@ def _override(weights: list[Any]) -> bool:
     return (
         type(weights[0]) not in _PLAIN
         and has_torch_function(tuple(weights))
-        and not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack())
+        and not (is_compiling() or torch._C._len_torch_dispatch_stack())
     )
 
 
@@ -384,6 +385,30 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
             KindError: input is no tensor, or hx has not the structure above. It is also a
                 TypeError, an AttributeError and an IndexError.
         """
+        if (
+            lengths is None
+            and reset is None
+            and reset_to is None
+            and self.num_layers == 1
+            and options.is_plain(self)
+            and not is_compiling()
+        ):
+            found = ops.at_once(
+                self._cell,
+                self._parameters,
+                self._layout,
+                input,
+                hx,
+                self.input_size,
+                self._state_widths,
+                self._num_directions,
+                self.batch_first,
+            )
+            if found is not None:
+                has_graph, (output, *final) = found
+                if self.batch_first:
+                    output = output.transpose(0, 1)
+                return output, self._as_state(hx, final) if has_graph else _as_hx(final)
         if torch.is_autocast_enabled("cpu"):
             return self._autocast(input, hx, lengths, reset, reset_to)  # type: ignore[no-any-return]
         weights = self._weights()
@@ -941,17 +966,24 @@ class _StepCell(_Recurrent, torch.nn.RNNCellBase):
             KindError: input is no tensor, or hx has not the structure above. It is also a
                 TypeError, an AttributeError and an IndexError.
         """
+        cell = self._cell
+        widths = (self.hidden_size,) * len(cell.states)
+        if not is_compiling():
+            found = ops.at_once(
+                cell, self._parameters, self._layout, input, hx, self.input_size, widths
+            )
+            if found is not None:
+                has_graph, after = found
+                return self._as_state(hx, after) if has_graph else _as_hx(after)
         if torch.is_autocast_enabled("cpu"):
             return self._autocast(input, hx)
         if has_torch_function_unary(input) and not isinstance(input, Tensor):
             return _call_of_a_stand_in(self, input, hx)
         weights = self._weights()
         shape = shapes.check_cell_input(self, input, weights[0])
-        cell = self._cell
         states = None
         if hx is not None:
             axes = "N, " if len(shape) == 2 else ""
-            widths = (self.hidden_size,) * len(cell.states)
             states = shapes.check_states(self, hx, shape[:-1], axes, widths, weights[0])
         if len(shape) == 2:
             return self._as_state(hx, self._run(cell, input, states, weights))
@@ -1015,6 +1047,8 @@ class RNNCell(_StepCell, torch.nn.RNNCell):
 
     @property
     def _cell(self) -> Cell:
+        if self.nonlinearity == "tanh":  # as most are: found without making a word
+            return CELLS["rnn_tanh"]
         return shapes.rnn_cell(self, self.nonlinearity)
 
     def extra_repr(self) -> str:

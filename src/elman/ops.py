@@ -11,7 +11,7 @@ Arguments arrive checked by `elman.shapes`; nothing here looks at a size twice.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -23,12 +23,77 @@ from elman import core, library, reference, stretches
 from elman.cells import Cell
 from elman.shapes import Recurrence, Resets
 
-__all__ = ["checkpointed", "inside", "is_tracing", "layer", "step"]
+__all__ = ["at_once", "checkpointed", "inside", "is_tracing", "layer", "step"]
 
 Weights: TypeAlias = Sequence[Tensor | None]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _WIDENED = (torch.bfloat16, torch.float16)
+
+
+# How PyTorch computes at this moment, as the core asks it.
+_MODES = (
+    torch._C._are_functorch_transforms_active,
+    torch._C._len_torch_dispatch_stack,
+    torch._C._is_tracing,
+    torch._C._is_any_autocast_enabled,
+    torch.is_grad_enabled,
+    *_PLAIN,
+    forward_ad,
+    torch.float32,
+    torch.float64,
+)
+
+
+def at_once(
+    cell: Cell,
+    parameters: Mapping[str, Tensor | None],
+    layout: Sequence[tuple[str | None, tuple[int, ...] | None]],
+    input: Any,
+    hx: Any,
+    features: int,
+    widths: tuple[int, ...],
+    directions: int = 0,
+    batch_first: bool = False,
+) -> tuple[bool, Sequence[Tensor]] | None:
+    """Run a call of a module if it is as most are, which is known at once.
+
+    All of a batch is there, in float32 or float64 on the CPU, with the parameters in their places,
+    and nothing but autograd watches. It is checked in C++, by the rules of `elman.shapes`, and goes
+    the way of `layer` and `step` to the core.
+
+    Args:
+        cell: What to compute.
+        parameters: Those of the module, by their names.
+        layout: Their names and shapes in the order of `layer`, None for what there is not.
+        input: What the user gave; anything else than a tensor with a batch axis is not usual.
+        hx: What the user gave.
+        features: The last axis of input.
+        widths: The last axis of each state.
+        directions: Those of a layer, 0 for the module of a cell.
+        batch_first: Whether input is (N, L, H_in).
+
+    Returns:
+        Whether there is a graph for gradients, and the results of `layer`, time-major, or of
+        `step`; or None: nothing is done, and nothing is known of what was given.
+    """
+    if not core.has_plain_weights(cell):
+        return None
+    given = parameters, layout, input, hx, features, widths, directions, batch_first
+    found = core._native.usual(_MODES, *given)
+    if found is None:
+        return None
+    has_graph, states, weights = found
+    if batch_first:
+        input = input.transpose(0, 1)
+    try:
+        if has_graph:
+            sizes = len(states), len(weights), 0
+            how = cell, None, None, None, None, False, False, sizes
+            return True, _apply(how, input, *states, *weights)
+        return False, core.forward(cell, input, None, None, states, weights, False)
+    except core.LazyError:
+        return None
 
 
 def layer(
@@ -220,7 +285,7 @@ def _run(
         states = hx or (None,) * len(cell.states)
         sizes = len(states), len(weights), len(to)
         how = cell, batch_sizes, lengths, mask, recurrence, beyond_h, recompute, sizes
-        return _Layer.apply(*how, input, *states, *weights, *to)  # type: ignore[no-untyped-call, no-any-return]
+        return _Layer.apply(how, input, *states, *weights, *to)  # type: ignore[no-untyped-call, no-any-return]
     call = cell, input, batch_sizes, lengths, hx or (), weights
     gates = bool(set(letters) - set(cell.states))
     return tuple(core.forward(*call, gates, mask, to, beyond_h and not gates, recurrence))
@@ -237,6 +302,21 @@ def _requires_grad(
     return hx is not None and any(state.requires_grad for state in hx)
 
 
+# What a call is besides its differentiable tensors: the cell, batch_sizes, lengths, the mask of
+# resets, what acts beyond the cell, whether what is kept is told, whether little is kept, and how
+# many states, weights and states to reset to there are.
+_How: TypeAlias = tuple[
+    Cell,
+    Tensor | None,
+    Tensor | None,
+    Tensor | None,
+    Recurrence | None,
+    bool,
+    bool,
+    tuple[int, int, int],
+]
+
+
 # The caller may change the output in place, and the backward pass reads it as it was. So each call
 # has a witness, which shares the output's count of changes and not its memory, and an output that
 # was changed is computed again. That costs nothing where nobody changes it.
@@ -246,21 +326,14 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        cell: Cell,
-        batch_sizes: Tensor | None,
-        lengths: Tensor | None,
-        mask: Tensor | None,
-        recurrence: Recurrence | None,
-        tells: bool,
-        recompute: bool,
-        sizes: tuple[int, int, int],
+        how: _How,
         input: Tensor,
         *tensors: Tensor | None,  # the initial states, the weights, and what resets start from
     ) -> tuple[Tensor, ...]:
+        cell, batch_sizes, lengths, mask, recurrence, tells, recompute, sizes = how
         states, weights, to, _ = _parts(tensors, sizes)
         call = cell, input, batch_sizes, lengths, states, weights
-        ctx.cell, ctx.tells, ctx.recompute, ctx.sizes = cell, tells, recompute, sizes
-        ctx.recurrence = recurrence
+        ctx.how = cell, recurrence, tells, recompute, sizes
         ctx.set_materialize_grads(False)
         if recompute:
             outputs, marks = stretches.forward(*call, mask, to)
@@ -270,8 +343,8 @@ class _Layer(torch.autograd.Function):
         num_outputs = len(states) + (input.dim() == 3 or batch_sizes is not None)
         outputs, (kept, *staged) = found[:num_outputs], found[num_outputs:]
         ctx.staged = staged[0] if staged else None
-        ctx.witness = outputs[0].detach()
-        ctx.witness.data = _NOTHING
+        witness = ctx.witness = outputs[0].detach()
+        witness.data = _NOTHING
         # As data, so that PyTorch does not refuse an output that was changed.
         saved = batch_sizes, lengths, mask, outputs[0].data, kept
         ctx.save_for_backward(*saved, input, *tensors)
@@ -280,12 +353,33 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         batch_sizes, lengths, mask, output, kept, input, *tensors = ctx.saved_tensors
-        cell, wanted, recurrence = ctx.cell, ctx.needs_input_grad[8:], ctx.recurrence
-        states, weights, to, marks = _parts(tensors, ctx.sizes)
+        cell, recurrence, tells, recompute, sizes = ctx.how
+        states, weights, to, marks = _parts(tensors, sizes)
         call = cell, input, batch_sizes, lengths, states, weights
+        wanted = ctx.needs_input_grad[1:]
         d_kept = None
-        if ctx.tells:
+        if tells:
             *upstream, d_kept = upstream  # type: ignore[assignment]
+        if not torch.is_grad_enabled():  # no derivatives of these derivatives are asked for
+            if not recompute and ctx.witness._version:
+                output = _output(*call, mask, to, recurrence)
+            if not any(_modes(input)):
+                try:
+                    if recompute:
+                        given = marks, upstream, wanted, mask, to
+                        return None, *stretches.backward(*call, *given)
+                    beside = mask, to, d_kept, recurrence, ctx.staged
+                    found = core.backward(*call, output, kept, upstream, wanted, 1, *beside)
+                    return None, *found
+                except core.LazyError:
+                    pass
+            is_operator = mask is None and recurrence is None and library.knows(cell)
+            if is_operator and d_kept is None:
+                if recompute:
+                    output = _output(*call, mask, to, recurrence)
+                if recompute or lengths is not None:  # the operator's have padding: made anew
+                    kept = input.new_empty(0)
+                return None, *library.gradients(*call, output, kept, upstream, wanted)
 
         def again(*upstream: Tensor | None) -> tuple[Tensor | None, ...]:
             given = cell, input, batch_sizes, states, weights, lengths, wanted, upstream
@@ -295,29 +389,12 @@ class _Layer(torch.autograd.Function):
         if d_kept is not None:  # what is kept and has no letter has no gradient
             of_each, places = d_kept.chunk(core.kept_width(cell, 1), -1), _places(cell)
             of_kept = [torch.cat([of_each[places[letter]] for letter in _told(cell)], -1)]
-        if torch.is_grad_enabled():  # derivatives of these derivatives are asked for
-            return (None,) * 8 + library.mapped(again, (*upstream, *of_kept))
-        if not ctx.recompute and ctx.witness._version:
-            output = _output(*call, mask, to, recurrence)
-        if not any(_modes(input)):
-            try:
-                if ctx.recompute:
-                    found = stretches.backward(*call, marks, upstream, wanted, mask, to)
-                    return (None,) * 8 + found
-                beside = {"recurrence": recurrence, "staged": ctx.staged}
-                more = {"mask": mask, "to": to, "d_kept": d_kept, **beside}
-                found = core.backward(*call, output, kept, upstream, wanted, **more)
-                return (None,) * 8 + found
-            except core.LazyError:
-                pass
-        is_operator = mask is None and recurrence is None and library.knows(cell)
-        if not is_operator or d_kept is not None:
-            return (None,) * 8 + library.mapped(again, (*upstream, *of_kept))
-        if ctx.recompute:
-            output = _output(*call, mask, to, recurrence)
-        if ctx.recompute or lengths is not None:  # the operator's have padding: it makes them anew
-            kept = input.new_empty(0)
-        return (None,) * 8 + library.gradients(*call, output, kept, upstream, wanted)
+        return None, *library.mapped(again, (*upstream, *of_kept))
+
+
+# `_Layer.apply` but for its search for tensors that ended transforms have left behind: these are no
+# memory, so that `at_once` leaves them to the other way.
+_apply: Any = super(torch.autograd.Function, _Layer).apply
 
 
 # The initial states, the weights, and what resets start from, of the tensors of a call, and others.

@@ -35,6 +35,7 @@ __all__ = [
     "checked",
     "documented",
     "initialise",
+    "is_plain",
     "recurrence",
     "refuse",
     "thinned",
@@ -402,6 +403,18 @@ def acting(layer: Any, training: bool) -> dict[str, Any]:
         names += ["recurrent_dropout", "weight_dropout"]
     each = ((name, getattr(layer, name, DEFAULTS[name])) for name in names)
     return {name: value for name, value in each if value != DEFAULTS[name]}
+
+
+def is_plain(layer: HasOptions) -> bool:
+    """Return whether no option changes what a single layer computes: False if in doubt."""
+    return not (
+        layer.zoneout
+        or layer.layer_norm
+        or layer.cell_clip is not None
+        or layer.learn_initial_state
+        or layer.recurrent_dropout
+        or layer.weight_dropout
+    )
 
 
 def refuse(who: str, layer: Any) -> None:
