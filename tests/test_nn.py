@@ -163,6 +163,7 @@ def test_the_comparator_objects_to_a_wrong_cell(
 ) -> None:
     problem = Problem(kind, {"input_size": 5, "hidden_size": 9})
     compare(problem)
+    monkeypatch.setattr(ops, "at_once", lambda *args: None)  # so that all goes by what is spoilt
     sabotage(monkeypatch)
     with pytest.raises(AssertionError, match=r"torch\.nn errs by"):
         compare(problem)
