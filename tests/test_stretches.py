@@ -1,5 +1,7 @@
 """Layers that keep little for the backward pass: same results, same gradients, less memory."""
 
+import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import elman
 from elman import core, ops, stretches
 from elman.cells import CELLS, Cell
 from elman.shapes import Resets
@@ -172,3 +175,30 @@ def test_a_graph_keeps_nothing_either(cell: Cell) -> None:
     upstream = [torch.randn_like(result) for result in results]
     found = [*results, *torch.autograd.grad(results, problem.leaves(), upstream)]
     torch.testing.assert_close(found, [*plain[0], *plain[1]])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "slstm"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_layers_take_it_as_an_option(kind: str, device: str) -> None:
+    made = getattr(elman, kind) if hasattr(elman, kind) else partial(elman.Recurrent, kind)
+    options: Any = {"num_layers": 2, "bidirectional": True, "dropout": 0.4, "zoneout": 0.2}
+
+    def solve(recompute: bool, options: Any) -> list[Tensor]:
+        torch.manual_seed(3)
+        layer = made(3, 4, **options, recompute=recompute)
+        x = torch.randn(STEPS, BATCH, 3).to(device).requires_grad_()
+        output, _ = layer.to(device)(x)
+        torch.manual_seed(4)
+        results = torch.autograd.grad(output.sin().sum(), [x, *layer.parameters()])
+        return [output, *results]
+
+    for chosen in (options, {**options, "zoneout": 0.0}):
+        torch.testing.assert_close(solve(True, chosen), solve(False, chosen))
+
+
+def test_it_is_printed_and_saved_with_the_layer() -> None:
+    layer = elman.LSTM(3, 4, recompute=True)
+    assert repr(layer) == "LSTM(3, 4, recompute=True)"
+    assert pickle.loads(pickle.dumps(layer)).recompute
+    with pytest.raises(TypeError, match="LSTM: recompute must be True or False, got 'yes'"):
+        elman.LSTM(3, 4, recompute="yes")  # type: ignore[arg-type]

@@ -644,13 +644,16 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
             and (not input.is_cpu or _override(weights))
             and not options.acting(self, self.training)
         ):
-            return self._run_elsewhere(cell, input, batch_sizes, states, weights, lengths)
+            call = cell, input, batch_sizes, states, weights, lengths
+            if self.recompute:
+                return tuple(ops.checkpointed(self._run_elsewhere, *call))
+            return self._run_elsewhere(*call)
         weights = options.thinned(self, weights)
         batch: Any = 0
         if self.recurrent_dropout and self.training:
             batch = input.shape[1] if batch_sizes is None else int(batch_sizes[0])
         if self.num_layers == 1:
-            more = _of_layer(resets, 0), options.recurrence(self, input, batch)
+            more = _of_layer(resets, 0), options.recurrence(self, input, batch), self.recompute
             return ops.layer(cell, input, batch_sizes, states, weights, lengths, *more)
         directions = self._num_directions
         finals = []
@@ -668,6 +671,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
                 lengths,
                 _of_layer(resets, layer),
                 options.recurrence(self, input, batch),
+                self.recompute,
             )
             if layer and self.residual:
                 input = input + below

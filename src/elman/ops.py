@@ -206,8 +206,8 @@ def _values(
 
 
 def checkpointed(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function without randomness, which the backward pass calls once more as a whole."""
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    """Call a function, which the backward pass calls once more as a whole."""
+    return checkpoint(function, *args, use_reentrant=False)
 
 
 def step(

@@ -62,6 +62,8 @@ ARGUMENTS = """\
             al. 2015); None leaves it to init.
         learn_initial_state: Whether the state before the first step is a parameter, h_0 and c_0,
             zeros at first.
+        recompute: Whether training keeps little of a call for the backward pass, which computes
+            the rest again: less memory, more time, the same results.
 """
 
 
@@ -99,6 +101,12 @@ class Options(TypedDict, total=False):
             https://proceedings.mlr.press/v37/jozefowicz15.html.
         learn_initial_state: A call without hx starts from the parameters h_0 and c_0, of shape
             (D * num_layers, features), and so do sequences that start anew without reset_to.
+        recompute: Of a layer of RNN, LSTM or GRU on the CPU, only h and c between stretches of
+            steps are kept, and the backward pass runs each stretch forward once more. Results and
+            the gradients of input and initial state have the same bits; those of the parameters,
+            which add up over stretches, may differ by rounding. With options that act at every
+            step, with other cells, on other devices and in torch.compile, a layer is computed again
+            as a whole. `states` and torch.func keep what they read.
     """
 
     recurrent_dropout: float
@@ -110,6 +118,7 @@ class Options(TypedDict, total=False):
     init: str
     forget_bias: float | None
     learn_initial_state: bool
+    recompute: bool
 
 
 class HasOptions:
@@ -124,6 +133,7 @@ class HasOptions:
     init: str = "torch"
     forget_bias: float | None = None
     learn_initial_state: bool = False
+    recompute: bool = False
 
 
 DEFAULTS = {name: getattr(HasOptions, name) for name in Options.__annotations__}
@@ -162,7 +172,7 @@ def checked(who: Any, cell: Cell, bias: bool, options: Options) -> dict[str, Any
                 f"{type(who).__name__}.__init__() got an unexpected keyword argument {name!r}"
             )
     given = {**DEFAULTS, **options}
-    for name in ("layer_norm", "residual", "learn_initial_state"):
+    for name in ("layer_norm", "residual", "learn_initial_state", "recompute"):
         shapes.flag(who, name, given[name])
     for name in ("recurrent_dropout", "weight_dropout"):
         given[name] = _probability(who, name, given[name])
