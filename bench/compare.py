@@ -1,9 +1,9 @@
 """Times the checkout beside another commit: `make bench-compare COMMIT=v0.1.0`.
 
-The other commit is built beside this one, into build/compare. Two processes, one of each, take
-turns at every case, a burst of calls at a time, so that both see the same machine. A case has
-changed if its ratio differs from 1 by more than the noise, which is three standard errors of the
-median of its turns.
+The other commit is built beside this one, into build/compare, in a minute or two. Two processes,
+one of each, take turns at every case, a burst of calls at a time, so that both see the same
+machine. A case has changed if its ratio differs from 1 by more than the noise, which is three
+standard errors of the median of its turns, and by more than two per cent.
 
     python bench/compare.py COMMIT [--threads 1] [--all]
 """
@@ -134,22 +134,24 @@ def table(ratios: Sequence[Ratio]) -> str:
             r.case,
             f"{r.theirs * 1e6:.1f}",
             f"{r.ours * 1e6:.1f}",
-            f"{r.median:.2f}x",
-            f"{r.noise:.2f}",
+            f"{r.median:.2f}x ± {r.noise:.2f}",
+            "faster" if r.median < 1 else "**slower**",
         ]
         for r in changed
     ]
-    return markdown_table(["case", "before, µs", "now, µs", "now / before", "noise"], rows)
+    slower = sum(r.median > 1 for r in changed)
+    counted = f"Of {len(ratios)} cases {slower} are slower, {len(changed) - slower} are faster."
+    titles = ["case", "before, µs", "now, µs", "now / before", "now it is"]
+    return f"{markdown_table(titles, rows)}\n\n{counted}"
 
 
 def build(commit: str) -> Path:
     """Install a commit into build/compare, if it is not there yet; return where."""
-    revision = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", f"{commit}^{{commit}}"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    asked = ["git", "-C", str(ROOT), "rev-parse", "--short", f"{commit}^{{commit}}"]
+    found = subprocess.run(asked, capture_output=True, text=True)
+    if found.returncode:
+        raise SystemExit(f"bench-compare: {commit} is no commit here; git log names them")
+    revision = found.stdout.strip()
     site = ROOT / "build" / "compare" / revision
     if (site / "elman").exists():
         return site
@@ -161,7 +163,9 @@ def build(commit: str) -> Path:
     subprocess.run(["tar", "-x", "-C", str(source)], input=files.stdout, check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     options = ["--no-build-isolation", "--no-deps", "--target", str(site)]
-    subprocess.run([*pip, *options, str(source)], check=True)
+    print(f"building {revision} into {site}", flush=True)
+    if subprocess.run([*pip, *options, str(source)]).returncode:
+        raise SystemExit(f"bench-compare: {revision} could not be built; the error stands above")
     return site
 
 
@@ -172,7 +176,8 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="the whole grid")
     asked = parser.parse_args()
     start, site, ratios = time.monotonic(), build(asked.commit), []
-    print(f"beside {site.name}, {asked.threads} threads, {Machine.here().cpu}", flush=True)
+    print(f"{site.name}, threads: {asked.threads}, on {Machine.here().cpu}")
+    print("time now / time before, so below 1 is faster:", flush=True)
     for ratio in compare(GRID if asked.all else QUICK, None, site, asked.threads):
         ratios.append(ratio)
         print(f"{ratio.case}: {ratio.median:.2f}x", flush=True)

@@ -169,8 +169,10 @@ class Jax:
 
     name = "JAX"
 
-    def prepare(self, work: Work, mode: Mode) -> Prepared:
+    def prepare(self, work: Work, mode: Mode) -> Prepared | None:
         case = work.case
+        if case.dtype in ("bfloat16", "int8"):
+            return None
         weights = {name: jnp.asarray(w.t().numpy()) for name, w in work.weights.items()}
         input, d_output = jnp.asarray(work.input.numpy()), jnp.asarray(work.d_output.numpy())
         hx = tuple(jnp.asarray(state.numpy()) for state in work.hx)

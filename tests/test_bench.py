@@ -1,7 +1,9 @@
 """The benchmark: the work is the same for everybody, the clock is fair, the bound is a bound."""
 
 import dataclasses
+import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import time
@@ -34,6 +36,7 @@ from elman.bench import (
 )
 from elman.cli import main
 
+ROOT = Path(__file__).parent.parent
 ENDLESS = Machine("a CPU", 2, {}, {2**13: 1e30, 2**27: 1e30})  # reads in no time
 CASES = [
     Case(cell, 5, 7, 6, **options, ragged=ragged)
@@ -349,3 +352,37 @@ def test_a_mistake_is_told_before_anything_is_measured(
 ) -> None:
     assert main(["bench", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+PACKAGES = {"onnx": "onnxruntime", "onednn": "onednn-cpu-gomp", "jax": "jax", "keras": "jax"}
+PEER = """
+import dataclasses
+from elman import bench
+import run
+bench.TURN_S = bench.PAUSE_S = 0.0
+machine = bench.Machine("a CPU", 2, {}, {2**13: 1e30, 2**27: 1e30})
+plain = [bench.Case(cell, 3, 5, 6) for cell in ("RNN", "GRU", "LSTM")]
+more = {"num_layers": 2, "bidirectional": True}, {"ragged": True}, {"dtype": "int8"}
+cases = [*plain, *(dataclasses.replace(plain[1], **options) for options in more)]
+rows = bench.measure(cases, bench.MODES, 1, machine, run.contender(PEER), seconds=0.0)
+print(*(f"{row.case}, {row.mode}" for row in rows), sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("peer", PACKAGES)
+def test_a_peer_computes_what_the_layers_do(peer: str) -> None:
+    try:
+        importlib.metadata.version(PACKAGES[peer])
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"needs {PACKAGES[peer]}")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PEER.replace("PEER", repr(peer))],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "bench")},
+    )
+    assert done.returncode == 0, done.stderr
+    measured = set(done.stdout.splitlines())
+    mode = "inference" if peer == "onnx" else "training"
+    assert {f"{cell} (3, 5, 6), {mode}" for cell in ("RNN", "GRU", "LSTM")} <= measured
+    assert not any("int8" in line for line in measured)

@@ -38,7 +38,17 @@ def test_what_is_more_than_noise_is_a_change(
 ) -> None:
     row = compare.Ratio("LSTM (1, 1, 32), inference", 1e-5, 1e-5, ratios)
     assert row.is_changed is changed
-    assert ("LSTM" in compare.table([row])) is changed
+    table = compare.table([row])
+    assert ("LSTM" in table) is changed
+    assert ("faster |" in table, "**slower** |" in table) == (
+        changed and row.median < 1,
+        changed and row.median > 1,
+    )
+
+
+def test_a_commit_that_is_not_there_is_told_in_a_sentence(compare: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="bench-compare: no-such is no commit here"):
+        compare.build("no-such")
 
 
 def test_two_processes_time_every_case_in_both_modes(compare: ModuleType) -> None:
