@@ -6,10 +6,10 @@ backward pass: for each direction and row of the input some vectors of hidden_si
 core. A step of a cell is a sequence of length 1 whose tensors lack the axes for time and for
 directions: the same kernel, hence the same bits.
 
-All that the core reads passes one gate between tensors and addresses, csrc/memory.cpp, and what that
-doubts passes `_address`. It looks at their memory at every call, and in `backward` at their dtypes,
-devices and sizes once more, for all of these may have changed since `forward`. What is not plain
-memory that is there is an `UnreadableError`, and nothing is read.
+All that the core reads passes one gate between tensors and addresses, csrc/memory.cpp, and what
+that doubts passes `_address`. It looks at their memory at every call, and in `backward` at their
+dtypes, devices and sizes once more, for all of these may have changed since `forward`. What is not
+plain memory that is there is an `UnreadableError`, and nothing is read.
 """
 
 import math
