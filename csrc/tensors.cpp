@@ -227,8 +227,8 @@ public:
       projection = of_w_hr[0];
     }
     output_size = projection ? projection : hidden_size;
-    is_double = is_kind(input, ask->float64);
-    return is_double || is_kind(input, ask->float32);
+    is_double = !is_kind(input, ask->float32);
+    return !is_double || is_kind(input, ask->float64);
   }
 
   // The addresses of what is read, if it is there. With `anew`, dtypes and devices are looked at
@@ -399,12 +399,8 @@ nb::object backward_of(nb::tuple ask, int cell, nb::handle input, nb::handle sta
     problem.keep = call.at<T>(keep);
     for (std::size_t d = 0; d < static_cast<std::size_t>(call.directions); d++) {
       const std::uintptr_t* const w = &of[1 + static_cast<std::size_t>(num_states) + d * kParts];
-      WeightGradients<T>& made = dweights[d] = WeightGradients<T>();
-      made.w_ih = call.at<T>(w[0]);
-      made.w_hh = call.at<T>(w[1]);
-      made.b_ih = call.at<T>(w[2]);
-      made.b_hh = call.at<T>(w[3]);
-      made.w_hr = call.at<T>(w[4]);
+      dweights[d] = {call.at<T>(w[0]), call.at<T>(w[1]), call.at<T>(w[2]), call.at<T>(w[3]),
+                     call.at<T>(w[4])};
     }
     Gradients<T> asked{};
     asked.groups = 1;

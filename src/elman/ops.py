@@ -79,8 +79,9 @@ def at_once(
     """
     if not core.has_plain_weights(cell):
         return None
-    given = parameters, layout, input, hx, features, widths, directions, batch_first
-    found = core._native.usual(_MODES, *given)
+    found = core._native.usual(
+        _MODES, parameters, layout, input, hx, features, widths, directions, batch_first
+    )
     if found is None:
         return None
     has_graph, states, weights = found
