@@ -221,7 +221,8 @@ def assert_as_accurate_as_torch(
 def by_the_reference() -> Iterator[None]:
     """Compute by the reference whatever the dtype."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "layer", reference.layer)
+        # all but the last argument, whether little is kept for the backward pass
+        patch.setattr(ops, "layer", lambda *call: reference.layer(*call[:8]))
         patch.setattr(ops, "step", reference.step)
         yield
 

@@ -359,7 +359,7 @@ PEER = """
 import dataclasses
 from elman import bench
 import run
-bench.TURN_S = bench.PAUSE_S = 0.0
+bench.TURN_S, bench.PAUSE_S = 0.001, 0.0
 machine = bench.Machine("a CPU", 2, {}, {2**13: 1e30, 2**27: 1e30})
 plain = [bench.Case(cell, 3, 5, 6) for cell in ("RNN", "GRU", "LSTM")]
 more = {"num_layers": 2, "bidirectional": True}, {"ragged": True}, {"dtype": "int8"}
