@@ -90,8 +90,12 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
       for (long n = 0; stages.drops && n < count; n++) {
         const T* const factors = stages.factors(block.begin + n);
         T* const dh = state.dh + (block.begin + n) * at.R;
-        for (long i = 0; i < at.R; i++)
-          dh[i] = out[n][i] * factors[i] + (passes ? rest[n][i] : T(0));
+        const T* const stays = passes ? rest[n] : nullptr;
+        for_each_vector<T>({0, at.R},
+                           [&](long i, auto get, auto put) __attribute__((always_inline)) {
+                             const Vec<T> v = get(out[n] + i) * get(factors + i);
+                             put(dh + i, stays ? v + get(stays + i) : v);
+                           });
       }
       for (long n = 0; dir.p.resets && n < count; n++) {
         const long row = block.begin + n;
@@ -325,8 +329,10 @@ void column_sum(long rows, const long* place, const T* const* kept, const Column
   for (long r = 0; r < rows; r++) {
     const T* const row = sum.rows + place[r] * sum.stride;
     const T* const factors = sum.factor < 0 ? nullptr : kept[r] + sum.factor;
-    for (long u = from; u < to; u++)
-      out[u] += factors ? row[u] * factors[u] : row[u];
+    for_each_vector<T>({from, to}, [&](long u, auto get, auto put) __attribute__((always_inline)) {
+      const Vec<T> v = factors ? get(row + u) * get(factors + u) : get(row + u);
+      put(out + u, get(out + u) + v);
+    });
   }
 }
 

@@ -49,8 +49,16 @@ void normalise_backward(const T* dout, const T* gain, const T* normal, T deviati
 
 template <class T>
 void scale(const T* row, const T* factors, long width, T* out) {
-  for (long i = 0; i < width; i++)
-    out[i] = row[i] * factors[i];
+  for_each_vector<T>({0, width}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
+    put(out + i, get(row + i) * get(factors + i));
+  });
+}
+
+template <class T>
+void add(const T* row, T* out, long width) {
+  for_each_vector<T>({0, width}, [&](long i, auto get, auto put) __attribute__((always_inline)) {
+    put(out + i, get(out + i) + get(row + i));
+  });
 }
 
 // How much of the previous value stays in each new one.
@@ -192,8 +200,9 @@ struct Stages {
     T *const dh = scratch.take<T>(hidden), *const stays_h = scratch.take<T>(zones ? at.R : 0);
     T *const dc = scratch.take<T>(at.C), *const stays_c = scratch.take<T>(zones ? at.C : 0);
     T* const keep = scratch.take<T>(kept_values);
-    for (long i = 0; i < hidden; i++)
-      dh[i] = step.dh[i] + (step.dy ? step.dy[i] : T(0));
+    copy(dh, step.dh, hidden);
+    if (step.dy)
+      add(step.dy, dh, hidden);
     copy(dc, step.dc, at.C);
     copy(keep, step.keep, kept_values);
     if (zones) {
@@ -210,10 +219,10 @@ struct Stages {
     } else {
       dir.cell.backward(step, at.H, {0, at.H});
     }
-    for (long i = 0; zones && !dir.p.projection && i < at.R; i++)
-      step.dh_previous[i] += stays_h[i];
-    for (long i = 0; zones && i < at.C; i++)
-      step.dc_previous[i] += stays_c[i];
+    if (zones && !dir.p.projection)
+      add<T>(stays_h, step.dh_previous, at.R);
+    if (zones)
+      add<T>(stays_c, step.dc_previous, at.C);
   }
 
   // The same of a cell whose h is made anew.
@@ -223,22 +232,26 @@ struct Stages {
     T *const seen = scratch.take<T>(at.H), *const of_gates = scratch.take<T>(at.GH);
     T* const dc_of_h = scratch.take<T>(at.H);
     dseen = norms_c ? dseen : dc_of_h;
-    for (long i = 0; i < at.H; i++)
-      seen[i] = norms_c ? row[c + i] * w.gain_c[i] + (w.bias_c ? w.bias_c[i] : T(0)) : step_c[i];
+    if (norms_c) {
+      scale(row + c, w.gain_c, at.H, seen);
+      if (w.bias_c)
+        add(w.bias_c, seen, at.H);
+    } else {
+      copy(seen, step_c, at.H);
+    }
     if (step.hidden)
       dir.cell.hidden(step.keep, seen, step.hidden, at.H);
     step.hidden = nullptr;
     dir.cell.hidden_backward(step.keep, seen, dh, dseen, of_gates, at.H);
     if (norms_c)
       normalise_backward<T>(dseen, w.gain_c, row + c, row[deviations + 4], at.H, dc_of_h);
-    for (long i = 0; i < at.H; i++) {
-      const bool bounded = clips && (step_c[i] >= r.clip || step_c[i] <= -r.clip);
-      dc[i] = bounded ? T(0) : dc[i] + dc_of_h[i];
-    }
+    add<T>(dc_of_h, dc, at.H);
+    for (long i = 0; clips && i < at.H; i++)
+      if (step_c[i] >= r.clip || step_c[i] <= -r.clip)
+        dc[i] = T(0);
     step.dh = at.zeros;
     dir.cell.backward(step, at.H, {0, at.H});
-    for (long i = 0; i < at.GH; i++)
-      step.dgx[i] += of_gates[i];
+    add<T>(of_gates, step.dgx, at.GH);
   }
 
   // The gradients of W_ih x and W_hh h, of those of gx and gh.
