@@ -119,6 +119,7 @@ ACTING: dict[str, Any] = {
     "layer_norm": True,
     "cell_clip": 0.1,
     "learn_initial_state": True,
+    "recompute": True,
 }
 INERT = {"residual": True, "init": "orthogonal", "forget_bias": 1.0}
 

@@ -416,7 +416,7 @@ def acting(layer: Any, training: bool) -> dict[str, Any]:
 
 
 def is_plain(layer: HasOptions) -> bool:
-    """Return whether no option changes what a single layer computes: False if in doubt."""
+    """Return whether no option changes what a single layer computes, or how: False if in doubt."""
     return not (
         layer.zoneout
         or layer.layer_norm
@@ -424,6 +424,7 @@ def is_plain(layer: HasOptions) -> bool:
         or layer.learn_initial_state
         or layer.recurrent_dropout
         or layer.weight_dropout
+        or layer.recompute
     )
 
 
