@@ -25,6 +25,7 @@ from conftest import (
     assert_as_accurate_as_torch,
     by_the_reference,
     compare,
+    reference_layer,
     solve,
 )
 from torch import Tensor
@@ -130,7 +131,7 @@ def swap_gates(monkeypatch: pytest.MonkeyPatch) -> None:
             return step(m, gx, gh, state)
 
         cell = dataclasses.replace(cell, step=wrong)
-        return reference.layer(cell, input, sizes, hx, weights, *more)
+        return reference_layer(cell, input, sizes, hx, weights, *more)
 
     monkeypatch.setattr(ops, "layer", swapped)
 
@@ -139,13 +140,13 @@ def drop_a_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(cell, input, sizes, hx, weights, *more):
         w_ih, w_hh, b_ih, b_hh, w_hr = weights
         weights = [w_ih, w_hh, b_ih, b_hh * 0, w_hr]
-        return reference.layer(cell, input, sizes, hx, weights, *more)
+        return reference_layer(cell, input, sizes, hx, weights, *more)
 
     monkeypatch.setattr(ops, "layer", wrong)
 
 
 def scale_the_activation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "layer", reference.layer)
+    monkeypatch.setattr(ops, "layer", reference_layer)
     monkeypatch.setattr(reference.TorchMath, "tanh", staticmethod(lambda x: 1.01 * torch.tanh(x)))
 
 

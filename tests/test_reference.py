@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import FORMS, LAYERS, Problem, solve
+from conftest import FORMS, LAYERS, Problem, reference_layer, solve
 from torch import Tensor
 
 import elman
@@ -14,7 +14,7 @@ from elman.cells import CELLS, Cell
 
 @pytest.fixture
 def by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "layer", reference.layer)
+    monkeypatch.setattr(ops, "layer", reference_layer)
     monkeypatch.setattr(ops, "step", reference.step)
 
 
