@@ -138,7 +138,7 @@ class Recurrent(_Layer):
 
     @property
     def _plain_cell(self) -> Cell:
-        """The cell as it is computed: the core has none whose product is cut."""
+        """The cell as it is computed: neither PyTorch nor ONNX has one whose product is cut."""
         if self.heads == 1 and (self.cell.is_known or not self._compiles):
             return self.cell
         return _variant(self.cell, self._compiles)
@@ -159,7 +159,7 @@ class Recurrent(_Layer):
         return text + ", compile=True" if self._compiles else text
 
 
-# A cell that neither the core nor ONNX takes for its own, with the same step.
+# A cell that neither PyTorch nor ONNX takes for its own, with the same step.
 @cache
 def _variant(cell: Cell, compiles: bool) -> Cell:
     return replace(cell, compiles=compiles, is_known=False)
