@@ -124,6 +124,12 @@ def isa() -> str:
 def isas() -> list[str]:
     """Return the instruction sets this machine can use, the best first."""
 
+def bf16() -> str:
+    """Return how products in bfloat16 are formed: "none", "pairs" or "tiles"."""
+
+def use_bf16(best: str) -> None:
+    """Form them so from now on, or in the best way before that which this machine has."""
+
 def set_isa(name: str) -> None:
     """Use the kernels of this instruction set from now on."""
 
