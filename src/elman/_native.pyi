@@ -67,6 +67,7 @@ def forward_of(
     states: Sequence[Any],
     weights: Sequence[Any],
     keep: bool,
+    in_bf16: bool,
     threads: int,
 ) -> list[Any] | None:
     """Run a layer or a step on a dense batch, as elman.core.forward.
@@ -84,6 +85,7 @@ def backward_of(
     kept: Any,
     upstream: Sequence[Any],
     wanted: Sequence[bool],
+    in_bf16: bool,
     threads: int,
 ) -> tuple[Any, ...] | None:
     """Run its backward pass, as elman.core.backward.
