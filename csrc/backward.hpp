@@ -256,12 +256,55 @@ void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   copy(b.dc, dc, C);
 }
 
+// `weight_gradient` with operands in bfloat16, of one row or more. The bias is a sum in float32, to
+// which rows are added one after another.
+template <class T>
+void weight_gradient_bf16(long rows, const T* const* dg, const T* const* in, long cols, long from,
+                          long to, long at_once, Bf16 way, bool add, T* dw, T* db) {
+  constexpr int V = kLanes<T>, kVectors = 4;
+  for (long u = from; db && u < to; u += kVectors * V) {
+    Vec<T> sum[kVectors];
+    auto each = [&](auto f) __attribute__((always_inline)) {
+      unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
+        f(sum[i], u + i * V, static_cast<int>(smaller(V, to - u - i * V)));
+      });
+    };
+    each([&](Vec<T>& v, long at, int n)
+             __attribute__((always_inline)) { v = load_up_to(add ? db + at : nullptr, n); });
+    for (long k = 0; k < rows; k++)
+      each([&](Vec<T>& v, long at, int n)
+               __attribute__((always_inline)) { v += load_up_to(dg[k] + at, n); });
+    each([&](Vec<T>& v, long at, int n) __attribute__((always_inline)) {
+      if (n > 0)
+        n < V ? store_first(db + at, v, n) : store(db + at, v);
+    });
+  }
+  if (!dw)
+    return;
+  const long units = to - from, stride = term_stride(at_once);
+  Scratch::Frame scratch;
+  uint16_t* const panels = scratch.take<uint16_t>(packed_pairs(cols, at_once));
+  uint16_t* const terms = scratch.take<uint16_t>((units + 2 * kTileRows) * stride);
+  T** out = scratch.take<T*>(units);
+  for (long u = 0; u < units; u++)
+    out[u] = dw + (from + u) * cols;
+  for (long k = 0; k < rows; k += at_once, add = true) {
+    const long depth = smaller(at_once, rows - k);
+    round_transposed(dg + k, depth, from, to, terms, stride);
+    pack_pairs_of_rows(in + k, cols, depth, 0, num_panels<T>(cols), panels);
+    Operand<T> right{nullptr, depth, cols, Layout::kPacked};
+    right.low.pairs = panels, right.low.way = way;
+    multiply_rounded<T>(units, terms, stride, right, add ? out : nullptr, out, false, 0,
+                        num_panels<T>(cols));
+  }
+}
+
 // dw[u] += sum over rows of dg[row][u] * in[row] for u in [from, to), and db likewise: the gradient
 // of a weight whose output had gradient dg. `add` continues a sum of earlier rows; `at_once` of
 // them are added together.
 template <class T>
 void weight_gradient(long rows, const T* const* dg, const T* const* in, long cols, long from,
-                     long to, long at_once, bool add, T* dw, T* db) {
+                     long to, long at_once, Bf16 way, bool add, T* dw, T* db) {
   const FlushDenormals mode;
   constexpr int V = kLanes<T>;
   const long units = to - from;
@@ -271,6 +314,10 @@ void weight_gradient(long rows, const T* const* dg, const T* const* in, long col
     if (db)
       copy<T>(db + from, nullptr, units);
     return;
+  }
+  if constexpr (kMayRound && std::is_same_v<T, float>) {
+    if (way != Bf16::kNone)
+      return weight_gradient_bf16<T>(rows, dg, in, cols, from, to, at_once, way, add, dw, db);
   }
   Scratch::Frame scratch;
   T* panels = scratch.take<T>(dw ? packed_size<T>(cols, at_once) : 0);
@@ -451,7 +498,7 @@ void backward_direction(const Direction<T>& dir, const Gradients<T>& g, const Op
         const long to = first + (last - first) * (part + 1) / threads;
         for (long i = 0; (weight || bias) && from < to && i < g.groups; i++)
           weight_gradient<T>(end[i] - begin[i], outer + begin[i], inner + begin[i], cols, from, to,
-                             packed_rows<T>(units, cols), add,
+                             packed_rows<T>(units, cols), dir.p.bf16, add,
                              weight ? weight + i * units * cols : nullptr,
                              bias ? bias + i * units : nullptr);
       };
@@ -513,7 +560,7 @@ void backward(int index, const Problem<T>& p, const Gradients<T>& g, int threads
     clear_padding(at, g.dx, at.I);
   Operands<T>* operands = scratch.take<Operands<T>>(at.D);
   for (long d = 0; d < at.D; d++)
-    operands[d] = make_operands(p.weights[d], at, false, g.dx != nullptr, scratch);
+    operands[d] = make_operands(p.weights[d], at, false, g.dx != nullptr, p.bf16, scratch);
   pack_all(operands, at.D, threads);
 
   threads = worthwhile(threads, work);

@@ -1,5 +1,6 @@
 #include "dispatch.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -39,6 +40,7 @@ const Kernels& find(const std::string& name) {
 }
 
 std::atomic<const Kernels*> chosen{nullptr};
+std::atomic<Bf16> best_allowed{Bf16::kTiles};
 
 } // namespace
 
@@ -62,6 +64,14 @@ const Kernels& kernels() {
     chosen.store(k, std::memory_order_relaxed);
   }
   return *k;
+}
+
+Bf16 bf16() {
+  return std::min(kernels().best_bf16(), best_allowed.load(std::memory_order_relaxed));
+}
+
+void use_bf16(Bf16 best) {
+  best_allowed.store(best, std::memory_order_relaxed);
 }
 
 } // namespace elman

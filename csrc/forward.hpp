@@ -221,7 +221,7 @@ void forward(int index, const Problem<T>& p, int threads) {
   const bool is_packed = p.weights[0].packed || p.weights[0].low;
   for (long d = 0; d < at.D; d++)
     operands[d] = is_packed ? find_operands(p.weights[d], at, cell)
-                            : make_operands(p.weights[d], at, true, true, scratch);
+                            : make_operands(p.weights[d], at, true, true, p.bf16, scratch);
   if (!is_packed)
     pack_all(operands, at.D, threads);
 

@@ -50,6 +50,7 @@ const Kernels ELMAN_TABLE(ELMAN_ISA) = {
     std::tuple_size_v<Cells>,
     Tables<Cells>::infos,
     stage_width,
+    best_bf16,
     forward<float>,
     forward<double>,
     backward<float>,

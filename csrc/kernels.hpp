@@ -12,6 +12,10 @@
 
 namespace elman {
 
+// How products of two operands in bfloat16 are formed, the better ways later: not at all; from
+// pairs of terms, by VDPBF16PS of AVX-512; from tiles, by AMX. See bf16.hpp.
+enum class Bf16 { kNone, kPairs, kTiles };
+
 // The parameters of one direction as torch stores them, and their gradients; biases may be null
 // together, w_hr is null without a projection. A gradient is null where it is not wanted. Where
 // `packed` or `low` are given, `forward` reads that in place of the matrices, and of those only
@@ -20,11 +24,13 @@ namespace elman {
 // In int8 a matrix has a scale for each of its rows: the values are multiples of it, at most 127
 // of them either way.
 struct LowPrecision {
-  const uint16_t* halves = nullptr; // bfloat16
+  const uint16_t* halves = nullptr; // bfloat16, widened when it is read
   const int8_t* bytes = nullptr;    // int8, with the scales
   bool dots = false;                // which of two ways bytes lie
+  const uint16_t* pairs = nullptr;  // bfloat16, for a left side that is rounded to it too ...
+  Bf16 way = Bf16::kNone;           // ... and is multiplied so
 
-  explicit operator bool() const { return halves || bytes; }
+  explicit operator bool() const { return halves || bytes || pairs; }
 };
 inline constexpr int kVectors = 2;
 template <class T>
@@ -75,6 +81,7 @@ struct Problem {
   T* c;                       // [D, rows, C] out of forward; null: not wanted
   T *h_n, *c_n;               // [D, N, R], [D, N, C] out of forward
   Recurrence<T> recurrence = {};
+  Bf16 bf16 = Bf16::kNone; // the operands of all products are rounded to bfloat16
 };
 
 // Upstream gradients may be null (zeros), results where they are not wanted. The batch falls into
@@ -128,6 +135,7 @@ struct Kernels {
   const CellInfo* cells;
   // How many values Recurrence::kept has in a row.
   long (*stage_width)(int cell, const Problem<float>&);
+  Bf16 (*best_bf16)(); // of this machine
   void (*forward_float)(int cell, const Problem<float>&, int threads);
   void (*forward_double)(int cell, const Problem<double>&, int threads);
   void (*backward_float)(int cell, const Problem<float>&, const Gradients<float>&, int threads);

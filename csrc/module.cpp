@@ -125,14 +125,14 @@ void forward(int cell, bool is_double, long seq_len, long batch, long input_size
              long projection, long heads, Address batch_sizes, Address lengths, Address x,
              Address h_0, Address c_0, const Addresses& weights, std::size_t parts,
              const Addresses& beside, const std::vector<double>& numbers, Address y, Address keep,
-             bool keeps_packed, Address c, Address h_n, Address c_n, int threads) {
+             bool keeps_packed, Address c, Address h_n, Address c_n, bool in_bf16, int threads) {
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection, heads};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, int)) {
     const Directions<T> directions(weights, {}, parts);
-    kernel(cell,
-           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, directions, {beside, numbers}, y,
-                      keep, keeps_packed, c, h_n, c_n),
-           threads);
+    Problem<T> p = problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, directions,
+                              {beside, numbers}, y, keep, keeps_packed, c, h_n, c_n);
+    p.bf16 = bf16_of<T>(in_bf16);
+    kernel(cell, p, threads);
   };
   without_gil([&] { is_double ? run(kernels().forward_double) : run(kernels().forward_float); });
 }
@@ -143,13 +143,14 @@ void backward(int cell, bool is_double, long seq_len, long batch, long input_siz
               const Addresses& beside, const std::vector<double>& numbers, Address y, Address keep,
               bool keeps_packed, Address dy, Address dh_n, Address dc_n, Address dkeep, Address dx,
               Address dh_0, Address dc_0, const Addresses& dweights, Address dh_to, Address dc_to,
-              long groups, int threads) {
+              long groups, bool in_bf16, int threads) {
   const Sizes sizes{seq_len, batch, input_size, hidden_size, projection, heads};
   auto run = [&]<class T>(void (*kernel)(int, const Problem<T>&, const Gradients<T>&, int)) {
     const Directions<T> directions(weights, dweights, parts);
-    kernel(cell,
-           problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, directions, {beside, numbers}, y,
-                      keep, keeps_packed, 0, 0, 0),
+    Problem<T> p = problem<T>(sizes, batch_sizes, lengths, x, h_0, c_0, directions,
+                              {beside, numbers}, y, keep, keeps_packed, 0, 0, 0);
+    p.bf16 = bf16_of<T>(in_bf16);
+    kernel(cell, p,
            {groups, at<T>(dy), at<T>(dh_n), at<T>(dc_n), at<T>(dkeep), at<T>(dx), at<T>(dh_0),
             at<T>(dc_0), at<T>(dh_to), at<T>(dc_to), directions.gradients.data()},
            threads);
@@ -166,6 +167,15 @@ long stage_width(int cell, long hidden_size, long projection, const Addresses& g
   const Sizes sizes{1, 1, 1, hidden_size, projection, 1};
   return kernels().stage_width(cell, problem<float>(sizes, 0, 0, 0, 0, 0, directions,
                                                     {beside, numbers}, 0, 0, false, 0, 0, 0));
+}
+
+constexpr const char* kWays[] = {"none", "pairs", "tiles"};
+
+void use_bf16_way(const std::string& best) {
+  for (int i = 0; i < 3; i++)
+    if (best == kWays[i])
+      return use_bf16(static_cast<Bf16>(i));
+  throw nb::value_error("use_bf16: it must be none, pairs or tiles");
 }
 
 void activations(bool is_double, Address x, Address tanh, Address sigmoid, long n) {
@@ -241,6 +251,11 @@ NB_MODULE(_native, m) {
   m.def("isa", [] { return std::string(kernels().isa); }, "The instruction set in use.");
   m.def("isas", &available_isas, "The instruction sets this machine can use, the best first.");
   m.def("set_isa", &use_isa, "name"_a, "Use the kernels of this instruction set from now on.");
+  m.def(
+      "bf16", [] { return std::string(kWays[static_cast<int>(bf16())]); },
+      "How products in bfloat16 are formed: none, pairs or tiles.");
+  m.def("use_bf16", &use_bf16_way, "best"_a,
+        "Form them so from now on, or in the best way before that which this machine has.");
   m.def(
       "compiler", [] { return std::string(ELMAN_COMPILER); }, "The compiler that built the core.");
   m.def("fma_peak", &fma_peak, "threads"_a, "seconds"_a,

@@ -258,6 +258,7 @@ struct Weight {
   T* packed;             // null: read w as it lies
   LowPrecision low = {}; // in place of packed
   float least = 0;       // see Operand
+  uint16_t* pairs = nullptr; // where it is packed, in place of `packed`; also in low
 
   long out() const { return transposed ? rows : cols; }
   long depth() const { return transposed ? cols : rows; }
@@ -267,15 +268,21 @@ struct Weight {
     return {w, depth(), out(), transposed ? Layout::kColumns : Layout::kRows};
   }
 
+  bool to_pack() const { return packed || pairs; }
   // Packs panels [from, to).
   void pack(long from, long to) const {
+    Scratch::Frame scratch;
+    const T** row = scratch.take<const T*>(transposed ? 0 : rows);
+    for (long k = 0; !transposed && k < rows; k++)
+      row[k] = w + k * cols;
+    if constexpr (kMayRound && std::is_same_v<T, float>) {
+      if (pairs)
+        return transposed ? pack_pairs_transposed(w, rows, cols, from, to, pairs)
+                          : pack_pairs_of_rows(row, cols, rows, from, to, pairs);
+    }
     if (transposed) {
       pack_transposed(w, rows, cols, from, to, packed);
     } else {
-      Scratch::Frame scratch;
-      const T** row = scratch.take<const T*>(rows);
-      for (long k = 0; k < rows; k++)
-        row[k] = w + k * cols;
       pack_rows(row, cols, rows, from, to, packed);
     }
   }
@@ -312,10 +319,15 @@ Operands<T> place_operands(const Weights<T>& w, const Shape<T>& at, bool transpo
 
 template <class T>
 Operands<T> make_operands(const Weights<T>& w, const Shape<T>& at, bool transposed, bool with_input,
-                          Scratch::Frame& scratch) {
+                          Bf16 way, Scratch::Frame& scratch) {
   const bool once = at.L == 1 && at.N <= (transposed ? kRowsNotWorthPacking : kRowsNotWorthCopying);
   return place_operands(w, at, transposed, with_input, [&](Weight<T>& m, long n) {
-    m.packed = once ? nullptr : scratch.take<T>(n);
+    if (way == Bf16::kNone) {
+      m.packed = once ? nullptr : scratch.take<T>(n);
+    } else {
+      m.low.pairs = m.pairs = scratch.take<uint16_t>(packed_pairs(m.out(), m.depth()));
+      m.low.way = way;
+    }
   });
 }
 
@@ -345,14 +357,14 @@ void pack_all(const Operands<T>* directions, long count, int threads) {
   };
   double values = 0;
   for (long i = 0; i < kMatrices * count; i++)
-    if (matrix(i).packed)
+    if (matrix(i).to_pack())
       values += static_cast<double>(matrix(i).rows * matrix(i).cols);
   if (values == 0)
     return;
   const int tasks = static_cast<int>(kMatrices * count * kPieces);
   parallel_for(worthwhile(threads, 8 * values), tasks, [&](int task) {
     const Weight<T>& m = matrix(task / kPieces);
-    if (!m.packed)
+    if (!m.to_pack())
       return;
     const long i = task % kPieces, panels = num_panels<T>(m.out());
     m.pack(panels * i / kPieces, panels * (i + 1) / kPieces);

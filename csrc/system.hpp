@@ -1,5 +1,5 @@
 // What the core asks of the operating system, beyond the standard library; where there is no such
-// thing to ask for, nothing is done. Only threads.cpp needs it.
+// thing to ask for, nothing is done.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,10 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace elman {
@@ -34,6 +38,16 @@ inline void* loaded_function([[maybe_unused]] const char* name) {
 inline void advise_huge_pages([[maybe_unused]] void* begin, [[maybe_unused]] std::size_t bytes) {
 #if defined(MADV_HUGEPAGE)
   (void)madvise(begin, bytes, MADV_HUGEPAGE);
+#endif
+}
+
+// Whether this process may use the tile registers of the processor, which it asks for.
+inline bool may_use_tiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr long kRequest = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
 #endif
 }
 

@@ -309,7 +309,7 @@ public:
 
 // The results of elman.core.forward, or None.
 nb::object forward_of(nb::tuple ask, int cell, nb::handle input, nb::handle states,
-                      nb::handle weights, bool keep, int threads) {
+                      nb::handle weights, bool keep, bool in_bf16, int threads) {
   const Maker maker(ask);
   Call call;
   if (!call.has_sizes(maker, cell, input, states, weights) ||
@@ -343,6 +343,7 @@ nb::object forward_of(nb::tuple ask, int cell, nb::handle input, nb::handle stat
     problem.h_n = call.at<T>(results[call.is_step ? 0 : 1]);
     problem.c_n = call.at<T>(c_n);
     problem.keep = keep ? call.at<T>(kept) : nullptr;
+    problem.bf16 = bf16_of<T>(in_bf16);
     without_gil([&] { kernel(cell, problem, threads); });
   };
   call.is_double ? run(kernels().forward_double) : run(kernels().forward_float);
@@ -352,7 +353,7 @@ nb::object forward_of(nb::tuple ask, int cell, nb::handle input, nb::handle stat
 // The results of elman.core.backward, or None. Of each tensor all is looked at once more.
 nb::object backward_of(nb::tuple ask, int cell, nb::handle input, nb::handle states,
                        nb::handle weights, nb::handle output, nb::handle kept, nb::handle upstream,
-                       nb::handle wanted, int threads) {
+                       nb::handle wanted, bool in_bf16, int threads) {
   const Maker maker(ask);
   Call call;
   if (!call.has_sizes(maker, cell, input, states, weights) ||
@@ -397,6 +398,7 @@ nb::object backward_of(nb::tuple ask, int cell, nb::handle input, nb::handle sta
     Problem<T> problem = call.problem<T>(of_directions);
     problem.y = call.at<T>(y);
     problem.keep = call.at<T>(keep);
+    problem.bf16 = bf16_of<T>(in_bf16);
     for (std::size_t d = 0; d < static_cast<std::size_t>(call.directions); d++) {
       const std::uintptr_t* const w = &of[1 + static_cast<std::size_t>(num_states) + d * kParts];
       dweights[d] = {call.at<T>(w[0]), call.at<T>(w[1]), call.at<T>(w[2]), call.at<T>(w[3]),
@@ -425,9 +427,9 @@ void bind_tensors(nb::module_& m) {
       "features"_a.none(), "widths"_a, "directions"_a, "batch_first"_a.none(),
       "(whether gradients are asked for, states, weights) of a call that is as most are, or None.");
   m.def("forward_of", &forward_of, "ask"_a, "cell"_a, "input"_a, "states"_a, "weights"_a, "keep"_a,
-        "threads"_a, "What elman.core.forward returns for a dense batch, or None.");
+        "in_bf16"_a, "threads"_a, "What elman.core.forward returns for a dense batch, or None.");
   m.def("backward_of", &backward_of, "ask"_a, "cell"_a, "input"_a, "states"_a, "weights"_a,
-        "output"_a, "kept"_a, "upstream"_a, "wanted"_a, "threads"_a,
+        "output"_a, "kept"_a, "upstream"_a, "wanted"_a, "in_bf16"_a, "threads"_a,
         "What elman.core.backward returns for a dense batch, or None.");
 }
 

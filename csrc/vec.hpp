@@ -17,6 +17,9 @@
 #include <arm_neon.h>
 #endif
 
+#include "kernels.hpp"
+#include "system.hpp"
+
 #define ELMAN_INLINE inline __attribute__((always_inline))
 
 namespace elman {
@@ -290,6 +293,135 @@ ELMAN_INLINE int32_t largest_lane(Ints v) {
     most = v[lane] > most ? v[lane] : most;
   return most;
 }
+
+// ---- bfloat16 ----
+//
+// The upper half of a float32. Sums of products are formed by instructions that take neighbouring
+// terms together; see bf16.hpp. Both operands are rounded to the nearest, the even one of two;
+// denormals are taken for 0.
+
+template <class T>
+class Tiles;
+#if defined(__AVX512F__)
+inline constexpr bool kMayRound = true;
+inline Bf16 find_bf16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) // AVX512_BF16
+    return Bf16::kNone;
+  constexpr unsigned kTiles = 1u << 24 | 1u << 22; // AMX-TILE, AMX-BF16
+  __get_cpuid_count(7, 0, &a, &b, &c, &d);
+  return (d & kTiles) == kTiles && may_use_tiles() ? Bf16::kTiles : Bf16::kPairs;
+}
+inline Bf16 best_bf16() {
+  static const Bf16 best = find_bf16();
+  return best;
+}
+
+// `first`, then `second`.
+ELMAN_INLINE Vec<float> round_both(Vec<float> first, Vec<float> second) {
+  Vec<float> rounded;
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(rounded) : "v"(second), "v"(first));
+  return rounded;
+}
+// Lane by lane `first` and `second`.
+ELMAN_INLINE Vec<float> round_pairs(Vec<float> first, Vec<float> second) {
+  constexpr int V = kLanes<float>;
+  return [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    typedef int16_t Words __attribute__((vector_size(kVectorBytes)));
+    const Words words{static_cast<int16_t>(i / 2 + i % 2 * V)...};
+    const __m512i rounded = (__m512i)round_both(first, second);
+    return (Vec<float>)_mm512_maskz_permutexvar_epi16(~__mmask32{}, (__m512i)words, rounded);
+  }(std::make_integer_sequence<int, 2 * V>{});
+}
+
+// sum + the products of a pair of terms and of weights in each lane, the second one first.
+ELMAN_INLINE void add_pairs(Vec<float>& sum, Vec<float> terms, Vec<float> weights) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(terms), "v"(weights));
+}
+
+// The tile registers of this thread, for as long as it lives: each 16 rows of 64 bytes.
+template <>
+class Tiles<float> {
+public:
+  explicit Tiles(bool wanted) : wanted_(wanted) {
+    if (!wanted)
+      return;
+    alignas(64) unsigned char configuration[64] = {1}; // the palette; 16 widths; 16 heights
+    for (int i = 0; i < 8; i++)
+      configuration[16 + 2 * i] = 64, configuration[48 + i] = 16;
+    asm volatile("ldtilecfg %0" : : "m"(configuration));
+  }
+  ~Tiles() {
+    if (wanted_)
+      asm volatile("tilerelease");
+  }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+
+  // sums[m][n] = row m of a . column n of b, of 32 rows and columns, over `blocks` times 32 terms.
+  // Strides are in bytes.
+  static void multiply_square(const uint16_t* a, long a_stride, long blocks, const uint16_t* b,
+                              long b_stride, float* sums, long sums_stride) {
+    const uint16_t* const a_lower = a + 16 * a_stride / 2;
+    asm volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" : :);
+    for (long i = 0; i < blocks; i++) {
+      asm volatile("tileloadd (%0,%3), %%tmm4\n\t"
+                   "tileloadd (%2,%4), %%tmm6\n\t"
+                   "tdpbf16ps %%tmm6, %%tmm4, %%tmm0\n\t"
+                   "tileloadd 64(%2,%4), %%tmm7\n\t"
+                   "tdpbf16ps %%tmm7, %%tmm4, %%tmm1\n\t"
+                   "tileloadd (%1,%3), %%tmm5\n\t"
+                   "tdpbf16ps %%tmm6, %%tmm5, %%tmm2\n\t"
+                   "tdpbf16ps %%tmm7, %%tmm5, %%tmm3"
+                   :
+                   : "r"(a + 32 * i), "r"(a_lower + 32 * i), "r"(b + 8 * i * b_stride),
+                     "r"(a_stride), "r"(b_stride)
+                   : "memory");
+    }
+    asm volatile("tilestored %%tmm0, (%0,%2)\n\t"
+                 "tilestored %%tmm1, 64(%0,%2)\n\t"
+                 "tilestored %%tmm2, (%1,%2)\n\t"
+                 "tilestored %%tmm3, 64(%1,%2)"
+                 :
+                 : "r"(sums), "r"(sums + 4 * sums_stride), "r"(sums_stride)
+                 : "memory");
+  }
+  // The same of 16 rows and 64 columns.
+  static void multiply_wide(const uint16_t* a, long a_stride, long blocks, const uint16_t* b,
+                            long b_stride, float* sums, long sums_stride) {
+    asm volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" : :);
+    for (long i = 0; i < blocks; i++) {
+      asm volatile("tileloadd (%0,%2), %%tmm4\n\t"
+                   "tileloadd (%1,%3), %%tmm5\n\t"
+                   "tdpbf16ps %%tmm5, %%tmm4, %%tmm0\n\t"
+                   "tileloadd 64(%1,%3), %%tmm6\n\t"
+                   "tdpbf16ps %%tmm6, %%tmm4, %%tmm1\n\t"
+                   "tileloadd 128(%1,%3), %%tmm7\n\t"
+                   "tdpbf16ps %%tmm7, %%tmm4, %%tmm2\n\t"
+                   "tileloadd 192(%1,%3), %%tmm5\n\t"
+                   "tdpbf16ps %%tmm5, %%tmm4, %%tmm3"
+                   :
+                   : "r"(a + 32 * i), "r"(b + 8 * i * b_stride), "r"(a_stride), "r"(b_stride)
+                   : "memory");
+    }
+    asm volatile("tilestored %%tmm0, (%0,%1)\n\t"
+                 "tilestored %%tmm1, 64(%0,%1)\n\t"
+                 "tilestored %%tmm2, 128(%0,%1)\n\t"
+                 "tilestored %%tmm3, 192(%0,%1)"
+                 :
+                 : "r"(sums), "r"(sums_stride)
+                 : "memory");
+  }
+
+private:
+  const bool wanted_;
+};
+#else
+inline constexpr bool kMayRound = false;
+inline Bf16 best_bf16() {
+  return Bf16::kNone;
+}
+#endif
 
 // Calls f(std::integral_constant<int, i>) for i in [0, N): unrolling that does not depend on the
 // optimiser's mood.

@@ -55,6 +55,16 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.set_isa(before)
 
 
+@contextmanager
+def medium(asked: bool = True) -> Iterator[None]:
+    """Round what is multiplied to bfloat16 in modules of float32 too, where the machine can."""
+    torch.set_float32_matmul_precision("medium" if asked else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 # --- memory -------------------------------------------------------------------------------------
 
 STATM = Path("/proc/self/statm")

@@ -285,7 +285,7 @@ def test_wrong_shapes_are_refused_while_a_graph_is_made(args: tuple[Any, ...]) -
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_autocast_within_a_graph_rounds_as_outside(kind: str) -> None:
+def test_autocast_within_a_graph_lowers_as_outside(kind: str) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -298,7 +298,7 @@ def test_autocast_within_a_graph_rounds_as_outside(kind: str) -> None:
     model, x = Model(), torch.randn(6, 3, 4).bfloat16()
     ours, theirs = torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x)
     assert tree_leaves(ours)[0].dtype is torch.bfloat16
-    same(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)  # its products are of float32
 
 
 def test_dropout_between_compiled_layers_draws_anew_at_each_call() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import LAYERS, STEP_CELLS, Problem
+from conftest import LAYERS, STEP_CELLS, Problem, medium
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -319,7 +319,7 @@ def test_an_average_of_the_weights_is_a_module_that_computes_with_it(problem: Pr
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each_problem
-def test_autocast_rounds_what_float32_computes_and_nothing_before(
+def test_autocast_rounds_what_medium_precision_computes(
     problem: Problem, dtype: torch.dtype
 ) -> None:
     lowered = {key: t.detach().to(dtype) for key, t in problem.arguments().items()}
@@ -330,7 +330,7 @@ def test_autocast_rounds_what_float32_computes_and_nothing_before(
             key: (t if autocast else t.float()).clone().requires_grad_()
             for key, t in lowered.items()
         }
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), medium(not autocast):
             outputs = problem.call(module, arguments)
         # upstream gradients that bfloat16 can hold
         given = [u.bfloat16().to(o.dtype) for u, o in zip(upstream(outputs), outputs, strict=True)]

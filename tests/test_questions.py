@@ -532,8 +532,8 @@ ANSWERS = [
         lstm,
         {"bfloat16_autocast_gives_the_same": True},
         ("torch.autocast('cpu', torch.bfloat16): lstm(x): True",),
-        "elman computes in float32 all the same, on any processor",
-        "elman 在任何处理器上仍用 float32 计算",
+        "elman rounds what it multiplies",
+        "elman 只把相乘的数舍入为 bfloat16",
     ),
     Answer(
         43,

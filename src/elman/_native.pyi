@@ -67,6 +67,7 @@ def forward_of(
     states: Sequence[Any],
     weights: Sequence[Any],
     keep: bool,
+    in_bf16: bool,
     threads: int,
 ) -> list[Any] | None:
     """Run a layer or a step on a dense batch, as elman.core.forward.
@@ -84,6 +85,7 @@ def backward_of(
     kept: Any,
     upstream: Sequence[Any],
     wanted: Sequence[bool],
+    in_bf16: bool,
     threads: int,
 ) -> tuple[Any, ...] | None:
     """Run its backward pass, as elman.core.backward.
@@ -123,6 +125,12 @@ def isa() -> str:
 
 def isas() -> list[str]:
     """Return the instruction sets this machine can use, the best first."""
+
+def bf16() -> str:
+    """Return how products in bfloat16 are formed: "none", "pairs" or "tiles"."""
+
+def use_bf16(best: str) -> None:
+    """Form them so from now on, or in the best way before that which this machine has."""
 
 def set_isa(name: str) -> None:
     """Use the kernels of this instruction set from now on."""

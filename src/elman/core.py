@@ -196,6 +196,7 @@ def forward(
     cells: bool = False,
     recurrence: Recurrence | None = None,
     is_read: bool = True,
+    bf16: bool = False,
 ) -> list[Tensor]:
     """Run a layer, or one step of a cell.
 
@@ -215,6 +216,9 @@ def forward(
         recurrence: What acts at every step beyond the cell.
         is_read: Whether others than `backward` read the kept values. If not, those of unequal
             sequences of a padded batch have no padding: they are (D, sum of lengths, .).
+        bf16: Whether the operands of all products are rounded to bfloat16, where the machine has
+            instructions for such products; of float32 alone. Their sums, and all else, stay
+            float32.
 
     Returns:
         The output and the final states, or the next states of a step; then, if keep, `kept`; then,
@@ -227,7 +231,8 @@ def forward(
     is_dense = batch_sizes is None and lengths is None and mask is None and recurrence is None
     if is_dense and not cells and has_plain_weights(cell):
         index = _compiled[cell.name][0]
-        found = _native.forward_of(_ASK, index, input, states, weights, keep, get_num_threads())
+        how = keep, bf16, get_num_threads()
+        found = _native.forward_of(_ASK, index, input, states, weights, *how)
         if found is not None:
             return found
     call, heads = (cell, input, batch_sizes, lengths), 1
@@ -235,7 +240,7 @@ def forward(
     if form is not None:
         states, weights, to = form.states(states), form.weights(weights), form.to(to)
         recurrence, heads = form.recurrence(recurrence), form.heads
-    acting = recurrence, is_read, heads
+    acting = recurrence, is_read, heads, bf16
     results = _forward(*call, states, weights, keep, mask, to, cells, *acting)
     return results if form is None else form.results(results)
 
@@ -255,6 +260,7 @@ def _forward(
     recurrence: Recurrence | None,
     is_read: bool,
     heads: int,
+    bf16: bool,
 ) -> list[Tensor]:
     sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights, heads)
     _, _, _, batch, _, hidden_size, projection, _ = sizes
@@ -295,6 +301,7 @@ def _forward(
         where_cells,
         results[0 if is_step else 1].data_ptr(),
         c_n.data_ptr(),
+        bf16,
         get_num_threads(),
     )
     return results
@@ -317,6 +324,7 @@ def backward(
     d_kept: Tensor | None = None,
     recurrence: Recurrence | None = None,
     staged: Tensor | None = None,
+    bf16: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of what `forward` was given.
 
@@ -339,6 +347,7 @@ def backward(
         d_kept: The gradient of kept, None for zeros.
         recurrence: As in `forward`.
         staged: What `forward` kept for that, the last of its results.
+        bf16: As in `forward`.
 
     Returns:
         The gradients in the same order, None where not wanted.
@@ -350,7 +359,7 @@ def backward(
     if is_dense and d_kept is None and groups == 1 and has_plain_weights(cell):
         index = _compiled[cell.name][0]
         call = input, states, weights, output, kept, upstream, wanted
-        found = _native.backward_of(_ASK, index, *call, get_num_threads())
+        found = _native.backward_of(_ASK, index, *call, bf16, get_num_threads())
         if found is not None:
             return found
     sizes, heads = (len(states), len(to)), 1
@@ -382,6 +391,7 @@ def backward(
         recurrence,
         staged,
         heads,
+        bf16,
     )
     return results if form is None else form.gradients(results, wanted, *sizes)
 
@@ -413,6 +423,7 @@ def _backward(
     recurrence: Recurrence | None,
     staged: Tensor | None,
     heads: int,
+    bf16: bool,
 ) -> tuple[Tensor | None, ...]:
     is_step = len(upstream) == len(states)
     sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights, heads)
@@ -472,6 +483,7 @@ def _backward(
         *_in_order(cell, results[:read], len(states))[:-1],
         *[*results[read:], 0, 0][:2],
         groups,
+        bf16,
         get_num_threads(),
     )
     return tuple(gradients)

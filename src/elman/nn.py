@@ -14,10 +14,11 @@ bases do in their constructors, and RNNBase to keep a list of the parameters, is
 
 Tensors that are not on the CPU go to PyTorch's own recurrent kernels, except those of a GRU with
 reset_after=False, which PyTorch does not have. On the CPU, float32 and float64 are computed by the
-native core, other dtypes as `elman.ops` says. Under torch.autocast("cpu") the computation stays in
-the dtype of the weights, and only the results are lowered: all of RNN, RNNCell and LSTM, and of the
-others what has a lowered state or input to begin with. That is what torch.nn gives, but that its
-LSTM leaves the results of packed input as they are.
+native core, other dtypes as `elman.ops` says. Under torch.autocast("cpu") a module takes its
+weights as they are; the core rounds to bfloat16 what it multiplies, where the machine has
+instructions for that, and the results are lowered: all of RNN, RNNCell and LSTM, and of the others
+what has a lowered state or input to begin with. That is what torch.nn gives, but that its LSTM
+leaves the results of packed input as they are.
 
 Symbols: L time steps, N sequences in the batch, D = 2 if bidirectional else 1, H_in = input_size,
 H_out = proj_size or else hidden_size. The equations are in `elman.cells`.
@@ -26,6 +27,7 @@ H_out = proj_size or else hidden_size. The equations are in `elman.cells`.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from elman.extras import needed
@@ -119,17 +121,25 @@ class _Recurrent(Module):
         return state
 
     def _autocast(self, input: Any, hx: Any, *ragged: Any) -> Any:
-        # The core computes in float32 whatever comes in, so lowering the inputs and the weights
-        # would cost time and accuracy.
+        # The core takes float32 and itself rounds what it multiplies, so lowering the inputs and
+        # the weights before would cost time and accuracy.
         lower = torch.get_autocast_dtype("cpu")
+        asking = _asking(lower)
         if self._keeps_state_dtype:
             state = input if hx is None else hx[0] if isinstance(hx, (tuple, list)) else hx
             if isinstance(state, (Tensor, PackedSequence)):
                 lower = torch.promote_types(lower, state.data.dtype)
-        with torch.autocast("cpu", enabled=False):  # also for weights that are computed
+        with torch.autocast("cpu", enabled=False), asking:  # also for weights that are computed
             dtype = self._weights()[0].dtype
             given = (_cast(value, dtype) for value in (input, hx, *ragged))
             return _cast(self.forward(*given), lower)
+
+
+# In a graph, operators compute in float32.
+def _asking(lower: torch.dtype) -> AbstractContextManager[None]:
+    if lower is torch.bfloat16 and not torch.compiler.is_compiling():
+        return ops.asking_for_bf16()
+    return nullcontext()
 
 
 # Autocast lets alone what is double, integer or elsewhere.
@@ -532,7 +542,8 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         cell, directions = self._cell, self._num_directions
         shapes.check_plain(self, input)
         lowered = torch.is_autocast_enabled("cpu")
-        with torch.autocast("cpu", enabled=False):
+        asking = _asking(torch.get_autocast_dtype("cpu")) if lowered else nullcontext()
+        with torch.autocast("cpu", enabled=False), asking:
             weights = self._weights()
             if lowered:
                 input, hx, reset_to = _cast((input, hx, reset_to), weights[0].dtype)

@@ -4,14 +4,18 @@
 float32 and float64 go to the native core, forward and backward: straight where PyTorch computes as
 it reads, and as the operators of `elman.library` where it compiles, exports or transforms, where a
 dispatch mode watches operations, and where a tensor is not memory that the core can read as it is.
-bfloat16 and float16 are computed in float32 and rounded at the end. What the core does not do goes
-to the reference: other devices, forward-mode derivatives, derivatives of derivatives, tracing.
+bfloat16 and float16 are computed in float32 and rounded at the end; of bfloat16 the operands of all
+products too, as autocast and torch.set_float32_matmul_precision("medium") ask for. What the core
+does not do goes to the reference: other devices, forward-mode derivatives, derivatives of
+derivatives, tracing.
 
 Arguments arrive checked by `elman.shapes`; nothing here looks at a size twice.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -23,7 +27,15 @@ from elman import core, library, reference, stretches
 from elman.cells import Cell
 from elman.shapes import Recurrence, Resets
 
-__all__ = ["at_once", "checkpointed", "inside", "is_tracing", "layer", "step"]
+__all__ = [
+    "asking_for_bf16",
+    "at_once",
+    "checkpointed",
+    "inside",
+    "is_tracing",
+    "layer",
+    "step",
+]
 
 Weights: TypeAlias = Sequence[Tensor | None]
 
@@ -79,6 +91,7 @@ def at_once(
     """
     if not core.has_plain_weights(cell):
         return None
+    bf16 = _asks_for_bf16()
     found = core._native.usual(
         _MODES, parameters, layout, input, hx, features, widths, directions, batch_first
     )
@@ -90,9 +103,9 @@ def at_once(
     try:
         if has_graph:
             sizes = len(states), len(weights), 0
-            how = cell, None, None, None, None, False, False, sizes
+            how = cell, None, None, None, None, False, False, bf16, sizes
             return True, _apply(how, input, *states, *weights)
-        return False, core.forward(cell, input, None, None, states, weights, False)
+        return False, core.forward(cell, input, None, None, states, weights, False, bf16=bf16)
     except core.LazyError:
         return None
 
@@ -107,24 +120,28 @@ def layer(
     resets: Resets | None = None,
     recurrence: Recurrence | None = None,
     recompute: bool = False,
+    bf16: bool | None = None,
 ) -> tuple[Tensor, ...]:
     """Run one layer, in all its directions; arguments and results as `elman.reference.layer`.
 
-    With recompute, little is kept for the backward pass, which computes the rest again.
+    With recompute, little is kept for the backward pass, which computes the rest again. With bf16,
+    the core rounds the operands of products, as `core.forward` says; None asks PyTorch for it.
     """
     if not core.computes(cell, input, weights, recurrence):
         if input.dtype in _WIDENED and input.device.type == "cpu":
             wide = _widen(hx), _widen(weights), lengths, _widen_resets(resets)
-            beyond = _widen_recurrence(recurrence), recompute
+            beyond = _widen_recurrence(recurrence), recompute, input.dtype is torch.bfloat16
             results = layer(cell, input.float(), batch_sizes, *wide, *beyond)
             return tuple(result.to(input.dtype) for result in results)
         given = cell, input, batch_sizes, hx, weights, lengths, resets, recurrence
         return checkpointed(reference.layer, *given) if recompute else reference.layer(*given)
+    if bf16 is None:
+        bf16 = _asks_for_bf16()
     compiling, watched, transforming = _modes(input)
     call = cell, input, batch_sizes, hx, weights, lengths, resets
     is_operator = recurrence is None and library.knows(cell)
     if recompute and not is_operator:
-        return checkpointed(layer, *call, recurrence)  # type: ignore[no-any-return]
+        return checkpointed(layer, *call, recurrence, False, bf16)  # type: ignore[no-any-return]
     if transforming and not compiling and is_operator:
         return library.transformed(*call)
     if transforming or (not compiling and _is_beyond_the_core()):
@@ -132,7 +149,7 @@ def layer(
     if not watched:
         try:
             ragged = batch_sizes, lengths, hx, weights, resets, "", recurrence
-            return _run(cell, input, *ragged, recompute)
+            return _run(cell, input, *ragged, recompute, bf16)
         except core.LazyError:
             pass  # the dispatcher knows what the tensor stands for
     if not is_operator:
@@ -149,6 +166,7 @@ def inside(
     resets: Resets | None,
     letters: str,
     recurrence: Recurrence | None = None,
+    bf16: bool | None = None,
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Run one layer and tell its states, or gates too, by their letters.
 
@@ -158,7 +176,7 @@ def inside(
     tells = recurrence is None and not set(letters) - set("h" + _told(cell))
     if is_plain and tells and not cell.norms and core.computes(cell, input):
         try:
-            found = _run(cell, input, None, lengths, hx, weights, resets, letters)
+            found = _run(cell, input, None, lengths, hx, weights, resets, letters, bf16=bf16)
         except core.LazyError:
             pass
         else:
@@ -168,7 +186,7 @@ def inside(
     elif input.dtype in _WIDENED and input.device.type == "cpu":
         wide = _widen(hx), _widen(weights), lengths, _widen_resets(resets)
         call = cell, input.float(), *wide, letters, _widen_recurrence(recurrence)
-        results, values = inside(*call)
+        results, values = inside(*call, input.dtype is torch.bfloat16)
         lower = input.dtype
         return tuple(r.to(lower) for r in results), {k: v.to(lower) for k, v in values.items()}
     return reference.inside(cell, input, hx, weights, lengths, resets, letters, recurrence)
@@ -212,24 +230,52 @@ def checkpointed(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def step(
-    cell: Cell, input: Tensor, hx: tuple[Tensor, ...] | None, weights: Weights
+    cell: Cell,
+    input: Tensor,
+    hx: tuple[Tensor, ...] | None,
+    weights: Weights,
+    bf16: bool | None = None,
 ) -> tuple[Tensor, ...]:
     """Run a cell over one time step; arguments and results as `elman.reference.step`."""
     if not core.computes(cell, input):
         if input.dtype in _WIDENED and input.device.type == "cpu":
-            after = step(cell, input.float(), _widen(hx), _widen(weights))
+            wide = _widen(hx), _widen(weights), input.dtype is torch.bfloat16
+            after = step(cell, input.float(), *wide)
             return tuple(state.to(input.dtype) for state in after)
         return reference.step(cell, input, hx, weights)
     if not any(_modes(input)):
         if _is_beyond_the_core():
             return reference.step(cell, input, hx, weights)
         try:
-            return _run(cell, input, None, None, hx, (*weights, None))
+            return _run(cell, input, None, None, hx, (*weights, None), bf16=bf16)
         except core.LazyError:
             pass
     states = None if hx is None else tuple(state.unsqueeze(0) for state in hx)
-    results = layer(cell, input.unsqueeze(0), None, states, (*weights, None))
+    results = layer(cell, input.unsqueeze(0), None, states, (*weights, None), bf16=bf16)
     return tuple(state.squeeze(0) for state in results[1:])
+
+
+class _Asked(threading.local):
+    bf16 = False
+
+
+_asked = _Asked()
+
+
+@contextmanager
+def asking_for_bf16() -> Iterator[None]:
+    """Let the calls of this thread round the operands of products, as autocast asks for."""
+    before, _asked.bf16 = _asked.bf16, True
+    try:
+        yield
+    finally:
+        _asked.bf16 = before
+
+
+def _asks_for_bf16() -> bool:
+    if torch.compiler.is_compiling():
+        return False  # the operators compute in float32
+    return _asked.bf16 or torch.get_float32_matmul_precision() == "medium"
 
 
 def is_tracing() -> bool:
@@ -278,18 +324,22 @@ def _run(
     letters: str = "",
     recurrence: Recurrence | None = None,
     recompute: bool = False,
+    bf16: bool | None = None,
 ) -> tuple[Tensor, ...]:
     mask, to = resets or (None, ())
+    if bf16 is None:
+        bf16 = _asks_for_bf16()
     recompute = recompute and core.kept_width(cell, 1) > 0
     beyond_h = bool(letters.strip("h"))
     if torch.is_grad_enabled() and _requires_grad(input, hx, weights, to):
         states = hx or (None,) * len(cell.states)
         sizes = len(states), len(weights), len(to)
-        how = cell, batch_sizes, lengths, mask, recurrence, beyond_h, recompute, sizes
+        how = cell, batch_sizes, lengths, mask, recurrence, beyond_h, recompute, bf16, sizes
         return _Layer.apply(how, input, *states, *weights, *to)  # type: ignore[no-untyped-call, no-any-return]
     call = cell, input, batch_sizes, lengths, hx or (), weights
     gates = bool(set(letters) - set(cell.states))
-    return tuple(core.forward(*call, gates, mask, to, beyond_h and not gates, recurrence))
+    cells = beyond_h and not gates
+    return tuple(core.forward(*call, gates, mask, to, cells, recurrence, bf16=bf16))
 
 
 def _requires_grad(
@@ -314,6 +364,7 @@ _How: TypeAlias = tuple[
     Recurrence | None,
     bool,
     bool,
+    bool,
     tuple[int, int, int],
 ]
 
@@ -331,16 +382,16 @@ class _Layer(torch.autograd.Function):
         input: Tensor,
         *tensors: Tensor | None,  # the initial states, the weights, and what resets start from
     ) -> tuple[Tensor, ...]:
-        cell, batch_sizes, lengths, mask, recurrence, tells, recompute, sizes = how
+        cell, batch_sizes, lengths, mask, recurrence, tells, recompute, bf16, sizes = how
         states, weights, to, _ = _parts(tensors, sizes)
         call = cell, input, batch_sizes, lengths, states, weights
-        ctx.how = cell, recurrence, tells, recompute, sizes
+        ctx.how = cell, recurrence, tells, recompute, bf16, sizes
         ctx.set_materialize_grads(False)
         if recompute:
-            outputs, marks = stretches.forward(*call, mask, to)
+            outputs, marks = stretches.forward(*call, mask, to, bf16)
             ctx.save_for_backward(batch_sizes, lengths, mask, None, None, input, *tensors, *marks)
             return tuple(outputs)
-        found = core.forward(*call, True, mask, to, False, recurrence, is_read=tells)
+        found = core.forward(*call, True, mask, to, False, recurrence, tells, bf16)
         num_outputs = len(states) + (input.dim() == 3 or batch_sizes is not None)
         outputs, (kept, *staged) = found[:num_outputs], found[num_outputs:]
         ctx.staged = staged[0] if staged else None
@@ -354,7 +405,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         batch_sizes, lengths, mask, output, kept, input, *tensors = ctx.saved_tensors
-        cell, recurrence, tells, recompute, sizes = ctx.how
+        cell, recurrence, tells, recompute, bf16, sizes = ctx.how
         states, weights, to, marks = _parts(tensors, sizes)
         call = cell, input, batch_sizes, lengths, states, weights
         wanted = ctx.needs_input_grad[1:]
@@ -363,13 +414,13 @@ class _Layer(torch.autograd.Function):
             *upstream, d_kept = upstream  # type: ignore[assignment]
         if not torch.is_grad_enabled():  # no derivatives of these derivatives are asked for
             if not recompute and ctx.witness._version:
-                output = _output(*call, mask, to, recurrence)
+                output = _output(*call, mask, to, recurrence, bf16)
             if not any(_modes(input)):
                 try:
                     if recompute:
-                        given = marks, upstream, wanted, mask, to
+                        given = marks, upstream, wanted, mask, to, bf16
                         return None, *stretches.backward(*call, *given)
-                    beside = mask, to, d_kept, recurrence, ctx.staged
+                    beside = mask, to, d_kept, recurrence, ctx.staged, bf16
                     found = core.backward(*call, output, kept, upstream, wanted, 1, *beside)
                     return None, *found
                 except core.LazyError:
@@ -377,7 +428,7 @@ class _Layer(torch.autograd.Function):
             is_operator = mask is None and recurrence is None and library.knows(cell)
             if is_operator and d_kept is None:
                 if recompute:
-                    output = _output(*call, mask, to, recurrence)
+                    output = _output(*call, mask, to, recurrence, bf16)
                 if recompute or lengths is not None:  # the operator's have padding: made anew
                     kept = input.new_empty(0)
                 return None, *library.gradients(*call, output, kept, upstream, wanted)
@@ -417,9 +468,11 @@ def _output(
     mask: Tensor | None,
     to: Sequence[Tensor],
     recurrence: Recurrence | None,
+    bf16: bool,
 ) -> Tensor:
     hx = None if states[0] is None else tuple(state for state in states if state is not None)
     if batch_sizes is None and input.dim() == 2:
-        return step(cell, input, hx, weights[:4])[0]
+        return step(cell, input, hx, weights[:4], bf16)[0]
     resets = None if mask is None else Resets(mask, tuple(to))
-    return layer(cell, input, batch_sizes, hx, weights, lengths, resets, recurrence)[0]
+    call = cell, input, batch_sizes, hx, weights, lengths, resets, recurrence
+    return layer(*call, bf16=bf16)[0]

@@ -39,6 +39,7 @@ def forward(
     weights: Sequence[Tensor | None],
     mask: Tensor | None,
     to: Sequence[Tensor],
+    bf16: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run a layer; arguments as those of `core.forward`.
 
@@ -51,7 +52,7 @@ def forward(
     """
     has_c = len(cell.states) > 1
     call = cell, input, batch_sizes, lengths, states, weights
-    output, *finals = core.forward(*call, False, mask, to, has_c)
+    output, *finals = core.forward(*call, False, mask, to, has_c, bf16=bf16)
     c = finals.pop() if has_c else None
     marks = []
     for d in range(len(weights) // 5):
@@ -77,6 +78,7 @@ def backward(
     wanted: Sequence[bool],
     mask: Tensor | None,
     to: Sequence[Tensor],
+    bf16: bool,
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of what `forward` was given; the other arguments as `core.backward`."""
     directions, count = len(weights) // 5, len(states)
@@ -103,13 +105,14 @@ def backward(
             )
             call = cell, input[index], *rows.ragged(begin, end), given, weights[own]
             of_stretch = None if mask is None else mask[begin:end]
-            output, *_, kept = core.forward(*call, True, of_stretch, to, is_read=False)
+            output, *_, kept = core.forward(*call, True, of_stretch, to, is_read=False, bf16=bf16)
             above = None if d_output is None else d_output.chunk(directions, -1)[d][index]
             found = core.backward(
                 *(*call, output, kept, [above, *(f[:, :running] for f in flowing)]),
                 [wanted[0], *([True] * count if i else of_states), *of_sums[own], *of_to],
                 mask=of_stretch,
                 to=to,
+                bf16=bf16,
             )
             if d_input is not None and found[0] is not None:
                 d_input[index] = found[0] if d == 0 else d_input[index] + found[0]

@@ -186,8 +186,9 @@ def units(call: Call, language: str | None) -> Iterator[Check]:
             f"torch.autocast('cpu', torch.bfloat16): {call.name}(x)",
             near(lowered, call.output),
             say(
-                "Equal to two digits, which is what bfloat16 holds. elman computes in float32 all "
-                "the same, on any processor, and lowers the results alone.",
+                "Equal to two digits, which is what bfloat16 holds. elman rounds what it "
+                "multiplies, on processors that have instructions for such products, and computes "
+                "all else in float32, on any processor.",
                 language=language,
             ),
             language=language,
