@@ -5,6 +5,7 @@ processes must agree on (the clock, whether to stop) is summed up once an update
 """
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def together() -> Iterator[Processes]:
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
         # The end of the group waits, with the interpreter's lock, for a thread of gloo's that needs
-        # that lock to put away the last message; here it gets it.
+        # that lock to put away the last message. Asleep, this one gives it up.
         dist.barrier()
+        time.sleep(0.2)
     finally:
         dist.destroy_process_group()
