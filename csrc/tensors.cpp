@@ -97,12 +97,12 @@ nb::object usual(nb::tuple modes, nb::dict parameters, nb::list layout, nb::hand
   const Modes ask(modes);
   const int axes = directions ? 3 : 2, num_weights = directions ? directions * kParts : 4;
   const bool batch_first = batch_major.is(Py_True);
-  std::array<long, 3> sizes;
+  long sizes[3];
   long input_size = 0;
   if (!(batch_first || batch_major.is(Py_False)) || !is_size(features, input_size) ||
       !ask.is_plain(input) || length(layout) != num_weights || directions > kMostDirections ||
-      !ask.are_plain() || sizes_of(input, sizes.data(), 3) != axes ||
-      sizes[axes - 1] != input_size || sizes[batch_first ? 1 : 0] == 0)
+      !ask.are_plain() || sizes_of(input, sizes, 3) != axes || sizes[axes - 1] != input_size ||
+      sizes[batch_first ? 1 : 0] == 0)
     return nb::none();
   const nb::handle dtype = is_kind(input, ask.float32)   ? ask.float32
                            : is_kind(input, ask.float64) ? ask.float64
@@ -122,8 +122,8 @@ nb::object usual(nb::tuple modes, nb::dict parameters, nb::list layout, nb::hand
         return nb::none();
       std::array<long, 3> expected{};
       const Py_ssize_t rank = length(shape);
-      for (int axis = 0; axis < std::min<Py_ssize_t>(rank, 3); axis++)
-        expected[axis] = as_long(item(shape, axis));
+      for (Py_ssize_t axis = 0; axis < std::min<Py_ssize_t>(rank, 3); axis++)
+        expected[static_cast<std::size_t>(axis)] = as_long(item(shape, axis));
       if (!ask.is_plain(weight) || !has_sizes(weight, expected, static_cast<int>(rank)) ||
           !is_kind(weight, dtype))
         return nb::none();
@@ -204,8 +204,8 @@ public:
     index = cell;
     num_gates = static_cast<long>(std::string_view(info->gates).size());
     num_states = static_cast<int>(std::string_view(info->states).size());
-    std::array<long, 3> sizes, of_w_hh, of_w_hr;
-    const int axes = sizes_of(input, sizes.data(), 3);
+    long sizes[3], of_w_hh[3], of_w_hr[3];
+    const int axes = sizes_of(input, sizes, 3);
     const Py_ssize_t count = length(weights), given = length(states);
     if ((axes != 2 && axes != 3) || count < kParts || count % kParts || count > kMostWeights ||
         (given != 0 && given != num_states) || num_states > kMostStates || info->vectors ||
@@ -217,12 +217,12 @@ public:
     batch = sizes[axes - 2];
     input_size = sizes[axes - 1];
     const nb::handle w_hh = item(weights, 1), w_hr = item(weights, 4);
-    if (w_hh.is_none() || sizes_of(w_hh, of_w_hh.data(), 3) != 2)
+    if (w_hh.is_none() || sizes_of(w_hh, of_w_hh, 3) != 2)
       return false;
     hidden_size = of_w_hh[0] / num_gates;
     projection = 0;
     if (!w_hr.is_none()) {
-      if (sizes_of(w_hr, of_w_hr.data(), 3) != 2)
+      if (sizes_of(w_hr, of_w_hr, 3) != 2)
         return false;
       projection = of_w_hr[0];
     }
@@ -240,11 +240,12 @@ public:
                                               gate_rows, gate_rows, projection * hidden_size};
     if (!is_there(input, rows * input_size, anew, x))
       return false;
-    for (int i = 0; i < length(states); i++)
-      if (!is_there(item(states, i), ends * (i ? hidden_size : output_size), anew, states_at[i]))
+    std::uintptr_t *const of_states = states_at.data(), *const of_all = weights_at.data();
+    for (Py_ssize_t i = 0; i < length(states); i++)
+      if (!is_there(item(states, i), ends * (i ? hidden_size : output_size), anew, of_states[i]))
         return false;
-    for (int i = 0; i < directions * kParts; i++)
-      if (!is_there(item(weights, i), of_weights[i % kParts], anew, weights_at[i]))
+    for (Py_ssize_t i = 0; i < directions * kParts; i++)
+      if (!is_there(item(weights, i), of_weights.data()[i % kParts], anew, of_all[i]))
         return false;
     return true;
   }
