@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import elman
-from elman import checkpoint
+from elman import checkpoint, core
 from elman.runtime.jobs.levels import Vocabulary, recall
 from elman.tasks import DivergenceError, InputError, find, learner, text, training
 from elman.tasks.budget import measure_speed
@@ -50,6 +50,19 @@ def book(tmp_path: Path) -> Path:
 
 def train(book: Path, out: Path, **changes: Any) -> Any:
     return text.train([book], out=out, **SMALL | changes)
+
+
+@pytest.mark.skipif(
+    core._native is None or core._native.bf16() == "none", reason="needs AVX512-BF16"
+)
+def test_products_in_bfloat16_are_asked_for_in_a_training_alone(book: Path, tmp_path: Path) -> None:
+    found = {}
+    for precision in ("float32", "bf16"):
+        train(book, tmp_path / precision, precision=precision)
+        assert torch.get_float32_matmul_precision() == "highest"
+        found[precision] = load(tmp_path / precision).model.state_dict()
+    weights = zip(found["float32"].values(), found["bf16"].values(), strict=True)
+    assert all(a.dtype is b.dtype is torch.float32 and not torch.equal(a, b) for a, b in weights)
 
 
 def what_is_kept(run: Path) -> tuple[list[dict[str, Any]], list[Any], list[dict[str, Any]]]:

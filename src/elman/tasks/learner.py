@@ -27,6 +27,7 @@ from elman.tasks.budget import machine_memory, schedule
 from elman.tasks.job import Data, Job, State, Trained
 from elman.tasks.processes import Processes
 from elman.tasks.run import Run
+from elman.tasks.settings import Settings
 from elman.tasks.trained import load
 
 __all__ = [
@@ -35,10 +36,10 @@ __all__ = [
     "Position",
     "Report",
     "Result",
+    "computing",
     "learn",
     "refuse_what_fits_no_memory",
     "remarks",
-    "threads",
 ]
 
 Report: TypeAlias = Callable[[dict[str, Any]], None]
@@ -70,20 +71,23 @@ class Result:
 
 
 @contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """Let PyTorch, and with it the layers, compute with so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+def computing(settings: Settings) -> Iterator[None]:
+    """Let PyTorch, and with it the layers, compute with these threads and in this precision."""
+    before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(settings.threads or before)
+    if settings.precision == "bf16":
+        torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        torch.set_float32_matmul_precision(precision)
 
 
 def learn(learner: "Learner", report: Report, stop: Callable[[], bool]) -> Result:
     """Train from the run's last checkpoint, or from the start if it has none, to the end."""
     speak = report if learner.processes.is_first else lambda record: None
-    with torch.random.fork_rng(devices=[]), threads(learner.settings.threads):
+    with torch.random.fork_rng(devices=[]), computing(learner.settings):
         learner.begin()
         learner.restore()
         speak(learner.describe())

@@ -210,6 +210,8 @@ class Settings(_Checked):
         warmup: the share of the budget in which the learning rate rises.
         seed: where all that is random in training starts.
         threads: how many threads compute, or None for PyTorch's own number.
+        precision: "float32", or "bf16" for products of numbers rounded to bfloat16, where the
+            processor has instructions for them; weights, states and sums stay float32.
 
     Raises:
         InputError: a setting is out of its range, or there is no budget.
@@ -246,6 +248,9 @@ class Settings(_Checked):
     seed: int = setting("Seed of the random numbers.", 0, least=0, below=2**63)
     threads: int | None = setting(
         "Number of threads.", None, least=1, most=1024, chosen="as many as cores"
+    )
+    precision: str = setting(
+        "float32 or bf16: what is multiplied.", "float32", choices=("float32", "bf16")
     )
 
     def __post_init__(self) -> None:

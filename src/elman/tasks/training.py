@@ -29,9 +29,9 @@ from elman.tasks.learner import (
     Learner,
     Report,
     Result,
+    computing,
     learn,
     refuse_what_fits_no_memory,
-    threads,
 )
 from elman.tasks.processes import Processes, together
 from elman.tasks.run import FREE, Run
@@ -72,7 +72,7 @@ def configure(job: Job, data: Data, given: Mapping[str, Any]) -> Any:
 def _speed_of_updates(job: Job, data: Data, settings: Any, seconds: float = 0.3) -> float:
     """Measure additions and multiplications per second in a few updates; nothing is kept."""
     learner = Learner(job, None, settings, data, Run(Path(), {}), Processes(), {})
-    with torch.random.fork_rng(devices=[]), threads(settings.threads):
+    with torch.random.fork_rng(devices=[]), computing(settings):
         learner.begin()
         learner.update()  # the first one takes longer
         learner._units_per_second = 0.0
