@@ -503,7 +503,7 @@ class Model(nn.Module):
         super().__init__()
         self.inner = module
         self.head = nn.Linear(
-            module.hidden_size * (2 if isinstance(module, elman.nn._Layer) else 1), 2
+            module.hidden_size * (2 if isinstance(module, elman.nn.layers.Layer) else 1), 2
         )
 
     def forward(self, x: Tensor, hx: Any = None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 import elman
 from elman import core, ops, reference
 from elman.cells import MORE_CELLS
-from elman.nn import _Layer
+from elman.nn.layers import Layer
 from elman.shapes import KindError, ShapeError
 
 L, N, F, H = 9, 4, 3, 5
@@ -42,7 +42,7 @@ def make(kind: str, **options: Any) -> Any:
     return getattr(elman, kind.split(",")[0])(F, H, **given)
 
 
-def tensors(layer: _Layer, hx: bool, lengths: bool, reset_to: bool) -> dict[str, Any]:
+def tensors(layer: Layer, hx: bool, lengths: bool, reset_to: bool) -> dict[str, Any]:
     torch.manual_seed(1)
     dtype = next(layer.parameters()).dtype
     x = torch.randn(L, N, F, dtype=dtype, requires_grad=True)
@@ -74,7 +74,7 @@ def flat(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) and value.is_floating_point() else []
 
 
-def run(layer: _Layer, call: dict[str, Any]) -> Any:
+def run(layer: Layer, call: dict[str, Any]) -> Any:
     """The layer's answer, time-major, whatever its layout."""
     if not layer.batch_first:
         return layer(**call)
@@ -83,7 +83,7 @@ def run(layer: _Layer, call: dict[str, Any]) -> Any:
     return output.transpose(0, 1), state
 
 
-def in_pieces(layer: _Layer, call: dict[str, Any]) -> Any:
+def in_pieces(layer: Layer, call: dict[str, Any]) -> Any:
     """The same, a sequence and a piece of it at a time."""
     plain = make_like(layer)
     x, mask = call["input"], call["reset"]
@@ -109,7 +109,7 @@ def in_pieces(layer: _Layer, call: dict[str, Any]) -> Any:
     return torch.stack(outputs, 1), tuple(states)
 
 
-def make_like(layer: _Layer) -> _Layer:
+def make_like(layer: Layer) -> Layer:
     """The layer with the same parameters, time-major."""
     if not layer.batch_first:
         return layer
@@ -133,7 +133,7 @@ def compare(ours: Any, theirs: Any, wanted: list[Tensor], bits: bool) -> None:
         torch.testing.assert_close(zeros if a is None else a, zeros if b is None else b)
 
 
-def wanted(layer: _Layer, call: dict[str, Any]) -> list[Tensor]:
+def wanted(layer: Layer, call: dict[str, Any]) -> list[Tensor]:
     return [*layer.parameters(), *(t for t in flat(call) if t.requires_grad)]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from elman.language import say
-from elman.nn import _Layer
+from elman.nn.layers import Layer
 from elman.shapes import KindError
 from elman.swap import convert
 
@@ -57,11 +57,11 @@ def gates(
         >>> torch.allclose(inside["h"], inside["o"] * inside["c"].tanh())
         True
     """
-    if isinstance(layer, torch.nn.RNNBase) and not isinstance(layer, _Layer):
+    if isinstance(layer, torch.nn.RNNBase) and not isinstance(layer, Layer):
         holder = torch.nn.Sequential(copy.copy(layer))  # of the same parameters
         convert(holder)
         layer = holder[0]
-    if not isinstance(layer, _Layer):
+    if not isinstance(layer, Layer):
         raise KindError(
             say(
                 "gates: layer must be an RNN, LSTM or GRU, got {got}: of a model pass the layer "

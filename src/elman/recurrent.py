@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from elman import shapes
 from elman.cells import CELLS, MORE_CELLS, Cell
 from elman.language import say
-from elman.nn import _Layer
+from elman.nn.layers import Layer
 from elman.options import Options, documented
 from elman.shapes import KindError, ShapeError
 
@@ -26,7 +26,7 @@ _KNOWN = {**CELLS, **MORE_CELLS}
 
 
 @documented
-class Recurrent(_Layer):
+class Recurrent(Layer):
     """One or more layers of any cell, a known one by its name or one of your own.
 
     Known are "slstm", "indrnn", "mingru", "minlstm", "sru" and "ligru"; "lstm", "gru", "rnn_tanh"

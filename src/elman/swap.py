@@ -35,6 +35,7 @@ from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizat
 from elman import nn, options
 from elman.asks import asked_for
 from elman.language import say
+from elman.nn.layers import Layer
 from elman.shapes import KindError
 
 __all__ = ["Entry", "Report", "convert", "revert"]
@@ -316,7 +317,7 @@ def _why_not_ours(module: Module) -> str | None:
 def _why_not_theirs(module: Module) -> str | None:
     if isinstance(module, (nn.GRU, nn.GRUCell)) and not module.reset_after:
         return say("torch.nn has no GRU with reset_after=False")
-    if isinstance(module, nn._Layer):
+    if isinstance(module, Layer):
         for option in options.acting(module, training=False):
             return say("torch.nn has no {option}", option=option)
     return _why_not(module, _THEIRS)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from elman import options
 from elman.language import say
-from elman.nn import GRU, LSTM, RNN, _Layer
+from elman.nn.layers import GRU, LSTM, RNN, Layer
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["from_keras", "to_keras"]
@@ -145,7 +145,7 @@ def to_keras(layer: RNN | LSTM | GRU) -> list[np.ndarray[Any, Any]]:
         >>> [weight.shape for weight in elman.to_keras(elman.GRU(3, 4))]
         [(3, 12), (4, 12), (2, 12)]
     """
-    if not isinstance(layer, _Layer) or not layer._cell.is_known:
+    if not isinstance(layer, Layer) or not layer._cell.is_known:
         raise KindError(
             say(
                 "to_keras: layer must be an RNN, LSTM or GRU of elman, got {got}: elman.convert "
@@ -363,7 +363,7 @@ def _build(
     return layer  # type: ignore[no-any-return]
 
 
-def _needs_both(layer: _Layer) -> bool:
+def _needs_both(layer: Layer) -> bool:
     # The reset gate acts on W_hn h + b_hn, so b_hn cannot move to the other side.
     return layer._cell.name == "gru"
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from elman.cells import CELLS, Cell
 from elman.exchange import package, rows
 from elman.language import say
-from elman.nn import GRU, LSTM, RNN, _Layer
+from elman.nn.layers import GRU, LSTM, RNN, Layer
 from elman.shapes import ShapeError
 
 __all__ = ["OnnxError", "load"]
@@ -117,7 +117,7 @@ _ACTIVATIONS = {
 }
 
 # The layers that there are: each cell is that of one of these.
-_KINDS: tuple[Callable[..., _Layer], ...] = (
+_KINDS: tuple[Callable[..., Layer], ...] = (
     RNN,
     partial(RNN, nonlinearity="relu"),
     LSTM,
@@ -143,7 +143,7 @@ class OnnxError(ShapeError):
     """
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, _Layer]:
+def load(path: str | os.PathLike[str]) -> dict[str, Layer]:
     """Build layers from the RNN, LSTM and GRU nodes of an ONNX file, whoever wrote it.
 
     A layer here is what its node is: the parameters, and how they are used. What surrounds the node
@@ -600,7 +600,7 @@ class _Read:
         return self.form == below.form and self.sizes == stacked
 
 
-def _build(stack: Sequence[_Read]) -> _Layer:
+def _build(stack: Sequence[_Read]) -> Layer:
     read = stack[0]
     input_size, hidden_size, directions = read.sizes
     assert read.weights[0] is not None

@@ -30,7 +30,8 @@ from elman.cells import CELLS, Cell
 from elman.checkpoint import write_atomically
 from elman.exchange import package, rows
 from elman.language import say
-from elman.nn import _Recurrent, _StepCell
+from elman.nn.modules import RecurrentModule
+from elman.nn.steps import StepCell
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["export", "translation_table"]
@@ -520,7 +521,7 @@ def export(
                 "mode must be left out where args are given, got {got}: args say it", got=repr(mode)
             )
         model = _through_torch(module, args, options)
-    elif not isinstance(module, _Recurrent):
+    elif not isinstance(module, RecurrentModule):
         if not isinstance(module, Module):
             _fail(
                 "module must be a torch.nn.Module, got {got}: pass the module",
@@ -570,7 +571,7 @@ def _check_size(module: Module) -> None:
 # An onnx.ModelProto of a layer or a cell.
 def _written(module: Any, mode: str) -> Any:
     onnx = package("onnx")
-    who, is_cell = type(module).__name__, isinstance(module, _StepCell)
+    who, is_cell = type(module).__name__, isinstance(module, StepCell)
     directions = 1 if is_cell else module._num_directions
     if mode not in ("sequence", "step"):
         _fail("mode must be 'sequence' or 'step', got {got}: choose one", got=repr(mode))

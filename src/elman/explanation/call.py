@@ -21,16 +21,20 @@ from torch import Tensor, nn
 from torch.nn import Module
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-import elman.nn as ours
+from elman import nn as ours
 from elman import options
 from elman.cells import CELLS, Cell
 from elman.language import say
+from elman.nn.layers import Layer
+from elman.nn.steps import StepCell
 from elman.recurrent import Recurrent
 from elman.shapes import KindError, ShapeError
 
 __all__ = ["RECURRENT", "Call", "base_of", "is_explainable", "isolated", "undisturbed"]
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+# where the classes stand whose equations are known
+_MODULES = {kind.__module__ for kind in (Layer, StepCell, Recurrent, nn.RNNBase)}
 _HOOKS = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
     *("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"),
@@ -97,11 +101,7 @@ def _as_its_base(module: Any) -> None:
 
 def base_of(module: Module) -> type[Module]:
     """Return the class of elman or torch.nn whose layer or cell a module is."""
-    return next(
-        kind
-        for kind in type(module).__mro__
-        if kind.__module__ in (ours.__name__, Recurrent.__module__, "torch.nn.modules.rnn")
-    )
+    return next(kind for kind in type(module).__mro__ if kind.__module__ in _MODULES)
 
 
 # --- the call -----------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Call:
         assert cell is not None
         self.cell = cell
         self.title = base_of(module).__name__
-        self.is_ours = isinstance(module, (ours._Layer, ours._StepCell))
+        self.is_ours = isinstance(module, (Layer, StepCell))
         self.is_cell = isinstance(module, nn.RNNCellBase)
         self.input_size: int = m.input_size
         self.hidden_size: int = m.hidden_size
@@ -349,7 +349,7 @@ class Call:
         layer = self.module if module is None else module
         hx = None if states is None else states if len(self.widths) > 1 else states[0]
         if steps is not None and any(n != len(rows) for n in steps):
-            if not isinstance(layer, ours._Layer):
+            if not isinstance(layer, Layer):
                 return self._run_packed(layer, rows, states, steps)
             x = rows.transpose(0, 1) if turned else rows
             output, final = layer(x, hx, list(steps))

@@ -1,183 +1,35 @@
-"""The layers and cells: drop-in for RNN, LSTM, GRU, RNNCell, LSTMCell and GRUCell of torch.nn.
+"""The layers: RNN, LSTM and GRU, and what they share, with a stack of layers and directions."""
 
-Same arguments in the same order, same parameter names, shapes and initial values, same state
-dicts, inputs and outputs. What a module does here is read its parameters by name, bring the user's
-arguments into the one form that `elman.ops` computes (time-major, batched, a tuple of states),
-stack layers with dropout between them, and bring the results back.
-
-Parameters are read by name at each call and nothing is derived from them and kept: a parameter that
-was written to, moved, tied, pruned, or replaced by a computed tensor takes effect at the next call.
-
-Programs ask what a module is. So cells are instances of torch.nn's cells, and layers are of its
-RNNBase; of its RNN, LSTM and GRU they are not, for torch.compile refuses whatever is. What these
-bases do in their constructors, and RNNBase to keep a list of the parameters, is left out.
-
-Tensors that are not on the CPU go to PyTorch's own recurrent kernels, except those of a GRU with
-reset_after=False, which PyTorch does not have. On the CPU, float32 and float64 are computed by the
-native core, other dtypes as `elman.ops` says. Under torch.autocast("cpu") a module takes its
-weights as they are; the core rounds to bfloat16 what it multiplies, where the machine has
-instructions for that, and the results are lowered: all of RNN, RNNCell and LSTM, and of the others
-what has a lowered state or input to begin with. That is what torch.nn gives, but that its LSTM
-leaves the results of packed input as they are.
-
-Symbols: L time steps, N sequences in the batch, D = 2 if bidirectional else 1, H_in = input_size,
-H_out = proj_size or else hidden_size. The equations are in `elman.cells`.
-"""
-
-import math
-from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
-from elman.extras import needed
-
-with needed("elman.nn", "torch"):
-    import torch
+import torch
 from torch import Tensor
 from torch.compiler import is_compiling
-from torch.fx import Proxy
-from torch.nn import Module, Parameter, init
+from torch.nn import Module, Parameter
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
+from torch.overrides import has_torch_function_unary
 from typing_extensions import Unpack
 
-from elman import hints, library, ops, options, shapes
+from elman import library, ops, options, shapes
 from elman.cells import CELLS, Cell, normalised
+from elman.nn.modules import (
+    GRUS,
+    RecurrentModule,
+    as_hx,
+    asking,
+    call_of_a_stand_in,
+    cast,
+    override,
+)
 from elman.options import HasOptions, Options, checked, documented
 from elman.shapes import Resets
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "Layer"]
 
-_PLAIN = (Tensor, Parameter)
 # `mode` of a layer, as torch.nn writes it -> its cell
 _MODES = {cell.name.upper(): cell for cell in CELLS.values()}
-# `reset_after` of a GRU -> its cell
-_GRUS = {True: CELLS["gru"], False: CELLS["gru_reset_before"]}
-
-
-class _Recurrent(Module):
-    """Parameters and their reading, for layers and cells alike."""
-
-    hidden_size: int
-
-    # Whether the state stays in its own dtype under autocast.
-    _keeps_state_dtype = False
-
-    # `base` is torch.nn's class of which this is one, and whose constructor is left out.
-    def __init__(self, base: type[Module]) -> None:
-        super(base, self).__init__()
-        # Name and shape of each tensor that ops wants, None where this module has none.
-        self._layout: list[tuple[str | None, tuple[int, ...] | None]] = []
-
-    def __repr__(self) -> str:
-        # What its constructor refused is printed too, by debuggers and in tracebacks.
-        is_made = "_layout" in vars(self)
-        return super().__repr__() if is_made else f"{type(self).__name__}(not constructed)"
-
-    def reset_parameters(self) -> None:
-        """Draw new parameters from U(-k, k) with k = 1 / sqrt(hidden_size)."""
-        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0
-        for parameter in self.parameters():
-            init.uniform_(parameter, -bound, bound)
-
-    def _add(
-        self, name: str, shape: tuple[int, ...] | None, device: Any, dtype: torch.dtype | None
-    ) -> None:
-        self._layout.append((name if shape else None, shape))
-        if shape:
-            weight = torch.empty(shape, device=device, dtype=dtype)
-            self.register_parameter(name, Parameter(weight))
-
-    def _weights(self) -> list[Any]:
-        own = self._parameters
-        weights: list[Any] = []
-        try:
-            # The usual case, on the way of every call: all in place, on the CPU.
-            dtype = own[self._layout[0][0]].dtype  # type: ignore[index, union-attr]
-            for name, shape in self._layout:
-                if name is None:
-                    weights.append(None)
-                    continue
-                weight: Any = own[name]
-                if weight.shape != shape or weight.dtype is not dtype or not weight.is_cpu:
-                    break
-                weights.append(weight)
-            else:
-                return weights
-        except (KeyError, AttributeError, RuntimeError):
-            pass
-        # Wrong, elsewhere, or replaced by a property or by a tensor that is not a Parameter.
-        weights = [None if name is None else getattr(self, name) for name, _ in self._layout]
-        shapes.check_weights(self, self._layout, weights)
-        return weights
-
-    # The state after a call as users see it; hx is what the call was given.
-    def _as_state(self, hx: Any, states: Sequence[Tensor]) -> Any:
-        state = _as_hx(states)
-        if hx is not None and not self.training and torch.is_grad_enabled():
-            hints.follow(self, hx, state)
-        return state
-
-    def _autocast(self, input: Any, hx: Any, *ragged: Any) -> Any:
-        # The core takes float32 and itself rounds what it multiplies, so lowering the inputs and
-        # the weights before would cost time and accuracy.
-        lower = torch.get_autocast_dtype("cpu")
-        asking = _asking(lower)
-        if self._keeps_state_dtype:
-            state = input if hx is None else hx[0] if isinstance(hx, (tuple, list)) else hx
-            if isinstance(state, (Tensor, PackedSequence)):
-                lower = torch.promote_types(lower, state.data.dtype)
-        with torch.autocast("cpu", enabled=False), asking:  # also for weights that are computed
-            dtype = self._weights()[0].dtype
-            given = (_cast(value, dtype) for value in (input, hx, *ragged))
-            return _cast(self.forward(*given), lower)
-
-
-# In a graph, operators compute in float32.
-def _asking(lower: torch.dtype) -> AbstractContextManager[None]:
-    if lower is torch.bfloat16 and not torch.compiler.is_compiling():
-        return ops.asking_for_bf16()
-    return nullcontext()
-
-
-# Autocast lets alone what is double, integer or elsewhere.
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, (Tensor, PackedSequence)):
-        data = value.data
-        castable = data.is_cpu and data.is_floating_point() and data.dtype is not torch.float64
-        return value.to(dtype) if castable else value
-    if isinstance(value, (tuple, list)):
-        return tuple(_cast(v, dtype) for v in value)
-    return value
-
-
-# Whether weights override what PyTorch's functions do, so that it is these they must be given to;
-# unless they stand for others while a graph is made.
-def _override(weights: list[Any]) -> bool:
-    return (
-        type(weights[0]) not in _PLAIN
-        and has_torch_function(tuple(weights))
-        and not (is_compiling() or torch._C._len_torch_dispatch_stack())
-    )
-
-
-# What stands for a tensor, by __torch_function__, decides what the call of a module is. To torch.fx
-# it is one node, as for modules of torch.nn.
-def _call_of_a_stand_in(module: Module, *args: Any) -> Any:
-    while args[-1] is None:
-        args = args[:-1]
-    for value in args:
-        if isinstance(value, Proxy):
-            path = value.tracer.path_of_module(module)  # type: ignore[attr-defined]
-            return value.tracer.create_proxy("call_module", path, args, {})
-    return handle_torch_function(type(module).__call__, args, module, *args)
-
-
-def _as_hx(states: Sequence[Tensor]) -> Any:
-    # A state as users see it: one tensor, or for the LSTM a pair.
-    return states[0] if len(states) == 1 else tuple(states)
 
 
 # The part of resets that is for one layer of a stack.
@@ -188,7 +40,7 @@ def _of_layer(resets: Resets | None, layer: int) -> Resets | None:
 
 
 @documented
-class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
+class Layer(RecurrentModule, HasOptions, torch.nn.RNNBase):
     """What RNN, LSTM and GRU share; what determines `_plain_cell` is set before its constructor."""
 
     def __init__(
@@ -418,7 +270,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
                 has_graph, (output, *final) = found
                 if self.batch_first:
                     output = output.transpose(0, 1)
-                return output, self._as_state(hx, final) if has_graph else _as_hx(final)
+                return output, self._as_state(hx, final) if has_graph else as_hx(final)
         if torch.is_autocast_enabled("cpu"):
             return self._autocast(input, hx, lengths, reset, reset_to)  # type: ignore[no-any-return]
         weights = self._weights()
@@ -429,7 +281,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         if not isinstance(input, Tensor):
             if has_torch_function_unary(input):
                 given = input, hx, lengths, reset, reset_to
-                return _call_of_a_stand_in(self, *given)  # type: ignore[no-any-return]
+                return call_of_a_stand_in(self, *given)  # type: ignore[no-any-return]
         elif input.is_nested:
             shapes.check_no_lengths(self, lengths, is_nested=True)
             shapes.check_no_resets(self, reset, is_nested=True)
@@ -542,11 +394,11 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         cell, directions = self._cell, self._num_directions
         shapes.check_plain(self, input)
         lowered = torch.is_autocast_enabled("cpu")
-        asking = _asking(torch.get_autocast_dtype("cpu")) if lowered else nullcontext()
-        with torch.autocast("cpu", enabled=False), asking:
+        may_round = asking(torch.get_autocast_dtype("cpu")) if lowered else nullcontext()
+        with torch.autocast("cpu", enabled=False), may_round:
             weights = self._weights()
             if lowered:
-                input, hx, reset_to = _cast((input, hx, reset_to), weights[0].dtype)
+                input, hx, reset_to = cast((input, hx, reset_to), weights[0].dtype)
             batch, x, states, lengths, resets = self._padded(
                 input, hx, lengths, reset, reset_to, weights
             )
@@ -594,7 +446,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         output, *final = self._run(data, batch_sizes.clone(), states, weights)
         if inverse is not None:
             final = [state.index_select(1, inverse) for state in final]
-        return PackedSequence(output, batch_sizes, order, inverse), _as_hx(final)
+        return PackedSequence(output, batch_sizes, order, inverse), as_hx(final)
 
     def _forward_nested(self, input: Any, hx: Any, weights: list[Any]) -> tuple[Tensor, Any]:
         shapes.check_nested(self, input, weights[0])
@@ -612,7 +464,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         values = output.flatten(0, 1).index_select(0, place)
         # It says how long it is, for without that PyTorch pads it to the number of its rows.
         result = torch.nested.nested_tensor_from_jagged(values, offsets, max_seqlen=seq_len)
-        return result, _as_hx(final)
+        return result, as_hx(final)
 
     # hx as the user gave it -> one (D * num_layers, *batch, .) for each state of the cell; None for
     # zeros
@@ -652,7 +504,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         is_torchs = cell.is_known and not cell.reset and resets is None
         if (
             is_torchs
-            and (not input.is_cpu or _override(weights))
+            and (not input.is_cpu or override(weights))
             and not options.acting(self, self.training)
         ):
             call = cell, input, batch_sizes, states, weights, lengths
@@ -708,7 +560,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
         if lengths is not None and not input.is_meta:  # they do not change what has only a shape
             return self._pack_elsewhere(cell, input, states, weights, lengths)
         options = (
-            _as_hx(states),
+            as_hx(states),
             [weight for weight in weights if weight is not None],
             self.bias,
             self.num_layers,
@@ -751,7 +603,7 @@ class _Layer(_Recurrent, HasOptions, torch.nn.RNNBase):
 
 
 @documented
-class RNN(_Layer):
+class RNN(Layer):
     """An Elman network of one or more layers, with tanh or ReLU, as torch.nn.RNN.
 
     The equations are those of `elman.cells.rnn_tanh` and `elman.cells.rnn_relu`. Parameters, for
@@ -812,7 +664,7 @@ class RNN(_Layer):
 
 
 @documented
-class LSTM(_Layer):
+class LSTM(Layer):
     """A long short-term memory of one or more layers, as torch.nn.LSTM.
 
     The equations are those of `elman.cells.lstm`. Parameters, for layer k and with the suffix
@@ -856,7 +708,7 @@ class LSTM(_Layer):
 
 
 @documented
-class GRU(_Layer):
+class GRU(Layer):
     """A gated recurrent unit of one or more layers, as torch.nn.GRU.
 
     The equations are those of `elman.cells.gru`. Parameters, for layer k and with the suffix
@@ -921,249 +773,4 @@ class GRU(_Layer):
 
     @property
     def _plain_cell(self) -> Cell:
-        return _GRUS[self.reset_after]
-
-
-class _StepCell(_Recurrent, torch.nn.RNNCellBase):
-    """What RNNCell, LSTMCell and GRUCell share, which is all but their constructors."""
-
-    def __init__(
-        self,
-        cell: Cell,
-        input_size: int,
-        hidden_size: int,
-        bias: bool,
-        device: Any,
-        dtype: torch.dtype | None,
-    ) -> None:
-        # torch.nn has cells without inputs or units, if hardly on purpose.
-        input_size = shapes.size(self, "input_size", input_size, 0)
-        hidden_size = shapes.size(self, "hidden_size", hidden_size, 0)
-        bias = shapes.truth(self, "bias", bias)
-        shapes.check_dtype(self, dtype)
-        super().__init__(torch.nn.RNNCellBase)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.bias = bias
-        rows = len(cell.gates) * hidden_size
-        self._add("weight_ih", (rows, input_size), device, dtype)
-        self._add("weight_hh", (rows, hidden_size), device, dtype)
-        for name in ("bias_ih", "bias_hh"):
-            self._add(name, (rows,) if bias else None, device, dtype)
-            if not bias:  # as in torch.nn, whose cells have these as None and whose layers have not
-                self.register_parameter(name, None)
-        self.reset_parameters()
-
-    @property
-    @abstractmethod
-    def _cell(self) -> Cell:
-        """The definition of the cell, as it is at this call."""
-
-    def extra_repr(self) -> str:
-        """Return the arguments that are not at their defaults, as torch.nn prints them."""
-        text = f"{self.input_size}, {self.hidden_size}"
-        return text if self.bias else text + ", bias=False"
-
-    def forward(self, input: Any, hx: Any = None) -> Any:
-        """Run one time step.
-
-        Args:
-            input: (N, H_in), or (H_in,) for one sequence.
-            hx: The state before the step, (N, hidden_size), or (hidden_size,) for one sequence;
-                for LSTMCell the pair (h, c). Zeros if None.
-
-        Returns:
-            The state after the step, shaped as hx: h, or for LSTMCell (h, c).
-
-        Raises:
-            ShapeError: a shape, dtype or device disagrees with the cell or the rest of the call.
-                It is a ValueError and a RuntimeError.
-            KindError: input is no tensor, or hx has not the structure above. It is also a
-                TypeError, an AttributeError and an IndexError.
-        """
-        cell = self._cell
-        widths = (self.hidden_size,) * len(cell.states)
-        if not is_compiling():
-            found = ops.at_once(
-                cell, self._parameters, self._layout, input, hx, self.input_size, widths
-            )
-            if found is not None:
-                has_graph, after = found
-                return self._as_state(hx, after) if has_graph else _as_hx(after)
-        if torch.is_autocast_enabled("cpu"):
-            return self._autocast(input, hx)
-        if has_torch_function_unary(input) and not isinstance(input, Tensor):
-            return _call_of_a_stand_in(self, input, hx)
-        weights = self._weights()
-        shape = shapes.check_cell_input(self, input, weights[0])
-        states = None
-        if hx is not None:
-            axes = "N, " if len(shape) == 2 else ""
-            states = shapes.check_states(self, hx, shape[:-1], axes, widths, weights[0])
-        if len(shape) == 2:
-            return self._as_state(hx, self._run(cell, input, states, weights))
-        if states is not None:
-            states = tuple(state.unsqueeze(0) for state in states)
-        results = self._run(cell, input.unsqueeze(0), states, weights)
-        return self._as_state(hx, [result.squeeze(0) for result in results])
-
-    # (N, H_in), hx -> the next states
-    def _run(
-        self, cell: Cell, input: Tensor, states: tuple[Tensor, ...] | None, weights: list[Any]
-    ) -> Sequence[Tensor]:
-        if cell.reset or (input.is_cpu and not _override(weights)):
-            return ops.step(cell, input, states, weights)
-        if states is None:
-            states = (input.new_zeros(len(input), self.hidden_size),) * len(cell.states)
-        result = getattr(torch, cell.name + "_cell")(input, _as_hx(states), *weights)
-        return (result,) if isinstance(result, Tensor) else result
-
-
-class RNNCell(_StepCell, torch.nn.RNNCell):
-    """One step of an Elman network, with tanh or ReLU, as torch.nn.RNNCell.
-
-    The equations are those of `elman.cells.rnn_tanh` and `elman.cells.rnn_relu`. Parameters:
-    weight_ih (hidden_size, H_in), weight_hh (hidden_size, hidden_size), bias_ih and bias_hh
-    (hidden_size,), which are None without bias.
-
-    Args:
-        input_size: H_in, the number of features of the input.
-        hidden_size: The number of features of the state.
-        bias: Whether there are bias_ih and bias_hh.
-        nonlinearity: "tanh" or "relu".
-        device: Where the parameters are made.
-        dtype: The type of the parameters.
-
-    Raises:
-        ShapeError: a size is not positive, or nonlinearity is misspelt. It is a ValueError.
-        KindError: an argument has the wrong type. It is a TypeError too.
-
-    Example:
-        >>> import elman, torch
-        >>> cell, h = elman.RNNCell(input_size=3, hidden_size=4), None
-        >>> for x in torch.randn(5, 16, 3):  # 5 steps of 16 sequences
-        ...     h = cell(x, h)
-        >>> h.shape
-        torch.Size([16, 4])
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        cell = shapes.rnn_cell(self, nonlinearity)
-        self.nonlinearity = nonlinearity  # before what can fail, for it is printed
-        super().__init__(cell, input_size, hidden_size, bias, device, dtype)
-
-    @property
-    def _cell(self) -> Cell:
-        if self.nonlinearity == "tanh":  # as most are: found without making a word
-            return CELLS["rnn_tanh"]
-        return shapes.rnn_cell(self, self.nonlinearity)
-
-    def extra_repr(self) -> str:
-        """Return the arguments that are not at their defaults, as torch.nn prints them."""
-        text = super().extra_repr()
-        return text if self.nonlinearity == "tanh" else f"{text}, nonlinearity={self.nonlinearity}"
-
-
-class LSTMCell(_StepCell, torch.nn.LSTMCell):
-    """One step of a long short-term memory, as torch.nn.LSTMCell.
-
-    The equations are those of `elman.cells.lstm`. Parameters: weight_ih (4 * hidden_size, H_in),
-    weight_hh (4 * hidden_size, hidden_size), bias_ih and bias_hh (4 * hidden_size,), each with the
-    rows of the gates i, f, g, o in turn; the biases are None without bias.
-
-    Args:
-        input_size: H_in, the number of features of the input.
-        hidden_size: The number of features of each state.
-        bias: Whether there are bias_ih and bias_hh.
-        device: Where the parameters are made.
-        dtype: The type of the parameters.
-
-    Raises:
-        ShapeError: a size is not positive. It is a ValueError.
-        KindError: an argument has the wrong type. It is a TypeError too.
-
-    Example:
-        >>> import elman, torch
-        >>> cell, state = elman.LSTMCell(input_size=3, hidden_size=4), None
-        >>> for x in torch.randn(5, 16, 3):  # 5 steps of 16 sequences
-        ...     state = h, c = cell(x, state)
-        >>> h.shape, c.shape
-        (torch.Size([16, 4]), torch.Size([16, 4]))
-    """
-
-    _keeps_state_dtype = True
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(CELLS["lstm"], input_size, hidden_size, bias, device, dtype)
-
-    @property
-    def _cell(self) -> Cell:
-        return CELLS["lstm"]
-
-
-class GRUCell(_StepCell, torch.nn.GRUCell):
-    """One step of a gated recurrent unit, as torch.nn.GRUCell.
-
-    The equations are those of `elman.cells.gru`. Parameters: weight_ih (3 * hidden_size, H_in),
-    weight_hh (3 * hidden_size, hidden_size), bias_ih and bias_hh (3 * hidden_size,), each with the
-    rows of the gates r, z, n in turn; the biases are None without bias.
-
-    Args:
-        input_size: H_in, the number of features of the input.
-        hidden_size: The number of features of the state.
-        bias: Whether there are bias_ih and bias_hh.
-        device: Where the parameters are made.
-        dtype: The type of the parameters.
-        reset_after: As of `GRU`.
-
-    Raises:
-        ShapeError: a size is not positive. It is a ValueError.
-        KindError: an argument has the wrong type. It is a TypeError too.
-
-    Example:
-        >>> import elman, torch
-        >>> cell = elman.GRUCell(input_size=3, hidden_size=4)
-        >>> cell(torch.randn(16, 3), torch.zeros(16, 4)).shape
-        torch.Size([16, 4])
-    """
-
-    _keeps_state_dtype = True
-    reset_after = True  # of those that were pickled by torch.nn
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-        *,
-        reset_after: bool = True,
-    ) -> None:
-        cell = shapes.gru_cell(self, reset_after)
-        super().__init__(cell, input_size, hidden_size, bias, device, dtype)
-        self.reset_after = reset_after
-
-    @property
-    def _cell(self) -> Cell:
-        return _GRUS[self.reset_after]
-
-    def extra_repr(self) -> str:
-        """Return the arguments that are not at their defaults, as torch.nn prints them."""
-        text = super().extra_repr()
-        return text if self.reset_after else f"{text}, reset_after=False"
+        return GRUS[self.reset_after]
