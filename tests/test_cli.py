@@ -118,7 +118,7 @@ def test_training_then_sampling(book: Path, capfd: pytest.CaptureFixture[str]) -
     assert config["settings"] == {
         "cell": "gru", "hidden": 16, "layers": 2, "embed": 8, "batch": 4, "chunk": 16, "epochs": 2,
         "max_time": None, "patience": None, "lr": 0.01, "dropout": 0.1, "clip": 0.5,
-        "weight_decay": 0.01, "warmup": 0.05, "seed": 5, "threads": None,
+        "weight_decay": 0.01, "warmup": 0.05, "seed": 5, "threads": None, "precision": "float32",
     }  # fmt: skip
     assert sorted(path.name for path in Path("run").iterdir()) == [
         ".lock", "best.safetensors", "config.json", "details.json", "last.safetensors", "loss.png",
