@@ -66,7 +66,7 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   const bool projected = dir.p.projection != 0;
   const Weights<T>& weights = dir.weights();
   const Stages<T> stages(dir);
-  const bool passes = dir.cell.passes || stages.zones;
+  const bool staged = stages.any(), passes = dir.cell.passes || stages.zones;
 
   Scratch::Frame scratch;
   const long dropped = stages.drops ? at.R : 0;
@@ -87,7 +87,7 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
         multiply_units<T>(count, in, w_hh, passes && !stages.drops ? rest : nullptr, out, s & 1,
                           units, at.R);
       }
-      for (long n = 0; stages.drops && n < count; n++) {
+      for (long n = 0; staged && stages.drops && n < count; n++) {
         const T* const factors = stages.factors(block.begin + n);
         T* const dh = state.dh + (block.begin + n) * at.R;
         const T* const stays = passes ? rest[n] : nullptr;
@@ -145,14 +145,14 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
                                 projected ? b.hidden + r * at.H : nullptr,
                                 weights.vectors,
                                 b.dvectors + r * dir.cell.vectors * at.H};
-      if (stages.any()) {
+      if (staged) {
         stages.backward(t, row, step, stages.norms_c ? b.dseen + r * at.H : nullptr);
+        if (stages.norms_h) {
+          stages.normalise_h_backward(b.dgh + r * at.GH, stages.kept(t, row), b.dsum_h + r * at.GH,
+                                      dir.cell.late ? at.EH : 0, at.GH);
+        }
       } else {
         (g.dkeep ? dir.cell.backward_of_gates : dir.cell.backward)(step, at.H, units);
-      }
-      if (stages.norms_h) {
-        stages.normalise_h_backward(b.dgh + r * at.GH, stages.kept(t, row), b.dsum_h + r * at.GH,
-                                    dir.cell.late ? at.EH : 0, at.GH);
       }
     }
     if (dir.cell.late) {
@@ -179,7 +179,7 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
         }
       }
     }
-    for (long n = 0; stages.norms_x && n < count; n++) {
+    for (long n = 0; staged && stages.norms_x && n < count; n++) {
       const long r = chunk_row(n);
       stages.normalise_x_backward(b.dgx + r * at.GH, stages.kept(t, block.begin + n),
                                   b.dsum_x + r * at.GH);

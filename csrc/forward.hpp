@@ -57,8 +57,9 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     late_bias[i] = w.b_hh + at.EH;
   }
   // With stages, of each row of a step: the previous states, and what they need.
-  const long staged_rows = stages.any() ? rows : 0;
-  const T** h_previous = stages.any() ? scratch.take<const T*>(rows) : in;
+  const bool staged = stages.any();
+  const long staged_rows = staged ? rows : 0;
+  const T** h_previous = staged ? scratch.take<const T*>(rows) : in;
   T* dropped = scratch.take<T>(stages.drops ? rows * at.R : 0);
   T* own_kept = scratch.take<T>(dir.p.recurrence.kept ? 0 : staged_rows * stages.width);
   T* own_keep = scratch.take<T>(dir.p.keep ? 0 : smaller(staged_rows, 1) * dir.cell.kept * at.H);
@@ -87,13 +88,13 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
       };
       for (long n = 0; n < count; n++)
         h_previous[n] = in[n] = dir.h_before(t, block.begin + n), out[n] = gh + n * at.GH;
-      for (long n = 0; stages.drops && n < count; n++) {
+      for (long n = 0; staged && stages.drops && n < count; n++) {
         scale(h_previous[n], stages.factors(block.begin + n), at.R, dropped + n * at.R);
         in[n] = dropped + n * at.R;
       }
       if (dir.cell.product)
         multiply_units<T>(count, in, w_hh, plus_hh, out, s & 1, units, at.H);
-      for (long n = 0; stages.norms() && n < count; n++) {
+      for (long n = 0; staged && stages.norms() && n < count; n++) {
         if (stages.norms_x)
           stages.normalise_x(gx + (m + n) * at.GH, kept(n));
         if (stages.norms_h)
@@ -111,22 +112,20 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
         const T* c_previous = c[s & 1] + n * at.C;
         if (dir.resets(t, row))
           c_previous = dir.p.c_to ? dir.p.c_to + dir.d * at.C : at.zeros;
-        T* const h_out = hidden ? hidden + n * at.H : dir.y(t, row);
-        T *const c_out = c[(s + 1) & 1] + n * at.C, *keep = dir.p.keep ? dir.keep(t, row) : nullptr;
-        if (stages.any()) {
-          keep = keep ? keep : own_keep;
-          if (stages.zones) // it may be c_out
-            copy(own_c, c_previous, at.C), c_previous = own_c;
+        T* const c_out = c[(s + 1) & 1] + n * at.C;
+        const ForwardRow<T> step{gx + m * at.GH,
+                                 gh + n * at.GH,
+                                 hidden ? at.zeros : h_previous[n],
+                                 c_previous,
+                                 hidden ? hidden + n * at.H : dir.y(t, row),
+                                 c_out,
+                                 dir.p.keep ? dir.keep(t, row) : nullptr,
+                                 w.vectors};
+        if (staged) {
+          stages.step(t, row, step, own_keep, own_c, kept(n));
+        } else {
+          dir.cell.forward(step, at.H, units);
         }
-        dir.cell.forward({gx + m * at.GH, gh + n * at.GH, hidden ? at.zeros : h_previous[n],
-                          c_previous, h_out, c_out, keep, w.vectors},
-                         at.H, units);
-        if (stages.makes_h())
-          stages.make_h(c_out, keep, kept(n), h_out);
-        if (stages.zones)
-          stages.mix_c(t, row, c_previous, c_out, keep, kept(n));
-        if (stages.zones && !hidden)
-          stages.mix_h(t, row, h_previous[n], h_out, kept(n));
         for (long i = units.from; dir.p.c && i < at.C; i += at.H)
           copy(dir.c(t, row) + i, static_cast<const T*>(c_out + i), units.to - units.from);
       }

@@ -147,6 +147,24 @@ struct Stages {
     });
   }
 
+  // The step of a row: `own_keep` and `own_c` are scratch, `kept_row` of `kept`.
+  __attribute__((noinline)) void step(long t, long n, ForwardRow<T> row, T* own_keep, T* own_c,
+                                      T* kept_row) const {
+    if (!row.keep)
+      row.keep = own_keep;
+    if (zones) { // the new c may be written where the previous one is
+      copy(own_c, row.c_previous, at.C);
+      row.c_previous = own_c;
+    }
+    dir.cell.forward(row, at.H, {0, at.H});
+    if (makes_h())
+      make_h(row.c, row.keep, kept_row, row.h);
+    if (zones)
+      mix_c(t, n, row.c_previous, row.c, row.keep, kept_row);
+    if (zones && !dir.p.projection)
+      mix_h(t, n, row.h_previous, row.h, kept_row);
+  }
+
   // After a step: bounds c, and makes h of it. `keep` is that of the step, `row` of `kept`; c is in
   // keep too.
   void make_h(T* step_c, T* keep, T* row, T* step_h) const {
@@ -193,7 +211,7 @@ struct Stages {
   // The backward pass of a step, but for the product and what comes before the cell. `step` is as
   // it would be without stages, but that with a projection the gradient of h has been split
   // already; `dseen` is out with a norm of c, the gradient of what h is made of.
-  void backward(long t, long n, BackwardRow<T> step, T* dseen) const {
+  __attribute__((noinline)) void backward(long t, long n, BackwardRow<T> step, T* dseen) const {
     Scratch::Frame scratch;
     const T* const row = r.kept ? kept(t, n) : nullptr;
     const long kept_values = dir.cell.kept * at.H, hidden = dir.p.projection ? at.H : at.R;

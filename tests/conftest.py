@@ -238,6 +238,7 @@ def by_the_reference() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "layer", reference_layer)
         patch.setattr(ops, "step", reference.step)
+        patch.setattr(ops, "at_once", lambda *_: None)
         yield
 
 

@@ -9,6 +9,7 @@ or else hidden_size.
 """
 
 import operator
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Number
@@ -284,9 +285,12 @@ def gru_cell(who: object, reset_after: bool) -> Cell:
     return CELLS["gru" if reset_after else "gru_reset_before"]
 
 
+# At the line of the caller: the first that is not elman's.
 def _warn(sentence: str, /, **values: Any) -> None:
-    # At the line of the caller: beyond here, the rule, the shared base and the class.
-    warnings.warn(say(sentence, **values), stacklevel=5)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("elman."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(say(sentence, **values), stacklevel=level)
 
 
 # --- calls ------------------------------------------------------------------------------------
