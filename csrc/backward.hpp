@@ -66,7 +66,7 @@ long backward_steps(const Direction<T>& dir, const Gradients<T>& g, const Backwa
   const bool projected = dir.p.projection != 0;
   const Weights<T>& weights = dir.weights();
   const Stages<T> stages(dir);
-  const bool staged = stages.any(), passes = dir.cell.passes || stages.zones;
+  const bool staged = stages.any, passes = dir.cell.passes || stages.zones;
 
   Scratch::Frame scratch;
   const long dropped = stages.drops ? at.R : 0;
@@ -261,11 +261,11 @@ void backward_chunk(const Direction<T>& dir, const Gradients<T>& g, const Backwa
 template <class T>
 void weight_gradient_bf16(long rows, const T* const* dg, const T* const* in, long cols, long from,
                           long to, long at_once, Bf16 way, bool add, T* dw, T* db) {
-  constexpr int V = kLanes<T>, kVectors = 4;
-  for (long u = from; db && u < to; u += kVectors * V) {
-    Vec<T> sum[kVectors];
+  constexpr int V = kLanes<T>, kAtOnce = 4;
+  for (long u = from; db && u < to; u += kAtOnce * V) {
+    Vec<T> sum[kAtOnce];
     auto each = [&](auto f) __attribute__((always_inline)) {
-      unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
+      unroll<kAtOnce>([&](auto i) __attribute__((always_inline)) {
         f(sum[i], u + i * V, static_cast<int>(smaller(V, to - u - i * V)));
       });
     };
@@ -360,8 +360,9 @@ void weight_gradient(long rows, const T* const* dg, const T* const* in, long col
 template <class T>
 struct ColumnSum {
   const T* rows;
-  long stride, factor,
-      width; // `factor` is where a kept row has the other factors; -1: there are none
+  long stride;
+  long factor; // where a kept row has the other factors; -1: there are none
+  long width;
   T* out;
 };
 

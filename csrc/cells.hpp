@@ -189,7 +189,7 @@ struct Lstm : Usual {
   }
 };
 
-// exp(i), over which m keeps c and n, may be any size; see the equations.
+// c and n are kept divided by exp(m), so that exp(i) may be of any size: see slstm in cells.py.
 struct Slstm : Usual {
   static constexpr const char *name = "slstm", *gates = "ifzo", *states = "hcnm";
   static constexpr int num_gates = 4, num_states = 4, kept = 8; // i, f, z, o, sigmoid(f), c, n, m

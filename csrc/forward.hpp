@@ -57,7 +57,7 @@ long forward_steps(const Direction<T>& dir, RowBlock block, const Operands<T>& o
     late_bias[i] = w.b_hh + at.EH;
   }
   // With stages, of each row of a step: the previous states, and what they need.
-  const bool staged = stages.any();
+  const bool staged = stages.any;
   const long staged_rows = staged ? rows : 0;
   const T** h_previous = staged ? scratch.take<const T*>(rows) : in;
   T* dropped = scratch.take<T>(stages.drops ? rows * at.R : 0);

@@ -57,6 +57,15 @@ struct Beside {
   }
 };
 
+// The weights of a direction that are beyond the five, or their gradients.
+template <class T, class Some>
+void fill(Some& of, const Address* more) {
+  for (T*& vector : of.vectors)
+    vector = at<T>(*more++);
+  of.gain_ih = at<T>(more[0]), of.gain_hh = at<T>(more[1]);
+  of.gain_c = at<T>(more[2]), of.bias_c = at<T>(more[3]);
+}
+
 template <class T>
 struct Directions {
   std::vector<Weights<T>> weights;
@@ -66,26 +75,14 @@ struct Directions {
     for (std::size_t i = 0; i + parts <= w.size(); i += parts) {
       weights.push_back(
           {at<T>(w[i]), at<T>(w[i + 1]), at<T>(w[i + 2]), at<T>(w[i + 3]), at<T>(w[i + 4])});
-      if (parts == kAll) {
-        Weights<T>& of = weights.back();
-        for (std::size_t v = 0; v < kVectors; v++)
-          of.vectors[v] = at<T>(w[i + kFive + v]);
-        const Address* const gains = &w[i + kFive + kVectors];
-        of.gain_ih = at<T>(gains[0]), of.gain_hh = at<T>(gains[1]);
-        of.gain_c = at<T>(gains[2]), of.bias_c = at<T>(gains[3]);
-      }
+      if (parts == kAll)
+        fill<const T>(weights.back(), &w[i + kFive]);
     }
     for (std::size_t i = 0; i + parts <= dw.size(); i += parts) {
       gradients.push_back(
           {at<T>(dw[i]), at<T>(dw[i + 1]), at<T>(dw[i + 2]), at<T>(dw[i + 3]), at<T>(dw[i + 4])});
-      if (parts == kAll) {
-        WeightGradients<T>& of = gradients.back();
-        for (std::size_t v = 0; v < kVectors; v++)
-          of.vectors[v] = at<T>(dw[i + kFive + v]);
-        const Address* const gains = &dw[i + kFive + kVectors];
-        of.gain_ih = at<T>(gains[0]), of.gain_hh = at<T>(gains[1]);
-        of.gain_c = at<T>(gains[2]), of.bias_c = at<T>(gains[3]);
-      }
+      if (parts == kAll)
+        fill<T>(gradients.back(), &dw[i + kFive]);
     }
   }
 };

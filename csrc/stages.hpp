@@ -88,14 +88,14 @@ struct Stages {
   const Shape<T>& at;
   const Recurrence<T>& r;
   const Weights<T>& w;
-  bool exist, norms_x, norms_h, norms_c, drops, clips, zones;
+  bool any, norms_x, norms_h, norms_c, drops, clips, zones;
   long together; // values of gx and gh that are normalised as one; those of gates apart follow
   // Where a row of `kept` has the normal values and deviations of gx, gh and c, and the new h and
   // c.
   long x, h, c, deviations, new_h, new_c, width;
 
   Stages(const Direction<T>& direction)
-      : dir(direction), at(dir.at), r(dir.p.recurrence), w(dir.weights()), exist(has_stages(dir)),
+      : dir(direction), at(dir.at), r(dir.p.recurrence), w(dir.weights()), any(has_stages(dir)),
         norms_x(w.gain_ih), norms_h(w.gain_hh), norms_c(w.gain_c), drops(r.drop),
         clips(r.clip != T(0)), zones(r.zone_h || r.zone_c || r.stay_h != T(0) || r.stay_c != T(0)),
         together((dir.cell.gates - dir.cell.apart) * at.H) {
@@ -112,7 +112,6 @@ struct Stages {
 
   bool norms() const { return norms_x || norms_h; }
   bool makes_h() const { return norms_c || clips; }
-  bool any() const { return exist; }
   T* kept(long t, long n) const {
     return r.kept + (dir.d * at.all_rows() + at.place(t, n)) * width;
   }

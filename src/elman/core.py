@@ -235,33 +235,10 @@ def forward(
         found = _native.forward_of(_ASK, index, input, states, weights, *how)
         if found is not None:
             return found
-    call, heads = (cell, input, batch_sizes, lengths), 1
-    form = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights))
+    form, heads = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights)), 1
     if form is not None:
         states, weights, to = form.states(states), form.weights(weights), form.to(to)
         recurrence, heads = form.recurrence(recurrence), form.heads
-    acting = recurrence, is_read, heads, bf16
-    results = _forward(*call, states, weights, keep, mask, to, cells, *acting)
-    return results if form is None else form.results(results)
-
-
-# The same in the form of the core.
-def _forward(
-    cell: Cell,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    lengths: Tensor | None,
-    states: Sequence[Tensor | None],
-    weights: Sequence[Tensor | None],
-    keep: bool,
-    mask: Tensor | None,
-    to: Sequence[Tensor],
-    cells: bool,
-    recurrence: Recurrence | None,
-    is_read: bool,
-    heads: int,
-    bf16: bool,
-) -> list[Tensor]:
     sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights, heads)
     _, _, _, batch, _, hidden_size, projection, _ = sizes
     parts, is_step = layout.parts_of(cell), batch_sizes is None and input.dim() == 2
@@ -304,7 +281,7 @@ def _forward(
         bf16,
         get_num_threads(),
     )
-    return results
+    return results if form is None else form.results(results)
 
 
 def backward(
@@ -362,69 +339,13 @@ def backward(
         found = _native.backward_of(_ASK, index, *call, bf16, get_num_threads())
         if found is not None:
             return found
-    sizes, heads = (len(states), len(to)), 1
+    counted, asked, heads = (len(states), len(to)), wanted, 1
     form = None if cell.is_known else layout.Form(cell, layout.heads_of(cell, weights))
-    asked = wanted
     if form is not None:
         upstream = upstream[0], *form.states(_or_zeros(upstream[1:]))
         states, weights, to = form.states(states), form.weights(weights), form.to(to)
-        asked, recurrence, heads = (
-            form.wanted(wanted, *sizes),
-            form.recurrence(recurrence),
-            form.heads,
-        )
-    results = _backward(
-        cell,
-        input,
-        batch_sizes,
-        lengths,
-        states,
-        weights,
-        output,
-        kept,
-        upstream,
-        asked,
-        groups,
-        mask,
-        to,
-        d_kept,
-        recurrence,
-        staged,
-        heads,
-        bf16,
-    )
-    return results if form is None else form.gradients(results, wanted, *sizes)
-
-
-# What is None where others are not, as zeros.
-def _or_zeros(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    like = next((tensor for tensor in tensors if tensor is not None), None)
-    if like is None:
-        return tensors
-    return [torch.zeros_like(like) if tensor is None else tensor for tensor in tensors]
-
-
-# The same in the form of the core.
-def _backward(
-    cell: Cell,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    lengths: Tensor | None,
-    states: Sequence[Tensor | None],
-    weights: Sequence[Tensor | None],
-    output: Tensor,
-    kept: Tensor,
-    upstream: Sequence[Tensor | None],
-    wanted: Sequence[bool],
-    groups: int,
-    mask: Tensor | None,
-    to: Sequence[Tensor],
-    d_kept: Tensor | None,
-    recurrence: Recurrence | None,
-    staged: Tensor | None,
-    heads: int,
-    bf16: bool,
-) -> tuple[Tensor | None, ...]:
+        asked, recurrence = form.wanted(wanted, *counted), form.recurrence(recurrence)
+        heads = form.heads
     is_step = len(upstream) == len(states)
     sizes, ragged, copies = _sizes(cell, input, batch_sizes, lengths, weights, heads)
     _, _, _, batch, input_size, hidden_size, projection, _ = sizes
@@ -458,9 +379,7 @@ def _backward(
         else torch.empty_like(tensor, memory_format=dense)
         if i <= len(states) or groups == 1
         else tensor.new_empty(groups, *tensor.shape)
-        for i, (tensor, want) in enumerate(
-            zip((input, *states, *weights, *to), wanted, strict=True)
-        )
+        for i, (tensor, want) in enumerate(zip((input, *states, *weights, *to), asked, strict=True))
     ]
     results = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
     read = 1 + len(states) + len(weights)
@@ -486,7 +405,15 @@ def _backward(
         bf16,
         get_num_threads(),
     )
-    return tuple(gradients)
+    return tuple(gradients) if form is None else form.gradients(gradients, wanted, *counted)
+
+
+# What is None where others are not, as zeros.
+def _or_zeros(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    like = next((tensor for tensor in tensors if tensor is not None), None)
+    if like is None:
+        return tensors
+    return [torch.zeros_like(like) if tensor is None else tensor for tensor in tensors]
 
 
 # PyTorch shares a copy of this many elements out among threads, for which a forked child would wait

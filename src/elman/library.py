@@ -35,7 +35,7 @@ from elman.cells import CELLS, Cell
 from elman.language import say
 from elman.shapes import Resets
 
-__all__ = ["compiled", "gradients", "knows", "mapped", "times", "transformed"]
+__all__ = ["compiled", "gradients", "mapped", "times", "transformed"]
 
 _READ = "Tensor input, Tensor? batch_sizes, Tensor? lengths, Tensor? resets"
 for _name in ("h_0", "c_0", "h_to", "c_to"):
@@ -49,11 +49,6 @@ for _suffix in ("", "_reverse"):
 _INPUT, _BATCH_SIZES, _RESETS = 0, 1, 3
 _STATES, _TO, _WEIGHTS = slice(4, 6), slice(6, 8), slice(8, 18)
 _DIFFERENTIABLE = [0, *range(4, 18)]
-
-
-def knows(cell: Cell) -> bool:
-    """Return whether the operators have a cell: one of `CELLS`, without vectors."""
-    return cell.is_known and not cell.vectors
 
 
 def compiled(

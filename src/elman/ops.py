@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from elman import core, library, reference, stretches
+from elman import core, layout, library, reference, stretches
 from elman.cells import Cell
 from elman.shapes import Recurrence, Resets
 
@@ -60,7 +60,7 @@ _MODES = (
 def at_once(
     cell: Cell,
     parameters: Mapping[str, Tensor | None],
-    layout: Sequence[tuple[str | None, tuple[int, ...] | None]],
+    named: Sequence[tuple[str | None, tuple[int, ...] | None]],
     input: Any,
     hx: Any,
     features: int,
@@ -77,7 +77,7 @@ def at_once(
     Args:
         cell: What to compute.
         parameters: Those of the module, by their names.
-        layout: Their names and shapes in the order of `layer`, None for what there is not.
+        named: Their names and shapes in the order of `layer`, None for what there is not.
         input: What the user gave; anything else than a tensor with a batch axis is not usual.
         hx: What the user gave.
         features: The last axis of input.
@@ -93,7 +93,7 @@ def at_once(
         return None
     bf16 = _asks_for_bf16()
     found = core._native.usual(
-        _MODES, parameters, layout, input, hx, features, widths, directions, batch_first
+        _MODES, parameters, named, input, hx, features, widths, directions, batch_first
     )
     if found is None:
         return None
@@ -139,7 +139,7 @@ def layer(
         bf16 = _asks_for_bf16()
     compiling, watched, transforming = _modes(input)
     call = cell, input, batch_sizes, hx, weights, lengths, resets
-    is_operator = recurrence is None and library.knows(cell)
+    is_operator = recurrence is None and core.has_plain_weights(cell)
     if recompute and not is_operator:
         return checkpointed(layer, *call, recurrence, False, bf16)  # type: ignore[no-any-return]
     if transforming and not compiling and is_operator:
@@ -212,7 +212,7 @@ def _values(
     cell: Cell, letters: str, output: Tensor, told: Tensor | None, weights: Weights
 ) -> dict[str, Tensor]:
     assert weights[0] is not None
-    hidden_size, parts = len(weights[0]) // len(cell.gates), 5 + len(cell.vectors)
+    hidden_size, parts = len(weights[0]) // len(cell.gates), layout.parts_of(cell)
     by_direction = output.unflatten(-1, (len(weights) // parts, -1))  # type: ignore[no-untyped-call]
     values = {"h": by_direction.movedim(2, 0)}
     if told is not None:
@@ -354,8 +354,8 @@ def _requires_grad(
 
 
 # What a call is besides its differentiable tensors: the cell, batch_sizes, lengths, the mask of
-# resets, what acts beyond the cell, whether what is kept is told, whether little is kept, and how
-# many states, weights and states to reset to there are.
+# resets, what acts beyond the cell, whether what is kept is told, whether little is kept, whether
+# operands are rounded to bfloat16, and how many states, weights and states to reset to there are.
 _How: TypeAlias = tuple[
     Cell,
     Tensor | None,
@@ -425,7 +425,7 @@ class _Layer(torch.autograd.Function):
                     return None, *found
                 except core.LazyError:
                     pass
-            is_operator = mask is None and recurrence is None and library.knows(cell)
+            is_operator = mask is None and recurrence is None and core.has_plain_weights(cell)
             if is_operator and d_kept is None:
                 if recompute:
                     output = _output(*call, mask, to, recurrence, bf16)

@@ -236,7 +236,8 @@ def _clip(who: object, cell: Cell, value: Any) -> float:
     if cell.hidden is None:
         _fail(
             who,
-            "cell_clip must be None, got {got}: {cell} has no c that h is made of alone",
+            "cell_clip must be None, got {got}: it bounds the c of an LSTM, or of a cell that was "
+            "made with hidden=, and {cell} is neither",
             got=value,
             cell=cell.name,
         )
